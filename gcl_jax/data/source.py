@@ -1,0 +1,101 @@
+"""What a data set is: one table row and one readable image per id."""
+
+import dataclasses
+import difflib
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+
+from gcl_jax.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """Images addressed by row, described by a table, joined by id.
+
+  Attributes:
+    name: short name, used in messages and manifests.
+    table: one array of length N per column. `id` (unique) and `group` (the
+      patient, or what must not cross a split) are always there. Known names:
+      `healthy` (1, 0 or nan = unknown) and `split` ("train", "eval" or "" =
+      undecided). Label columns are 1, 0 or nan = missing.
+    read: row -> the stored image, [H, W] or [H, W, 3], uint8, uint16 or float.
+      Raises `DataError` for a file that cannot be read in full.
+    labels: names of the binary columns a probe is trained on.
+    meta: names of further columns (clinical values, visit, eye).
+  """
+
+  name: str
+  table: dict[str, np.ndarray]
+  read: Callable[[int], np.ndarray]
+  labels: tuple[str, ...] = ()
+  meta: tuple[str, ...] = ()
+
+  def __post_init__(self):
+    for column in ("id", "group", *self.labels, *self.meta):
+      if column not in self.table:
+        raise DataError(
+          f"data set {self.name!r} has no column {column!r};"
+          f" it has: {', '.join(self.table)}"
+        )
+    _check_lengths(self.name, self.table)
+    _check_unique(self.name, self.table["id"])
+
+  def __len__(self) -> int:
+    return len(self.table["id"])
+
+  @property
+  def ids(self) -> np.ndarray:
+    return self.table["id"]
+
+  @property
+  def groups(self) -> np.ndarray:
+    return self.table["group"]
+
+  def column(self, name: str) -> np.ndarray:
+    """One column [N]; DataError that names the nearest one if there is none."""
+    if name in self.table:
+      return self.table[name]
+    near = difflib.get_close_matches(name, self.table, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise DataError(
+      f"data set {self.name!r} has no column {name!r}{hint}"
+      f" (columns: {', '.join(self.table)})"
+    )
+
+  def select(self, rows: np.ndarray) -> "Dataset":
+    """The data set of these rows (integer positions or a boolean mask)."""
+    rows = np.arange(len(self))[rows]
+    table = {name: values[rows] for name, values in self.table.items()}
+    read = self.read
+    return dataclasses.replace(
+      self, table=table, read=lambda row: read(int(rows[row]))
+    )
+
+  def fingerprint(self) -> str:
+    """SHA-256 of the table: ids, groups and every label, in order."""
+    digest = hashlib.sha256()
+    for name in sorted(self.table):
+      digest.update(name.encode())
+      values = self.table[name]
+      digest.update("\n".join(str(value) for value in values).encode())
+    return digest.hexdigest()
+
+
+def _check_lengths(name: str, table: dict[str, np.ndarray]) -> None:
+  lengths = {column: len(values) for column, values in table.items()}
+  if len(set(lengths.values())) > 1:
+    raise DataError(f"columns of data set {name!r} differ in length: {lengths}")
+  if not lengths["id"]:
+    raise DataError(f"data set {name!r} is empty")
+
+
+def _check_unique(name: str, ids: np.ndarray) -> None:
+  values, counts = np.unique(ids, return_counts=True)
+  if counts.max() > 1:
+    twice = ", ".join(str(v) for v in values[counts > 1][:5])
+    raise DataError(
+      f"data set {name!r} holds {np.sum(counts > 1)} ids more than once:"
+      f" {twice}; give every image its own id"
+    )

@@ -1,0 +1,30 @@
+"""The ways a run can end early, each with its exit code."""
+
+
+class UserError(ValueError):
+  """A mistake a user can mend: one line that says what, where and what to do.
+
+  `main` prints the line without a traceback and exits with code 2.
+  """
+
+  exit_code = 2
+
+
+class ConfigError(UserError):
+  """A setting that is unknown, of the wrong type or out of range."""
+
+
+class DataError(UserError):
+  """A file, table or split that cannot be used as it stands."""
+
+
+class NonFiniteError(RuntimeError):
+  """Training met losses that are not finite and stopped."""
+
+  exit_code = 3
+
+
+class Preempted(RuntimeError):
+  """The run was asked to stop, saved its state and can be started again."""
+
+  exit_code = 75

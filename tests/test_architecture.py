@@ -1,0 +1,128 @@
+"""The rules of the house that no single module can keep by itself."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "gcl_jax"
+FLOORS = {
+  "main": 5,
+  "methods": 4,
+  "evaluation": 3,
+  "engine": 2,
+  **dict.fromkeys(
+    ("gradients", "losses", "models", "data", "report", "augment", "binning"),
+    1,
+  ),
+  "errors": 0,
+}
+# Rooms of the ground floor that may look into a neighbour.
+NEIGHBOURS = {("gradients", "models")}
+
+
+def python_files() -> list[pathlib.Path]:
+  return sorted(PACKAGE.rglob("*.py"))
+
+
+def imports_of(path: pathlib.Path) -> set[str]:
+  """Dotted names imported anywhere in a file, functions included."""
+  found = set()
+  for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    if isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom) and node.module:
+      found |= {f"{node.module}.{alias.name}" for alias in node.names}
+  return found
+
+
+def room(dotted: str) -> str:
+  parts = dotted.split(".")
+  return parts[1] if len(parts) > 1 else ""
+
+
+@pytest.mark.parametrize("path", python_files(), ids=str)
+def test_imports_point_down(path):
+  parts = path.relative_to(PACKAGE).with_suffix("").parts
+  here = parts[0]
+  if here == "__init__":
+    return
+  for name in imports_of(path):
+    if not name.startswith("gcl_jax."):
+      continue
+    there = room(name)
+    if there == here:
+      continue
+    assert there in FLOORS, f"{name} is in no floor"
+    down = FLOORS[there] < FLOORS[here]
+    assert down or (here, there) in NEIGHBOURS, f"{here} imports {name}"
+
+
+def test_no_method_imports_another():
+  for path in (PACKAGE / "methods").rglob("*.py"):
+    method = path.relative_to(PACKAGE / "methods").parts[0]
+    for name in imports_of(path):
+      if name.startswith("gcl_jax.methods."):
+        assert name.split(".")[2] == method, f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize(
+  ("library", "allowed"),
+  [
+    ("orbax", {"engine/checkpoint.py"}),
+    ("flax.linen", None),
+    ("matplotlib", None),
+    ("tensorflow", set()),
+  ],
+)
+def test_libraries_stay_in_their_room(library, allowed):
+  rooms = {"flax.linen": "models", "matplotlib": "report"}
+  for path in python_files():
+    here = path.relative_to(PACKAGE).as_posix()
+    used = any(
+      name == library or name.startswith(library + ".")
+      for name in imports_of(path)
+    )
+    if not used:
+      continue
+    inside = (
+      here in allowed
+      if allowed is not None
+      else here.startswith(rooms[library] + "/")
+    )
+    assert inside, f"{here} imports {library}"
+
+
+def test_only_parallel_maps_over_devices():
+  for path in python_files():
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    calls = {
+      node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)
+    }
+    if path.relative_to(PACKAGE).as_posix() != "engine/parallel.py":
+      assert not calls & {"shard_map", "pmap"}, path
+
+
+def test_public_functions_have_docstrings():
+  for path in python_files():
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+      if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        if not node.name.startswith("_"):
+          assert ast.get_docstring(node), f"{path.name}: {node.name}"
+
+
+def test_tensorflow_is_never_imported():
+  modules = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in python_files()
+    if path.name != "__init__.py"
+  ]
+  code = (
+    "import importlib, sys\n"
+    f"for name in {modules!r}: importlib.import_module(name)\n"
+    "sys.exit('tensorflow' in sys.modules)"
+  )
+  assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
