@@ -1,0 +1,203 @@
+"""Your own images: a folder, with a table or with what its names say."""
+
+import collections
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from absl import logging
+
+from gcl_jax.data import formats
+from gcl_jax.data.files import folder_of
+from gcl_jax.data.names import from_names, known_suffix, scan
+from gcl_jax.data.source import Dataset
+from gcl_jax.data.tables import Table, read_table
+from gcl_jax.errors import ConfigError, DataError
+
+GROUP_UNKNOWN = ("refuse", "exclude", "image")
+_PARTS = {"train": "train", "eval": "eval", "": ""}
+_PARTS |= dict.fromkeys(("val", "valid", "validation", "test"), "eval")
+
+
+def folder(
+  path: str | os.PathLike,
+  table: str | os.PathLike | None = None,
+  *,
+  id_column: str = "id",
+  path_column: str = "path",
+  group_column: str = "group",
+  label_columns: Sequence[str] = (),
+  meta_columns: Sequence[str] = (),
+  healthy_column: str = "",
+  split_column: str = "",
+  pattern: str = "",
+  group_unknown: str = "refuse",
+  name: str = "folder",
+) -> Dataset:
+  r"""The images of a folder, described by a table or by their names.
+
+  With a table (CSV or .xlsx), one row is one image: `path_column` holds its
+  path below the folder, or a file name without suffix that occurs once. A
+  NIfTI file, a multi-frame DICOM file or a folder with a DICOM series is one
+  row as well and becomes one image per slice, with the ids `id#0`, `id#1`...
+
+  Without a table, every image below the folder is taken. The class is the
+  sub-folder, or what `(?P<label>...)` of `pattern` matches in the path below
+  the folder; the patient is what `(?P<group>...)` matches, for example
+  r"(?P<label>[a-z]+)_(?P<group>\d+)_". Each class becomes a label column.
+
+  Args:
+    path: the folder.
+    table: a CSV or .xlsx file; None or "" for names only.
+    id_column: unique name of each image.
+    path_column: where the image is.
+    group_column: the patient. Rows of one patient never cross a split.
+    label_columns: binary columns (1, 0, blank = unknown); without a table,
+      the classes to keep as labels (all but the healthy one by default).
+    meta_columns: further columns, numbers or text.
+    healthy_column: binary column; without a table, the name of the class
+      that is healthy.
+    split_column: column of train, eval (or val, test), or blank.
+    pattern: regular expression for file names, only without a table.
+    group_unknown: what to do with images without a patient: "refuse",
+      "exclude" them, or take each "image" for a patient of its own.
+    name: of the data set.
+
+  Returns:
+    The data set, in the order of the table or of the sorted paths.
+
+  Raises:
+    DataError: naming the row: a missing column or file, an id or path given
+      twice, a label that is not 0, 1 or blank, a blank patient.
+    ConfigError: an unknown `group_unknown` or a broken pattern.
+  """
+  if group_unknown not in GROUP_UNKNOWN:
+    raise ConfigError(
+      f"group_unknown={group_unknown!r}; known: {', '.join(GROUP_UNKNOWN)}"
+    )
+  root = folder_of(path)
+  if not table:
+    columns, files, labels = from_names(
+      root, pattern, label_columns, healthy_column, group_unknown
+    )
+    return _dataset(name, columns, files, labels, ())
+  rows = _with_groups(read_table(table), group_column, id_column, group_unknown)
+  labels, meta = tuple(label_columns), tuple(meta_columns)
+  columns = {"id": rows.unique(id_column), "group": rows.text(group_column)}
+  columns |= {label: rows.binary(label) for label in labels}
+  columns |= {column: rows.meta(column) for column in meta}
+  if healthy_column:
+    columns["healthy"] = rows.binary(healthy_column)
+  if split_column:
+    columns["split"] = _parts(rows, split_column)
+  return _dataset(name, columns, _files(root, rows, path_column), labels, meta)
+
+
+def _with_groups(
+  rows: Table, group_column: str, id_column: str, unknown: str
+) -> Table:
+  """The rows that have a patient, by the rule for those that have none."""
+  if group_column not in rows.columns and unknown == "image":
+    groups = rows.text(id_column)
+  else:
+    groups = rows.text(group_column)
+  blank = groups == ""
+  if blank.any() and unknown == "refuse":
+    raise rows.error(
+      np.flatnonzero(blank)[0],
+      group_column,
+      f"no patient ({blank.sum()} such rows); fill it in, or set"
+      " group_unknown=exclude",
+    )
+  if unknown == "image":
+    groups = np.where(blank, rows.text(id_column), groups)
+  columns = {**rows.columns, group_column: groups}
+  rows = dataclasses.replace(rows, columns=columns)
+  if unknown == "exclude" and blank.any():
+    logging.warning("%s: %d rows without a patient", rows.path, blank.sum())
+    rows = rows.select(~blank)
+  if not len(rows):
+    raise DataError(f"{rows.path}: no row has a patient in {group_column!r}")
+  return rows
+
+
+def _parts(rows: Table, column: str) -> np.ndarray:
+  values = [value.lower() for value in rows.text(column).tolist()]
+  for i, value in enumerate(values):
+    if value not in _PARTS:
+      raise rows.error(i, column, f"{value!r} is not train, eval or blank")
+  return np.array([_PARTS[value] for value in values])
+
+
+def _files(root: pathlib.Path, rows: Table, column: str) -> list[pathlib.Path]:
+  """The file of each row; DataError for one unknown, outside or repeated."""
+  by_stem = functools.cache(lambda: _stems(root))
+  files, seen = [], {}
+  for i, value in enumerate(rows.filled(column).tolist()):
+    relative = os.path.normpath(value.replace("\\", "/"))
+    if os.path.isabs(relative) or relative.startswith(".."):
+      raise rows.error(i, column, f"{value!r} is outside the folder {root}")
+    file = root / relative
+    if not os.path.lexists(file):
+      same = by_stem().get(relative, [])
+      if len(same) != 1:
+        what = "no such file" if not same else f"{len(same)} such files"
+        raise rows.error(i, column, f"{value!r}: {what} in {root}")
+      file = same[0]
+    if file in seen:
+      raise rows.error(i, column, f"{value!r} is already in row {seen[file]}")
+    seen[file] = rows.rows[i]
+    files.append(file)
+  return files
+
+
+def _stems(root: pathlib.Path) -> dict[str, list[pathlib.Path]]:
+  """Files by name without suffix, and by path below the root without it."""
+  stems = collections.defaultdict(list)
+  for file in scan(root):
+    relative = file.relative_to(root).as_posix()
+    short = relative[: -len(known_suffix(relative))]
+    for key in {short, short.rpartition("/")[2]}:
+      stems[key].append(file)
+  return stems
+
+
+def _dataset(
+  name: str,
+  columns: dict[str, np.ndarray],
+  files: list[pathlib.Path],
+  labels: tuple[str, ...],
+  meta: tuple[str, ...],
+) -> Dataset:
+  """The data set, volumes expanded to one row per slice."""
+  rows, ids, reads = [], [], []
+  for row, file in enumerate(files):
+    for suffix, read in _entries(file):
+      rows.append(row)
+      ids.append(f"{columns['id'][row]}{suffix}")
+      reads.append(read)
+  table = {column: values[rows] for column, values in columns.items()}
+  table["id"] = np.array(ids)
+  return Dataset(name, table, lambda row: reads[row](), labels, meta)
+
+
+def _entries(file: pathlib.Path) -> list[tuple[str, Callable]]:
+  """(id suffix, reader) of one image, or of each slice of a volume."""
+  try:
+    slices = formats.count_slices(file)
+  except DataError as error:
+    # Whoever reads it gets the reason, and can go on with the other images.
+    return [("", functools.partial(_fail, str(error)))]
+  if slices is None:
+    return [("", functools.partial(formats.read_image, file))]
+  return [
+    (f"#{k}", functools.partial(formats.read_slice, file, k))
+    for k in range(slices)
+  ]
+
+
+def _fail(reason: str) -> np.ndarray:
+  raise DataError(reason)

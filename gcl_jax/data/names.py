@@ -1,0 +1,131 @@
+"""What the names of files and folders say: kind, class and patient."""
+
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from gcl_jax.data import formats
+from gcl_jax.errors import ConfigError, DataError
+
+
+def scan(root: pathlib.Path) -> list[pathlib.Path]:
+  """Everything below the root with the suffix of an image, sorted.
+
+  Hidden entries are passed over; a folder named like an image is listed (and
+  fails when read), so that nothing with such a name is lost in silence.
+  """
+  found = []
+  for where, folders, names in os.walk(root):
+    like_images = [name for name in folders if known_suffix(name)]
+    folders[:] = [
+      name
+      for name in folders
+      if name not in like_images and not name.startswith(".")
+    ]
+    found += [
+      pathlib.Path(where, name)
+      for name in (*names, *like_images)
+      if known_suffix(name) and not name.startswith(".")
+    ]
+  return sorted(found)
+
+
+def known_suffix(name: str) -> str:
+  """The suffix of an image or volume, "" if it has none."""
+  name = name.lower()
+  return max(
+    (s for s in formats.SUFFIXES if name.endswith(s)), key=len, default=""
+  )
+
+
+def from_names(
+  root: pathlib.Path,
+  pattern: str,
+  wanted: Sequence[str],
+  healthy: str,
+  unknown: str,
+) -> tuple[dict, list[pathlib.Path], tuple[str, ...]]:
+  """Columns, files and labels of a folder without a table."""
+  files = scan(root)
+  if not files:
+    raise DataError(
+      f"{root}: no image below this folder;"
+      f" known: {', '.join(formats.SUFFIXES)}"
+    )
+  ids = [file.relative_to(root).as_posix() for file in files]
+  classes, groups = _matched(ids, pattern)
+  groups = np.array(groups)
+  blank = groups == ""
+  if blank.any() and unknown == "refuse":
+    raise DataError(
+      f"{root}: no patient for {ids[int(blank.argmax())]!r} ({blank.sum()} such"
+      " files); give data.pattern with (?P<group>...), or a table, or"
+      " group_unknown=image if every image is of another patient"
+    )
+  if unknown == "image":
+    groups = np.where(blank, ids, groups)
+  keep = groups != ""
+  if not keep.any():
+    raise DataError(f"{root}: the pattern {pattern!r} finds no patient at all")
+  columns, labels = class_columns(np.array(classes)[keep], wanted, healthy)
+  columns = {"id": np.array(ids)[keep], "group": groups[keep], **columns}
+  return columns, [files[i] for i in np.flatnonzero(keep)], labels
+
+
+def _matched(ids: list[str], pattern: str) -> tuple[list[str], list[str]]:
+  """Class and patient of each file, "" where the name does not say."""
+  try:
+    found = [re.search(pattern, name) for name in ids]
+    known = re.compile(pattern).groupindex
+  except re.error as error:
+    raise ConfigError(f"pattern {pattern!r}: {error}") from error
+  strange = set(known) - {"label", "group"}
+  if strange or (pattern and not known):
+    raise ConfigError(
+      f"pattern {pattern!r}: name its groups (?P<label>...) and (?P<group>...)"
+    )
+  parents = [pathlib.PurePosixPath(name).parent.name for name in ids]
+  groups = [m.groupdict().get("group") or "" if m else "" for m in found]
+  if "label" not in known:
+    return parents, groups
+  return [m["label"] or "" if m else "" for m in found], groups
+
+
+def class_columns(
+  classes: np.ndarray, wanted: Sequence[str] = (), healthy: str = ""
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+  """One-against-the-rest columns of a class name per image.
+
+  Args:
+    classes: str [N]; "" is an unknown class, nan in every column.
+    wanted: classes to make columns of; () means all but the healthy one.
+    healthy: the class that is healthy, "" for none.
+
+  Returns:
+    name -> float64 [N] of 1, 0, nan (with `healthy` and `diseased` if there
+    is a healthy class), and the names that are labels.
+
+  Raises:
+    DataError: `wanted` or `healthy` is no class.
+  """
+  names = sorted(set(classes.tolist()) - {""})
+  for name in (*wanted, *([healthy] if healthy else [])):
+    if name not in names:
+      raise DataError(f"no class {name!r}; classes: {', '.join(names)}")
+  taken = {"id", "group", "split"}.intersection(names)
+  if taken:
+    raise DataError(f"a class may not be named {taken.pop()!r}; rename it")
+  labels = tuple(wanted or (n for n in names if n != healthy))
+  unknown = classes == ""
+  columns = {
+    label: np.where(unknown, np.nan, classes == label) for label in labels
+  }
+  if healthy:
+    columns["healthy"] = np.where(unknown, np.nan, classes == healthy)
+    if "diseased" not in names:
+      columns["diseased"] = 1 - columns["healthy"]
+      labels = labels if wanted else (*labels, "diseased")
+  return columns, labels

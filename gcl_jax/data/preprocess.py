@@ -1,0 +1,222 @@
+"""Label-free preparation of OCT B-scans, on the host, in numpy.
+
+A B-scan shows the retina as a bright, curved band. Where the band lies and
+how it bends say more about how the eye was held than about disease, so a
+model of healthy scans spends its capacity on them. The steps below straighten
+the band, put every scan on one intensity scale, cut away the rows far from
+the band and shrink. None of them looks at a label or at another scan.
+
+All functions take one scan, rows (depth) first, and never change it.
+"""
+
+import numpy as np
+from scipy import ndimage
+
+from gcl_jax.errors import DataError
+
+# Below this, a spread of intensities is the rounding of a constant image.
+_FLAT = 1e-9
+
+# Columns farther off than this times the root mean square are not fitted
+# again. Strict, because oedema and bright vitreous bend the first fit a lot.
+_OUTLIER = 1.25
+
+
+def centre_row(image: np.ndarray) -> np.ndarray:
+  """The row of the band's centre in each column, as a smooth curve.
+
+  Per column: the mean row weighted by the squared excess of the smoothed
+  image over its median; then a quadratic over the columns, fitted twice, the
+  second time without the columns that lie farthest off.
+
+  Args:
+    image: real [H, W], any intensity scale, finite.
+
+  Returns:
+    float64 [W], rows in [0, H - 1]. The middle row, (H - 1) / 2, everywhere
+    if the scan is constant. Unchanged by a * image + b with a > 0.
+  """
+  height, width = image.shape
+  scan = _scaled(image)
+  smooth = ndimage.gaussian_filter(scan, (height / 48, width / 64))
+  weight = np.clip(smooth - np.median(smooth), 0, None) ** 2
+  total = weight.sum(0)
+  seen = total > _FLAT**2 * height
+  if not seen.any():
+    return np.full(width, (height - 1) / 2)
+  rows = np.arange(height) @ weight[:, seen] / total[seen]
+  curve = _robust_quadratic(np.flatnonzero(seen), rows, width)
+  return np.clip(curve, 0, height - 1)
+
+
+def flatten(image: np.ndarray) -> np.ndarray:
+  """Shifts each column so that the band's centre lies on the middle row.
+
+  Columns are shifted by linear interpolation; rows that come from outside
+  the scan are filled with its 20th percentile (the dark background).
+
+  Args:
+    image: real [H, W], any intensity scale, finite.
+
+  Returns:
+    float64 [H, W] on the scale of the input, within its range.
+  """
+  scan = np.asarray(image, np.float64)
+  height = scan.shape[0]
+  source = np.arange(height)[:, None] + (
+    centre_row(scan)[None, :] - (height - 1) / 2
+  )
+  lower = np.clip(np.floor(source).astype(int), 0, height - 1)
+  upper = np.minimum(lower + 1, height - 1)
+  part = np.clip(source - lower, 0, 1)
+  below = np.take_along_axis(scan, lower, 0)
+  above = np.take_along_axis(scan, upper, 0)
+  inside = (source > -0.5) & (source < height - 0.5)
+  # One product, not two: equal neighbours then give exactly their value.
+  shifted = below + part * (above - below)
+  return np.where(inside, shifted, np.percentile(scan, 20))
+
+
+def normalise(
+  image: np.ndarray, low: float = 20, high: float = 99.5
+) -> np.ndarray:
+  """Maps two percentiles of the scan to 0 and 1 and clips.
+
+  Args:
+    image: real [H, W], any intensity scale, finite.
+    low: percentile that becomes 0; the default lies in the background.
+    high: percentile that becomes 1; below 100, so that specks do not count.
+
+  Returns:
+    float64 [H, W] in [0, 1]; zeros if the two percentiles are equal.
+    Unchanged by a * image + b with a > 0.
+  """
+  scan = _scaled(image)
+  bottom, top = np.percentile(scan, (low, high))
+  if top - bottom <= _FLAT:
+    return np.zeros(scan.shape)
+  return np.clip((scan - bottom) / (top - bottom), 0, 1)
+
+
+def crop_band(image: np.ndarray, rows_fraction: float = 2 / 3) -> np.ndarray:
+  """The centre rows, where a flattened scan has its band.
+
+  Args:
+    image: [H, W].
+    rows_fraction: share of the rows to keep, in (0, 1].
+
+  Returns:
+    [max(1, round(H * rows_fraction)), W], dtype of the input.
+  """
+  height = image.shape[0]
+  keep = max(1, round(height * rows_fraction))
+  first = (height - keep) // 2
+  return image[first : first + keep]
+
+
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """Resamples: box average along an axis that shrinks, linear if it grows.
+
+  Args:
+    image: real [H, W].
+    size: rows and columns of the result, both positive.
+
+  Returns:
+    float64 [size[0], size[1]], within the range of the input.
+  """
+  rows = _resampling(image.shape[0], size[0])
+  columns = _resampling(image.shape[1], size[1])
+  return rows @ np.asarray(image, np.float64) @ columns.T
+
+
+# `prepare` has switches that carry the names of the steps they switch.
+_flatten, _normalise = flatten, normalise
+
+
+def prepare(
+  image: np.ndarray,
+  *,
+  size: tuple[int, int] = (48, 128),
+  flatten: bool = True,
+  normalise: bool = True,
+  crop: bool = True,
+) -> np.ndarray:
+  """One stored B-scan to what the autoencoder and the encoder read.
+
+  Order: grey, to twice `size`, flatten, normalise, crop to the centre two
+  thirds of the rows, to `size`.
+
+  Args:
+    image: [H, W] or [H, W, C] of any real or boolean dtype; channels are
+      averaged. Without `normalise`, integers are read as a share of the
+      greatest value of their dtype and floats as lying in [0, 1].
+    size: rows and columns of the result.
+    flatten: straighten the band.
+    normalise: 20th and 99.5th percentile to 0 and 1.
+    crop: keep the centre rows only.
+
+  Returns:
+    uint8 [size[0], size[1]].
+
+  Raises:
+    DataError: no pixels, not two or three axes, or NaN or infinite values.
+  """
+  scan = resize(_grey(image), (2 * size[0], 2 * size[1]))
+  if flatten:
+    scan = _flatten(scan)
+  if normalise:
+    scan = _normalise(scan)
+  if crop:
+    scan = crop_band(scan)
+  scan = np.clip(resize(scan, size), 0, 1)
+  return np.floor(scan * 255 + 0.5).astype(np.uint8)
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+  """float64 [H, W]; integers as a share of their dtype's greatest value."""
+  image = np.asarray(image)
+  if image.ndim not in (2, 3) or image.size == 0:
+    raise DataError(
+      f"a scan of shape {image.shape} cannot be used:"
+      " give rows x columns or rows x columns x channels, none of them empty"
+    )
+  top = np.iinfo(image.dtype).max if image.dtype.kind in "iu" else 1
+  scan = image.astype(np.float64) / top
+  if not np.isfinite(scan).all():
+    raise DataError("a scan holds NaN or infinite values: repair or drop it")
+  return scan.mean(2) if scan.ndim == 3 else scan
+
+
+def _scaled(image: np.ndarray) -> np.ndarray:
+  """Least value 0, greatest 1, so that thresholds do not depend on units."""
+  scan = np.asarray(image, np.float64)
+  low, high = scan.min(), scan.max()
+  # Rounding of a sum leaves a constant image with a spread of about 1e-16.
+  if high - low <= 1e-12 * max(abs(low), abs(high)):
+    return np.zeros(scan.shape)
+  return (scan - low) / (high - low)
+
+
+def _robust_quadratic(
+  columns: np.ndarray, rows: np.ndarray, width: int
+) -> np.ndarray:
+  """Quadratic through (columns, rows), re-fitted without outliers: [width]."""
+  terms = np.vander(np.linspace(-1, 1, width), 3, increasing=True)
+  keep = np.ones(len(columns), bool)
+  for _ in range(2):
+    # Few columns get the shortest solution rather than an error.
+    found = np.linalg.lstsq(terms[columns[keep]], rows[keep], rcond=None)[0]
+    off = np.abs(rows - terms[columns] @ found)
+    keep = off <= _OUTLIER * np.sqrt(np.mean(off**2)) + _FLAT
+  return terms @ found
+
+
+def _resampling(old: int, new: int) -> np.ndarray:
+  """Weights [new, old] with rows that sum to 1."""
+  if new > old:
+    where = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    return np.clip(1 - np.abs(where[:, None] - np.arange(old)), 0, None)
+  edges = np.arange(new + 1) * old / new
+  left = np.maximum(edges[:-1, None], np.arange(old))
+  right = np.minimum(edges[1:, None], np.arange(old) + 1)
+  return np.clip(right - left, 0, None) * new / old

@@ -1,0 +1,231 @@
+"""Splits that keep patients whole, and the checks that prove it.
+
+All functions work on one group (patient) per row and know nothing of images;
+results depend on the names of the groups and the seed, not on row order.
+"""
+
+import collections
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from gcl_jax.errors import DataError
+
+
+def split_by_group(
+  groups: np.ndarray,
+  fraction: float,
+  seed: int,
+  stratify: np.ndarray | None = None,
+) -> np.ndarray:
+  """Draws whole groups for evaluation.
+
+  Args:
+    groups: [N], the group of each row.
+    fraction: share of the rows to draw, in (0, 1); met as nearly as whole
+      groups allow, within each stratum.
+    seed: of the draw.
+    stratify: [N] class of each row (nan is a class of its own); a group
+      belongs to the class most of its rows have. Every class with at least
+      two groups has one on both sides.
+
+  Returns:
+    bool [N], True = evaluation; never all or none of the rows.
+
+  Raises:
+    DataError: fraction outside (0, 1), or fewer than two groups.
+  """
+  _check_fraction(fraction, upper=1, closed=False)
+  strata = _strata(groups, seed, stratify)
+  if sum(len(names) for names, _ in strata) < 2:
+    raise DataError("one group only: it cannot be on both sides of a split")
+  chosen = []
+  for names, sizes in strata:
+    chosen += _nearest(names, sizes, fraction)
+  # Strata of one group each can leave a side empty.
+  chosen = chosen or strata[0][0][:1]
+  mask = np.isin(groups, chosen)
+  return np.isin(groups, chosen[1:]) if mask.all() else mask
+
+
+def nested_fractions(
+  groups: np.ndarray,
+  fractions: Sequence[float],
+  seed: int,
+  stratify: np.ndarray | None = None,
+) -> dict[float, np.ndarray]:
+  """Training subsets of whole groups, each inside the next larger one.
+
+  Args:
+    groups: [N], the group of each row.
+    fractions: shares of the rows, in (0, 1]; reached or just passed within
+      each stratum.
+    seed: of the draw.
+    stratify: as in `split_by_group`; every class has a group in every subset.
+
+  Returns:
+    fraction -> bool [N].
+
+  Raises:
+    DataError: a fraction outside (0, 1].
+  """
+  strata = _strata(groups, seed, stratify)
+  masks = {}
+  for fraction in fractions:
+    _check_fraction(fraction, upper=1, closed=True)
+    chosen = []
+    for names, sizes in strata:
+      # Rounding of the sum must not pull in one group more.
+      goal = fraction * sizes.sum() * (1 - 1e-12)
+      count = int(np.searchsorted(np.cumsum(sizes), goal)) + 1
+      chosen += names[:count]
+    masks[fraction] = np.isin(groups, chosen)
+  return masks
+
+
+def folds(groups: np.ndarray, k: int, seed: int) -> np.ndarray:
+  """Cuts whole groups into k folds of nearly equal numbers of rows.
+
+  Args:
+    groups: [N], the group of each row.
+    k: number of folds, at least 2.
+    seed: of the draw.
+
+  Returns:
+    int32 [N], the fold of each row, 0 .. k - 1; no fold is empty.
+
+  Raises:
+    DataError: fewer groups than folds, or k below 2.
+  """
+  ((names, sizes),) = _strata(groups, seed, None)
+  if k < 2 or len(names) < k:
+    raise DataError(f"{len(names)} groups cannot make {k} folds")
+  loads, fold = np.zeros(k, int), {}
+  # Largest first onto the lightest fold; the sort is stable, so groups of
+  # one size stay in random order.
+  for i in np.argsort(-sizes, kind="stable"):
+    lightest = int(np.argmin(loads))
+    fold[names[i]] = lightest
+    loads[lightest] += sizes[i]
+  return np.array([fold[name] for name in np.asarray(groups).tolist()], "i4")
+
+
+def check_groups(
+  groups: np.ndarray, parts: np.ndarray, allow: bool = False
+) -> list[str]:
+  """Refuses a group that has rows in more than one part.
+
+  Args:
+    groups: [N], the group of each row.
+    parts: [N], the part of each row ("train", "eval" ...); "" counts for
+      none.
+    allow: return the groups instead of refusing them.
+
+  Returns:
+    The crossing groups, sorted; empty unless `allow`.
+
+  Raises:
+    DataError: a group crosses; the message lists up to 10.
+  """
+  parts = np.asarray(parts).astype(str)
+  pairs = {
+    (str(group), part)
+    for group, part in zip(groups, parts.tolist(), strict=True)
+    if part
+  }
+  counts = collections.Counter(group for group, _ in pairs)
+  crossing = sorted(name for name, count in counts.items() if count > 1)
+  if crossing and not allow:
+    raise DataError(
+      f"{len(crossing)} groups (patients) are in more than one part of the"
+      f" split: {_listed(crossing)}; split by patient, or set"
+      " allow_group_overlap to accept and report it"
+    )
+  return crossing
+
+
+def check_duplicates(
+  images: Sequence, parts: np.ndarray, ids: np.ndarray
+) -> None:
+  """Refuses byte-identical images in different parts.
+
+  Args:
+    images: N arrays, or N hashes of them (str or bytes).
+    parts: [N], the part of each row; "" counts for none.
+    ids: [N], for the message.
+
+  Raises:
+    DataError: identical images in two parts; lists up to 10 pairs of ids.
+  """
+  first: dict[str | bytes, dict[str, str]] = {}
+  pairs = []
+  rows = zip(images, np.asarray(parts).astype(str), ids, strict=True)
+  for image, part, name in rows:
+    if not part:
+      continue
+    seen = first.setdefault(_hashed(image), {})
+    pairs += [f"{other} = {name}" for p, other in seen.items() if p != part]
+    seen.setdefault(str(part), str(name))
+  if pairs:
+    raise DataError(
+      f"{len(pairs)} images are byte-identical to one in another part of the"
+      f" split: {_listed(pairs)}; drop one of each pair or join their groups"
+    )
+
+
+def image_hash(image: np.ndarray) -> str:
+  """SHA-256 of shape, dtype and bytes."""
+  image = np.ascontiguousarray(image)
+  head = f"{image.shape}{image.dtype.str}".encode()
+  return hashlib.sha256(head + image.tobytes()).hexdigest()
+
+
+def _hashed(image: np.ndarray | str | bytes) -> str | bytes:
+  whole = isinstance(image, np.ndarray) and image.ndim
+  return image_hash(image) if whole else image
+
+
+def _strata(
+  groups: np.ndarray, seed: int, stratify: np.ndarray | None
+) -> list[tuple[list, np.ndarray]]:
+  """Per class: the groups in random order, and their numbers of rows."""
+  names, of_row, sizes = np.unique(
+    groups, return_inverse=True, return_counts=True
+  )
+  classes = np.zeros(len(names), int)
+  if stratify is not None:
+    _, of_class = np.unique(stratify, return_inverse=True)
+    counts = np.zeros((len(names), of_class.max() + 1), int)
+    np.add.at(counts, (of_row, of_class), 1)
+    classes = counts.argmax(1)
+  order = np.random.default_rng(seed).permutation(len(names))
+  return [
+    (names[members].tolist(), sizes[members])
+    for members in (order[classes[order] == c] for c in np.unique(classes))
+  ]
+
+
+def _nearest(names: list, sizes: np.ndarray, fraction: float) -> list:
+  """Groups in order as long as each brings the sum nearer to the goal."""
+  goal, taken, chosen = fraction * sizes.sum(), 0, []
+  for name, size in zip(names, sizes, strict=True):
+    if taken + size / 2 <= goal:
+      chosen.append(name)
+      taken += size
+  if len(names) < 2:
+    return [] if fraction < 0.5 else chosen
+  # Both sides of a class need a group.
+  return (chosen or names[:1])[: len(names) - 1]
+
+
+def _check_fraction(fraction: float, upper: float, closed: bool) -> None:
+  inside = 0 < fraction < upper or (closed and fraction == upper)
+  if not inside:
+    end = "]" if closed else ")"
+    raise DataError(f"fraction {fraction} is not in (0, {upper}{end}")
+
+
+def _listed(names: list[str]) -> str:
+  more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+  return ", ".join(names[:10]) + more

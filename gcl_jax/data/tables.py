@@ -1,0 +1,214 @@
+"""CSV and Excel tables as text columns, with errors that name row and column.
+
+Every cell is text with the spaces around it removed; whole numbers lose a
+trailing `.0`, so that an id written 232 in one file and 232.0 in another is
+the same id. Rows are numbered as in the file, the header being row 1.
+"""
+
+import csv
+import dataclasses
+import difflib
+import os
+import pathlib
+import re
+from collections.abc import Iterable
+
+import numpy as np
+
+from gcl_jax.data.files import regular_file
+from gcl_jax.data.medical import extra
+from gcl_jax.errors import DataError
+
+_WHOLE = re.compile(r"([+-]?\d+)\.0*")
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """Columns of text, each row with the number it has in its file.
+
+  Attributes:
+    path: the file, for messages.
+    columns: name -> str array [N]; "" is a blank cell.
+    rows: int [N], row numbers in the file (the header is row 1).
+  """
+
+  path: pathlib.Path
+  columns: dict[str, np.ndarray]
+  rows: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.rows)
+
+  def text(self, column: str) -> np.ndarray:
+    """str [N].
+
+    Raises:
+      DataError: no such column; the message names the nearest one.
+    """
+    if column in self.columns:
+      return self.columns[column]
+    near = difflib.get_close_matches(column, self.columns, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise DataError(
+      f"{self.path}: no column {column!r}{hint}"
+      f" (columns: {', '.join(self.columns)})"
+    )
+
+  def filled(self, column: str) -> np.ndarray:
+    """str [N] without blanks; DataError names the first blank row."""
+    values = self.text(column)
+    blank = np.flatnonzero(values == "")
+    if blank.size:
+      raise self.error(blank[0], column, f"is blank ({blank.size} such rows)")
+    return values
+
+  def numbers(self, column: str) -> np.ndarray:
+    """float64 [N], blank = nan; DataError names the first row of no number."""
+    return np.array(
+      [
+        self._number(i, column, v)
+        for i, v in enumerate(self.text(column).tolist())
+      ]
+    )
+
+  def binary(self, column: str) -> np.ndarray:
+    """float64 [N] of 1, 0 and nan = blank; DataError for any other value."""
+    values = self.numbers(column)
+    wrong = np.flatnonzero(~np.isin(values, (0, 1)) & ~np.isnan(values))
+    if wrong.size:
+      shown = str(self.text(column)[wrong[0]])
+      raise self.error(
+        wrong[0], column, f"{shown!r} is not 0, 1 or blank (= unknown)"
+      )
+    return values
+
+  def meta(self, column: str) -> np.ndarray:
+    """float64 [N] if every filled cell is a number, else str [N]."""
+    try:
+      return self.numbers(column)
+    except DataError:
+      return self.text(column)
+
+  def unique(self, column: str) -> np.ndarray:
+    """str [N], filled and each value once; DataError names both rows."""
+    values, first = self.filled(column), {}
+    for i, value in enumerate(values.tolist()):
+      if value in first:
+        raise self.error(
+          i, column, f"{value!r} is already in row {self.rows[first[value]]}"
+        )
+      first[value] = i
+    return values
+
+  def select(self, keep: np.ndarray) -> "Table":
+    """The table of these rows (positions or a mask), numbers kept."""
+    columns = {name: values[keep] for name, values in self.columns.items()}
+    return dataclasses.replace(self, columns=columns, rows=self.rows[keep])
+
+  def error(self, index: int, column: str, what: str) -> DataError:
+    """The error for one cell."""
+    return DataError(
+      f"{self.path}, row {self.rows[index]}, column {column!r}: {what}"
+    )
+
+  def _number(self, index: int, column: str, value: str) -> float:
+    try:
+      return float(value) if value else np.nan
+    except ValueError:
+      raise self.error(index, column, f"{value!r} is not a number") from None
+
+
+def canonical(value: object) -> str:
+  """One cell as text: None is blank, 232.0 and "232.0 " are "232".
+
+  Leading zeros are kept: patients 007 and 7 are different people.
+  """
+  if value is None:
+    return ""
+  text = str(int(value) if isinstance(value, bool) else value).strip()
+  whole = _WHOLE.fullmatch(text)
+  return whole[1] if whole else text
+
+
+def read_table(path: str | os.PathLike) -> Table:
+  """A CSV (comma, semicolon or tab; UTF-8, BOM or not) or .xlsx table.
+
+  Names in the header lose the spaces around them, columns without a name are
+  dropped, blank rows are skipped. Of a workbook the first sheet is read.
+
+  Raises:
+    DataError: not readable, no rows, a name twice, or a row whose number of
+      cells is not that of the header.
+  """
+  path = regular_file(path)
+  if path.suffix.lower() in (".xlsx", ".xlsm"):
+    return _table(path, _xlsx_rows(path))
+  if path.suffix.lower() in (".xls", ".ods", ".parquet"):
+    raise DataError(f"{path}: save the table as .csv or .xlsx")
+  return _table(path, _csv_rows(path))
+
+
+def _csv_rows(path: pathlib.Path) -> Iterable[list]:
+  try:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+      header = file.readline()
+      file.seek(0)
+      delimiter = max(",;\t", key=header.count)
+      yield from csv.reader(file, delimiter=delimiter, strict=True)
+  except UnicodeDecodeError as error:
+    raise DataError(f"{path}: is not UTF-8 text; save it as UTF-8") from error
+  except csv.Error as error:
+    raise DataError(f"{path}: not a readable CSV: {error}") from error
+
+
+def _xlsx_rows(path: pathlib.Path) -> Iterable[list]:
+  openpyxl = extra("openpyxl")
+  try:
+    book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+    try:
+      yield from (list(row) for row in book.worksheets[0].values)
+    finally:
+      book.close()
+  # openpyxl passes on zip, XML and key errors of a damaged file.
+  except Exception as error:
+    raise DataError(f"{path}: not a readable workbook: {error}") from error
+
+
+def _table(path: pathlib.Path, records: Iterable[list]) -> Table:
+  header, cells, rows = None, [], []
+  for number, record in enumerate(records, 1):
+    record = [canonical(value) for value in record]
+    if not any(record):
+      continue
+    if header is None:
+      header = _header(path, record)
+      continue
+    cells.append(_fitted(path, number, record, len(header)))
+    rows.append(number)
+  if not rows:
+    raise DataError(f"{path}: holds no rows below a header")
+  columns = {
+    name: np.array(column)
+    for name, column in zip(header, zip(*cells, strict=True), strict=True)
+    if name
+  }
+  return Table(path, columns, np.array(rows))
+
+
+def _header(path: pathlib.Path, names: list[str]) -> list[str]:
+  named = [name for name in names if name]
+  twice = sorted({name for name in named if named.count(name) > 1})
+  if twice:
+    raise DataError(f"{path}: more than one column {twice[0]!r}")
+  return names
+
+
+def _fitted(
+  path: pathlib.Path, number: int, record: list[str], width: int
+) -> list[str]:
+  """The record at the header's width; blank cells at its end do not count."""
+  if len(record) < width or any(record[width:]):
+    raise DataError(
+      f"{path}, row {number}: {len(record)} cells, the header has {width}"
+    )
+  return record[:width]

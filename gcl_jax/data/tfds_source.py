@@ -1,0 +1,249 @@
+"""Data sets of tensorflow-datasets, stored as array_record.
+
+Read through `as_data_source`, which needs no TensorFlow. Images are decoded
+by `raster`, not by tensorflow-datasets: its own decoder cannot read 16 bits
+without OpenCV.
+"""
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from gcl_jax.data.files import folder_of
+from gcl_jax.data.raster import decode_image
+from gcl_jax.data.source import Dataset
+from gcl_jax.data.tables import canonical
+from gcl_jax.errors import DataError
+
+METADATA = "gcl_jax"  # key under which `prepare` describes its columns
+_TRAIN = ("train", "images")
+
+
+def tfds_source(
+  path: str | os.PathLike,
+  builder: str = "",
+  *,
+  id_column: str = "id",
+  group_column: str = "group",
+  label_columns: Sequence[str] = (),
+  meta_columns: Sequence[str] = (),
+  healthy_column: str = "",
+  group_unknown: str = "refuse",
+) -> Dataset:
+  """A data set on disk, written by `prepare` or by any TFDS builder.
+
+  What `prepare` wrote describes itself and needs none of the columns. Of
+  any other data set the names are those of its features; all its splits are
+  taken, "train" as train and every other one as eval.
+
+  Args:
+    path: the folder with dataset_info.json, one above it, or with `builder`
+      the `data_dir` of tensorflow-datasets.
+    builder: name, config and version ("mnist:3.0.1"); "" to find it.
+    id_column: feature with a unique name; absent: `split/row`.
+    group_column: feature with the patient.
+    label_columns: binary features, or class labels (one column per class).
+    meta_columns: further scalar features.
+    healthy_column: binary feature.
+    group_unknown: "refuse" data without patients, or take each "image" for a
+      patient of its own.
+
+  Returns:
+    The data set, rows in stored order.
+
+  Raises:
+    DataError: nothing prepared there, another file format than array_record,
+      or a missing feature.
+  """
+  found = _builder(folder_of(path), builder)
+  image = _image_feature(found)
+  parts = [(name, _stored(found, name, image)) for name in found.info.splits]
+  rows = [
+    (name, source, i) for name, source in parts for i in range(len(source))
+  ]
+
+  def read(row: int) -> np.ndarray:
+    name, source, i = rows[row]
+    return _image(source[i][image], f"{found.data_path}, {name} {i}")
+
+  columns = _columns(parts, image)
+  described = (found.info.metadata or {}).get(METADATA)
+  if described:
+    return _described(described, columns, read, tuple(label_columns))
+  table, labels = _mapped(
+    found, columns, label_columns, meta_columns, healthy_column
+  )
+  names = np.array([name for name, *_ in rows])
+  default = [f"{name}/{i}" for name, _, i in rows]
+  ids = columns.get(id_column, default)
+  table["id"] = np.array([canonical(_text(value)) for value in ids])
+  table["group"] = _groups(found, columns, group_column, group_unknown, table)
+  table["split"] = np.where(np.isin(names, _TRAIN), "train", "eval")
+  return Dataset(found.name, table, read, labels, tuple(meta_columns))
+
+
+def _builder(path: pathlib.Path, name: str):
+  """The builder of a prepared data set; never downloads."""
+  import tensorflow_datasets as tfds
+
+  try:
+    if name:
+      found = tfds.builder(name, data_dir=path, file_format="array_record")
+    else:
+      found = tfds.builder_from_directory(_prepared(path))
+    ready = found.info.splits
+  except DataError:
+    raise
+  # tensorflow-datasets has no common error for what is not there.
+  except Exception as error:
+    reason = " ".join(str(error).split())[:200]
+    raise DataError(f"{path}: no data set {name!r} here: {reason}") from error
+  if not ready:
+    raise DataError(f"{path}: data set {name!r} is not prepared here")
+  if found.info.file_format.value != "array_record":
+    raise DataError(
+      f"{path}: stored as {found.info.file_format.value}; only array_record"
+      " gives random access without TensorFlow"
+    )
+  return found
+
+
+def _prepared(path: pathlib.Path) -> pathlib.Path:
+  """The one folder with dataset_info.json at or up to three levels below."""
+  levels = ("", "*/", "*/*/", "*/*/*/")
+  found = [
+    file.parent
+    for level in levels
+    for file in path.glob(f"{level}dataset_info.json")
+  ]
+  if len(found) == 1:
+    return found[0]
+  what = "no prepared data set" if not found else f"{len(found)} data sets"
+  raise DataError(
+    f"{path}: {what} here; name the folder with dataset_info.json"
+  )
+
+
+def _image_feature(builder) -> str:
+  import tensorflow_datasets as tfds
+
+  images = [
+    name
+    for name, feature in builder.info.features.items()
+    if isinstance(feature, tfds.features.Image)
+  ]
+  if "image" in builder.info.features:
+    return "image"
+  if len(images) != 1:
+    raise DataError(
+      f"{builder.data_path}: {len(images)} image features, expected one, or"
+      " one named 'image'"
+    )
+  return images[0]
+
+
+def _stored(builder, split: str, image: str):
+  """Random access to the rows of a split, images left encoded."""
+  import tensorflow_datasets as tfds
+
+  feature = builder.info.features[image]
+  encoded = isinstance(feature, tfds.features.Image)
+  decoders = {image: tfds.decode.SkipDecoding()} if encoded else None
+  return builder.as_data_source(split, decoders=decoders)
+
+
+def _image(value, where: str) -> np.ndarray:
+  if isinstance(value, bytes):
+    return decode_image(value, where)
+  array = np.asarray(value)
+  return array[..., 0] if array.shape[-1] == 1 else array
+
+
+def _columns(parts: list, image: str) -> dict[str, list]:
+  """Every scalar feature of every row; one pass over the records."""
+  columns: dict[str, list] = {}
+  for _, source in parts:
+    for i in range(len(source)):
+      for name, value in source[i].items():
+        if name != image and np.ndim(value) == 0:
+          columns.setdefault(name, []).append(value)
+  return columns
+
+
+def _text(value) -> str:
+  return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _described(
+  described: dict, columns: dict[str, list], read, wanted: tuple[str, ...]
+) -> Dataset:
+  """What `prepare` wrote, exactly as it was."""
+  table = {}
+  for feature, (column, kind) in described["columns"].items():
+    values = columns[feature]
+    if kind != "binary":
+      values = [_text(value) for value in values]
+    table[column] = np.array(values, None if kind == "text" else np.float64)
+  labels = wanted or tuple(described["labels"])
+  return Dataset(
+    described["name"], table, read, labels, tuple(described["meta"])
+  )
+
+
+def _mapped(
+  builder,
+  columns: dict,
+  labels: Sequence[str],
+  meta: Sequence[str],
+  healthy: str,
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+  """Table columns and label names of the features that were asked for."""
+  for name in (*labels, *meta, *([healthy] if healthy else [])):
+    if name not in columns:
+      raise DataError(
+        f"{builder.data_path}: no scalar feature {name!r} (features:"
+        f" {', '.join(columns)})"
+      )
+  table = {}
+  for name in meta:
+    values = columns[name]
+    text = isinstance(values[0], bytes)
+    table[name] = np.array([_text(v) for v in values] if text else values)
+  if healthy:
+    table["healthy"] = _binary(builder, healthy, columns[healthy])
+  made: dict[str, np.ndarray] = {}
+  for name in labels:
+    classes = getattr(builder.info.features[name], "names", None) or []
+    if len(classes) > 2:
+      numbers = np.array(columns[name])
+      made |= {c: (numbers == k) * 1.0 for k, c in enumerate(classes)}
+    else:
+      made[name] = _binary(builder, name, columns[name])
+  return {**table, **made}, tuple(made)
+
+
+def _binary(builder, name: str, values: list) -> np.ndarray:
+  try:
+    numbers = np.array(values, np.float64)
+  except ValueError:
+    numbers = np.array([2.0])
+  if not (np.isin(numbers, (0, 1)) | np.isnan(numbers)).all():
+    raise DataError(f"{builder.data_path}: feature {name!r} is not 0 or 1")
+  return numbers
+
+
+def _groups(builder, columns: dict, name: str, unknown: str, table: dict):
+  if name in columns:
+    groups = np.array([canonical(_text(value)) for value in columns[name]])
+  else:
+    groups = np.full(len(table["id"]), "")
+  blank = groups == ""
+  if blank.any() and unknown != "image":
+    raise DataError(
+      f"{builder.data_path}: {blank.sum()} rows without a patient in feature"
+      f" {name!r}; name it with group_column, or set group_unknown=image if"
+      " every image is of another patient"
+    )
+  return np.where(blank, table["id"], groups)
