@@ -1,0 +1,292 @@
+"""Exact metrics with intervals by patient; undefined is None, never 0.5.
+
+Labels and predictions are 1/0 (bool, int or float); scores are any real
+numbers of which larger means "positive". Host code in numpy, float64.
+
+All functions raise `DataError` for arrays of different length, for values that
+are not finite (drop rows without a label first) and, where a metric is binary,
+for labels other than 0 and 1.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+
+from gcl_jax.errors import DataError
+from gcl_jax.evaluation import weighted
+from gcl_jax.evaluation.masks import dice as dice
+from gcl_jax.evaluation.masks import hd95 as hd95
+
+_BLOCK = 2_000_000  # weights held at once while bootstrapping
+
+
+def auroc(labels: np.ndarray, scores: np.ndarray) -> float | None:
+  """Area under the ROC curve by average ranks (ties count one half).
+
+  Args:
+    labels: [N] of 1/0.
+    scores: float[N].
+
+  Returns:
+    A number in [0, 1], or None when only one class is present.
+
+  Example:
+    >>> auroc(np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.35, 0.8]))
+    0.75
+  """
+  return _once(weighted.auroc, *_binary(labels, scores))
+
+
+def average_precision(labels: np.ndarray, scores: np.ndarray) -> float | None:
+  """Sum of (rise of recall) * precision, no interpolation; None = no positive.
+
+  Args:
+    labels: [N] of 1/0.
+    scores: float[N].
+  """
+  return _once(weighted.average_precision, *_binary(labels, scores))
+
+
+def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float | None:
+  """Share of rows where both agree (any classes); None for no rows."""
+  return _once(weighted.accuracy, *_pair(labels, predictions))
+
+
+def sensitivity(labels: np.ndarray, predictions: np.ndarray) -> float | None:
+  """TP / (TP + FN), also called recall; None without a positive label."""
+  return _once(weighted.sensitivity, *_binary(labels, predictions, True))
+
+
+def specificity(labels: np.ndarray, predictions: np.ndarray) -> float | None:
+  """TN / (TN + FP); None without a negative label."""
+  return _once(weighted.specificity, *_binary(labels, predictions, True))
+
+
+def precision(labels: np.ndarray, predictions: np.ndarray) -> float | None:
+  """TP / (TP + FP); None when nothing is predicted positive."""
+  return _once(weighted.precision, *_binary(labels, predictions, True))
+
+
+def f1(labels: np.ndarray, predictions: np.ndarray) -> float | None:
+  """2 TP / (2 TP + FP + FN) of pooled counts; None when all three are 0."""
+  return _once(weighted.f1, *_binary(labels, predictions, True))
+
+
+def kappa(
+  labels: np.ndarray, predictions: np.ndarray, weights: str | None = None
+) -> float | None:
+  """Cohen's kappa, chance-corrected agreement, at most 1.
+
+  Args:
+    labels: [N] grades; their order is that of their values, and steps between
+      neighbouring grades that occur count 1.
+    predictions: [N] grades.
+    weights: None (any disagreement costs 1), "linear" or "quadratic".
+
+  Returns:
+    None when chance alone leaves no disagreement (one grade throughout).
+  """
+  if weights not in (None, "linear", "quadratic"):
+    raise ValueError(
+      f"kappa weights must be None, linear or quadratic: {weights}"
+    )
+  labels, predictions = _pair(labels, predictions)
+  return _once(
+    lambda a, b, w: weighted.kappa(a, b, w, weights), labels, predictions
+  )
+
+
+def spearman(first: np.ndarray, second: np.ndarray) -> float | None:
+  """Rank correlation in [-1, 1] with average ranks; None if one is constant."""
+  return _once(weighted.spearman, *_pair(first, second))
+
+
+def macro_mean(values: Iterable[float | None]) -> float | None:
+  """Mean of the defined values; None when there is none."""
+  values = list(values)
+  return weighted_mean(values, [1.0] * len(values))
+
+
+def weighted_mean(
+  values: Iterable[float | None], weights: Iterable[float]
+) -> float | None:
+  """Mean of the defined values with these weights (support), or None."""
+  pairs = list(zip(values, weights, strict=True))
+  pairs = [(v, w) for v, w in pairs if v is not None and not np.isnan(v)]
+  total = sum(w for _, w in pairs)
+  return float(sum(v * w for v, w in pairs) / total) if total > 0 else None
+
+
+def bootstrap(
+  metric: Callable[..., float | None],
+  *arrays: np.ndarray,
+  groups: np.ndarray | None = None,
+  samples: int = 1000,
+  seed: int = 0,
+  level: float = 0.95,
+) -> dict[str, float | int | None]:
+  """A metric with its percentile interval, resampling groups (patients).
+
+  Images of one patient are alike, so whole groups are drawn with replacement.
+  Draws in which the metric is undefined are left out.
+
+  Args:
+    metric: function of the arrays, e.g. `auroc`.
+    *arrays: [N, ...] each, rows match.
+    groups: [N] patient of each row; None = every row on its own.
+    samples: number of draws.
+    seed: of the draws; the same seed gives the same interval.
+    level: share of the draws inside the interval, in (0, 1).
+
+  Returns:
+    `value` on all rows, `low`, `high`, and `n`, the number of rows. `value` is
+    None when undefined; `low` and `high` are None also when more than half of
+    the draws are undefined or there are fewer than two groups.
+
+  Example:
+    >>> truth, score = np.array([0, 1, 0, 1]), np.array([0.1, 0.9, 0.6, 0.4])
+    >>> bootstrap(auroc, truth, score)["value"]
+    0.75
+  """
+  arrays = tuple(np.asarray(a) for a in arrays)
+  value = metric(*arrays)
+  rows = len(arrays[0])
+  if value is None:
+    return summary(None, np.array([]), rows, level)
+  blocks = list(_evaluate(metric, arrays, groups, samples, seed))
+  return summary(value, _join(blocks), rows, level)
+
+
+def paired_bootstrap(
+  metric: Callable[..., float | None],
+  labels: np.ndarray,
+  scores_a: np.ndarray,
+  scores_b: np.ndarray,
+  groups: np.ndarray | None = None,
+  *,
+  samples: int = 1000,
+  seed: int = 0,
+  level: float = 0.95,
+) -> dict[str, float | int | None]:
+  """metric(labels, a) - metric(labels, b), both on the same draws of groups.
+
+  What two models share (hard patients) cancels, so this interval is narrower
+  than the two intervals side by side; 0 outside it means a difference.
+
+  Args and returns as for `bootstrap`.
+  """
+  labels, a, b = (np.asarray(x) for x in (labels, scores_a, scores_b))
+  value = None
+  if (first := metric(labels, a)) is not None:
+    second = metric(labels, b)
+    value = None if second is None else first - second
+  if value is None:
+    return summary(None, np.array([]), len(labels), level)
+  draws = [
+    _join(list(_evaluate(metric, (labels, x), groups, samples, seed)))
+    for x in (a, b)
+  ]
+  return summary(value, draws[0] - draws[1], len(labels), level)
+
+
+def resample(
+  rows: int, groups: np.ndarray | None, samples: int, seed: int
+) -> Iterator[np.ndarray]:
+  """Yields blocks float64[s, rows]: how often each row is in each draw.
+
+  Nothing is yielded for fewer than two groups: there is no spread to measure.
+  """
+  groups = np.arange(rows) if groups is None else np.asarray(groups)
+  if len(groups) != rows:
+    raise DataError(f"{len(groups)} groups for {rows} rows")
+  _, member = np.unique(groups, return_inverse=True)
+  count = int(member.max()) + 1 if rows else 0
+  if count < 2:
+    return
+  rng = np.random.default_rng(seed)
+  size = max(1, _BLOCK // max(rows, count))
+  for start in range(0, samples, size):
+    block = min(size, samples - start)
+    drawn = rng.integers(count, size=(block, count))
+    drawn += np.arange(block)[:, None] * count
+    times = np.bincount(drawn.ravel(), minlength=block * count)
+    yield times.reshape(block, count)[:, member].astype(np.float64)
+
+
+def summary(
+  value: float | None, draws: np.ndarray, rows: int, level: float = 0.95
+) -> dict[str, float | int | None]:
+  """`value` and the percentile interval of draws float[S], NaN = undefined."""
+  result = {"value": value, "low": None, "high": None, "n": rows}
+  defined = draws[np.isfinite(draws)]
+  if value is not None and len(defined) and 2 * len(defined) >= len(draws):
+    tail = (1 - level) / 2
+    low, high = np.quantile(defined, [tail, 1 - tail])
+    result |= {"low": float(low), "high": float(high)}
+  return result
+
+
+def _evaluate(metric, arrays, groups, samples, seed) -> Iterator[np.ndarray]:
+  """Draws of a metric: all at once where `weighted` has it, else one by one."""
+  fast = _WEIGHTED.get(metric)
+  if fast:
+    arrays = tuple(a.astype(np.float64) for a in arrays)
+  positions = np.arange(len(arrays[0]))
+  for weights in resample(len(positions), groups, samples, seed):
+    if fast:
+      yield fast(*arrays, weights)
+      continue
+    picked = (np.repeat(positions, w.astype(np.int64)) for w in weights)
+    values = [metric(*(a[rows] for a in arrays)) for rows in picked]
+    yield np.array([np.nan if v is None else v for v in values], np.float64)
+
+
+def _join(blocks: list[np.ndarray]) -> np.ndarray:
+  return np.concatenate(blocks) if blocks else np.array([])
+
+
+def _once(function, *arrays) -> float | None:
+  """A weighted metric with weight 1 for every row."""
+  if not len(arrays[0]):
+    return None
+  value = function(*arrays, np.ones((1, len(arrays[0]))))[0]
+  return None if np.isnan(value) else float(value)
+
+
+def _pair(first, second) -> tuple[np.ndarray, np.ndarray]:
+  first, second = np.asarray(first), np.asarray(second)
+  if first.ndim != 1 or first.shape != second.shape:
+    raise DataError(
+      f"a metric needs two vectors of one length, got {first.shape} and"
+      f" {second.shape}"
+    )
+  first, second = first.astype(np.float64), second.astype(np.float64)
+  bad = int(np.sum(~(np.isfinite(first) & np.isfinite(second))))
+  if bad:
+    raise DataError(
+      f"{bad} of {len(first)} rows hold a NaN or infinite label or score:"
+      " drop them first"
+    )
+  return first, second
+
+
+def _binary(labels, other, both: bool = False) -> tuple[np.ndarray, np.ndarray]:
+  labels, other = _pair(labels, other)
+  for name, values in [("labels", labels), ("predictions", other)][: 1 + both]:
+    if not np.isin(values, (0.0, 1.0)).all():
+      odd = values[~np.isin(values, (0.0, 1.0))][0]
+      raise DataError(f"{name} must be 0 or 1, found {odd:g}")
+  return labels, other
+
+
+_WEIGHTED = {
+  auroc: weighted.auroc,
+  average_precision: weighted.average_precision,
+  accuracy: weighted.accuracy,
+  sensitivity: weighted.sensitivity,
+  specificity: weighted.specificity,
+  precision: weighted.precision,
+  f1: weighted.f1,
+  kappa: weighted.kappa,
+  spearman: weighted.spearman,
+}

@@ -1,0 +1,266 @@
+"""Linear and nearest-neighbour probes on frozen features, and their report.
+
+Features float[N, D] come from an encoder in evaluation mode, one row per image,
+computed once. Labels are 1, 0 or NaN = missing; rows without a label are not
+trained on and not scored. A label with one class in training has no probe: its
+probabilities are None, and so are its metrics.
+"""
+
+import warnings
+from collections.abc import Mapping
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
+
+from gcl_jax.errors import ConfigError, DataError
+from gcl_jax.evaluation.by_label import check_label
+from gcl_jax.evaluation.by_label import evaluate as evaluate
+
+# The paper's linear probe (its released code, section 3.4 of our notes).
+EPOCHS, BATCH, LEARNING_RATE, MOMENTUM = 25, 64, 0.001, 0.9
+INVERSE_PENALTY = 0.1  # C of the logistic regression, fixed and never tuned
+
+
+def linear_probe(
+  train_x: np.ndarray,
+  train_y: np.ndarray,
+  test_x: np.ndarray,
+  *,
+  solver: str = "lbfgs",
+  seed: int = 0,
+) -> np.ndarray | None:
+  """Probability of one binary label from a linear classifier.
+
+  "lbfgs" (default): features standardised on the labelled training rows,
+  logistic regression with an L2 penalty (C = 0.1) and classes weighted to the
+  same total. No setting is chosen on any label; the result has no seed.
+
+  "sgd": the paper's probe. Linear D -> 2 on the features as they are,
+  cross-entropy, SGD with learning rate 0.001 and momentum 0.9, batches of 64
+  in a new order each epoch (the last one smaller), 25 epochs, classes not
+  weighted, last epoch kept. The paper augments the training images again in
+  every epoch; frozen features cannot.
+
+  Args:
+    train_x: float[N, D].
+    train_y: float[N] of 1, 0 or NaN.
+    test_x: float[M, D].
+    solver: "lbfgs" or "sgd".
+    seed: for "sgd": initial weights and order.
+
+  Returns:
+    float64[M] in [0, 1], or None when training holds one class only.
+
+  Raises:
+    DataError: features are not finite, or sizes do not match.
+    ConfigError: an unknown solver.
+  """
+  result = multilabel_probe(
+    train_x, {"label": train_y}, test_x, solver=solver, seed=seed
+  )
+  return result["label"]
+
+
+def multilabel_probe(
+  train_x: np.ndarray,
+  train_y: Mapping[str, np.ndarray],
+  test_x: np.ndarray,
+  *,
+  solver: str = "lbfgs",
+  seed: int = 0,
+) -> dict[str, np.ndarray | None]:
+  """Probabilities of several binary labels, as `linear_probe` for one.
+
+  "lbfgs" fits one logistic regression a label (with a linear model the joint
+  problem falls apart into these). "sgd" is the paper's Linear D -> L with
+  sigmoids: binary cross-entropy averaged over the labels that a batch has.
+
+  Args:
+    train_x: float[N, D].
+    train_y: name -> float[N] of 1, 0 or NaN.
+    test_x: float[M, D].
+    solver: "lbfgs" or "sgd".
+    seed: for "sgd".
+
+  Returns:
+    name -> float64[M], or None where training holds one class only.
+  """
+  train_x, test_x = _features(train_x), _features(test_x)
+  labels = {
+    name: check_label(name, y, len(train_x)) for name, y in train_y.items()
+  }
+  known = {
+    name: y for name, y in labels.items() if {0.0, 1.0} <= set(y.tolist())
+  }
+  if solver == "sgd":
+    found = _sgd(train_x, known, test_x, seed) if known else {}
+  elif solver == "lbfgs":
+    found = {name: _lbfgs(train_x, y, test_x) for name, y in known.items()}
+  else:
+    raise ConfigError(f"solver must be lbfgs or sgd, got {solver!r}")
+  return {name: found.get(name) for name in labels}
+
+
+def knn(
+  train_x: np.ndarray,
+  train_y: np.ndarray,
+  test_x: np.ndarray,
+  k: int = 20,
+  temperature: float = 0.07,
+) -> np.ndarray | None:
+  """Share of positives among the k nearest, weighted exp(cosine / 0.07).
+
+  The weighted vote of Wu et al. 2018 (arXiv 1805.01978), with cosine similarity
+  between features. No parameter is fitted.
+
+  Args:
+    train_x: float[N, D]; a zero row is at cosine 0 to everything.
+    train_y: float[N] of 1, 0 or NaN (such rows are not neighbours).
+    test_x: float[M, D].
+    k: neighbours; all rows when there are fewer.
+    temperature: of the weights, > 0.
+
+  Returns:
+    float64[M] in [0, 1], or None when training holds one class only.
+  """
+  train_x, test_x = _features(train_x), _features(test_x)
+  train_y = check_label("label", train_y, len(train_x))
+  if not {0.0, 1.0} <= set(train_y.tolist()):
+    return None
+  rows = ~np.isnan(train_y)
+  bank, votes = _unit(train_x[rows]), train_y[rows]
+  k = min(k, len(votes))
+  result = []
+  for block in np.array_split(_unit(test_x), max(1, len(test_x) // 512)):
+    cosine = block @ bank.T
+    near = np.argpartition(-cosine, k - 1, axis=1)[:, :k]
+    nearest = np.take_along_axis(cosine, near, 1)
+    weights = np.exp((nearest - nearest.max(1, keepdims=True)) / temperature)
+    result.append((weights * votes[near]).sum(1) / weights.sum(1))
+  return np.concatenate(result)
+
+
+def threshold_for_f1(labels: np.ndarray, probabilities: np.ndarray) -> float:
+  """The probability at or above which calling "positive" gives the best F1.
+
+  To be fitted on training or validation rows and passed to `evaluate`, never
+  on the rows that are reported. 0.5 when F1 is undefined throughout.
+
+  Args:
+    labels: float[N] of 1, 0 or NaN.
+    probabilities: float[N].
+
+  Returns:
+    One of the probabilities; the highest of equally good ones.
+  """
+  rows = ~np.isnan(np.asarray(labels, np.float64))
+  labels = np.asarray(labels, np.float64)[rows]
+  probabilities = np.asarray(probabilities, np.float64)[rows]
+  if not labels.any():
+    return 0.5
+  order = np.argsort(-probabilities, kind="stable")
+  hits, called = np.cumsum(labels[order]), np.arange(1, len(labels) + 1)
+  f1 = 2 * hits / (called + labels.sum())
+  ordered = probabilities[order]
+  f1[:-1][ordered[:-1] == ordered[1:]] = -1  # a tie is called as a whole
+  return float(ordered[np.argmax(f1)])
+
+
+def _features(x: np.ndarray) -> np.ndarray:
+  x = np.asarray(x, np.float64)
+  if x.ndim != 2:
+    raise DataError(f"features must be [images, dimensions], got {x.shape}")
+  if not np.isfinite(x).all():
+    bad = np.flatnonzero(~np.isfinite(x).all(1))
+    raise DataError(f"features of {len(bad)} images are not finite: {bad[:5]}")
+  return x
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+  norm = np.linalg.norm(x, axis=1, keepdims=True)
+  return x / np.where(norm > 0, norm, 1)
+
+
+def _lbfgs(train_x, train_y, test_x) -> np.ndarray:
+  rows = ~np.isnan(train_y)
+  train_x = train_x[rows]
+  mean, spread = train_x.mean(0), train_x.std(0)
+  spread = np.where(spread > 0, spread, 1)
+  model = LogisticRegression(
+    C=INVERSE_PENALTY, class_weight="balanced", max_iter=2000, tol=1e-6
+  )
+  # One thread: the products are small, and threads that wait for each other
+  # on a busy machine took thirty times as long.
+  with warnings.catch_warnings(), threadpool_limits(1):
+    # The penalised problem has one minimum; 2000 steps come close enough.
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    model.fit((train_x - mean) / spread, train_y[rows])
+  return model.predict_proba((test_x - mean) / spread)[:, 1]
+
+
+def _sgd(train_x, labels, test_x, seed) -> dict[str, np.ndarray]:
+  """The paper's probe; one label: Linear D -> 2 by its logit difference.
+
+  Two softmax logits matter only by d = z1 - z0, whose weights follow SGD of
+  one logistic logit at twice the rate, from the difference of both inits.
+  """
+  names, dimension = list(labels), train_x.shape[1]
+  y = np.stack(list(labels.values()), axis=1)
+  rows = np.flatnonzero(~np.isnan(y).all(1))
+  rng = np.random.default_rng(seed)
+  pair = len(names) == 1
+  bound = dimension**-0.5  # PyTorch's Linear starts uniform in +-1/sqrt(D)
+  start = rng.uniform(-bound, bound, (dimension + 1, 2 if pair else len(names)))
+  start = start[:, 1:] - start[:, :1] if pair else start
+  index, used = _order(rng, rows)
+  weights = _run_sgd(
+    jnp.asarray(start, jnp.float32),
+    jnp.asarray(_with_one(train_x), jnp.float32),
+    jnp.asarray(np.nan_to_num(y), jnp.float32),
+    jnp.asarray(~np.isnan(y), jnp.float32),
+    index,
+    used,
+    rate=LEARNING_RATE * (2 if pair else 1),
+  )
+  logits = _with_one(test_x) @ np.asarray(weights, np.float64)
+  probability = 0.5 * (1 + np.tanh(0.5 * logits))
+  return {name: probability[:, i] for i, name in enumerate(names)}
+
+
+def _order(rng, rows) -> tuple[np.ndarray, np.ndarray]:
+  """int[steps, 64] rows in a new order each epoch; 0 in `used` = padding."""
+  padding = -len(rows) % BATCH
+  used = np.pad(np.ones(len(rows), np.float32), (0, padding))
+  epochs = [np.pad(rng.permutation(rows), (0, padding)) for _ in range(EPOCHS)]
+  index = np.concatenate(epochs).reshape(-1, BATCH)
+  return index, np.tile(used, EPOCHS).reshape(-1, BATCH)
+
+
+def _with_one(x: np.ndarray) -> np.ndarray:
+  return np.concatenate([x, np.ones((len(x), 1))], axis=1)
+
+
+@partial(jax.jit, static_argnames="rate")
+def _run_sgd(weights, x, y, known, index, used, *, rate):
+  """Momentum SGD on logistic loss averaged over the known labels of a batch."""
+  optimiser = optax.sgd(rate, momentum=MOMENTUM)
+
+  def loss(weights, rows, mask):
+    logits = x[rows] @ weights
+    each = optax.sigmoid_binary_cross_entropy(logits, y[rows])
+    mask = mask[:, None] * known[rows]
+    return jnp.sum(each * mask) / jnp.maximum(jnp.sum(mask), 1)
+
+  def step(carry, batch):
+    weights, state = carry
+    updates, state = optimiser.update(jax.grad(loss)(weights, *batch), state)
+    return (optax.apply_updates(weights, updates), state), None
+
+  start = (weights, optimiser.init(weights))
+  return jax.lax.scan(step, start, (index, used))[0][0]

@@ -1,0 +1,127 @@
+"""Metrics of many weightings of the same rows at once.
+
+A bootstrap draw is a count per row, so one call answers for all draws without
+sorting again. Every function takes `labels` [N], `scores` or `predictions`
+[N] and `weights` float64[S, N] >= 0, and returns float64[S] with NaN where the
+metric is undefined. Inputs are not checked here: `metrics` does.
+"""
+
+import numpy as np
+
+
+def auroc(labels, scores, weights) -> np.ndarray:
+  """P(positive scores above negative) + P(tie) / 2: average ranks."""
+  positive, negative = _by_threshold(labels, scores, weights)
+  below = np.cumsum(negative, 1) - 0.5 * negative
+  pairs = positive.sum(1) * negative.sum(1)
+  return _ratio((positive * below).sum(1), pairs)
+
+
+def average_precision(labels, scores, weights) -> np.ndarray:
+  """Sum over falling thresholds of (rise of recall) * precision."""
+  positive, negative = _by_threshold(labels, scores, weights)
+  positive, negative = positive[:, ::-1], negative[:, ::-1]
+  hits = np.cumsum(positive, 1)
+  called = hits + np.cumsum(negative, 1)
+  precision = hits / np.where(called > 0, called, 1)
+  return _ratio((positive * precision).sum(1), hits[:, -1])
+
+
+def accuracy(labels, predictions, weights) -> np.ndarray:
+  """Share of weight whose prediction is the label."""
+  same = (labels == predictions).astype(np.float64)
+  return _ratio(weights @ same, weights.sum(1))
+
+
+def sensitivity(labels, predictions, weights) -> np.ndarray:
+  """TP / (TP + FN)."""
+  tp, _, fn, _ = _counts(labels, predictions, weights)
+  return _ratio(tp, tp + fn)
+
+
+def specificity(labels, predictions, weights) -> np.ndarray:
+  """TN / (TN + FP)."""
+  _, fp, _, tn = _counts(labels, predictions, weights)
+  return _ratio(tn, tn + fp)
+
+
+def precision(labels, predictions, weights) -> np.ndarray:
+  """TP / (TP + FP)."""
+  tp, fp, _, _ = _counts(labels, predictions, weights)
+  return _ratio(tp, tp + fp)
+
+
+def f1(labels, predictions, weights) -> np.ndarray:
+  """2 TP / (2 TP + FP + FN), from pooled counts."""
+  tp, fp, fn, _ = _counts(labels, predictions, weights)
+  return _ratio(2 * tp, 2 * tp + fp + fn)
+
+
+def kappa(labels, predictions, weights, penalty=None) -> np.ndarray:
+  """1 - sum(v * observed) / sum(v * expected), v = cost of a disagreement."""
+  values, codes = np.unique(
+    np.concatenate([labels, predictions]), return_inverse=True
+  )
+  size, rows = len(values), len(labels)
+  first, second = np.eye(size)[codes[:rows]], np.eye(size)[codes[rows:]]
+  distance = np.abs(np.subtract.outer(np.arange(size), np.arange(size)))
+  cost = {None: distance > 0, "linear": distance, "quadratic": distance**2}
+  cost = cost[penalty].astype(np.float64)
+  observed = weights @ cost[codes[:rows], codes[rows:]]
+  left, right = weights @ first, weights @ second
+  expected = np.einsum("si,ij,sj->s", left, cost, right)
+  return 1 - _ratio(observed * weights.sum(1), expected)
+
+
+def spearman(first, second, weights) -> np.ndarray:
+  """Pearson correlation of average ranks, each row repeated by its weight."""
+  a, b = _ranks(first, weights), _ranks(second, weights)
+  total = np.maximum(weights.sum(1, keepdims=True), 1e-300)
+  a = a - (weights * a).sum(1, keepdims=True) / total
+  b = b - (weights * b).sum(1, keepdims=True) / total
+  covariance = (weights * a * b).sum(1)
+  variances = (weights * a**2).sum(1) * (weights * b**2).sum(1)
+  return np.clip(_ratio(covariance, np.sqrt(variances)), -1, 1)
+
+
+def _by_threshold(labels, scores, weights):
+  """Weight of positives and of negatives at each distinct score, rising."""
+  order, starts = _ties(scores)
+  weights = weights[:, order]
+  positive = np.add.reduceat(weights * labels[order], starts, axis=1)
+  return positive, np.add.reduceat(weights, starts, axis=1) - positive
+
+
+def _ranks(values, weights) -> np.ndarray:
+  order, starts = _ties(values)
+  tied = np.add.reduceat(weights[:, order], starts, axis=1)
+  rank = np.cumsum(tied, 1) - 0.5 * tied
+  member = np.zeros(len(order), np.int64)
+  member[starts[1:]] = 1
+  result = np.empty_like(weights)
+  result[:, order] = rank[:, np.cumsum(member)]
+  return result
+
+
+def _ties(values):
+  order = np.argsort(values, kind="stable")
+  ordered = values[order]
+  starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+  return order, starts
+
+
+def _counts(labels, predictions, weights):
+  """True positives, false positives, false negatives, true negatives."""
+  pairs = (
+    labels * predictions,
+    (1 - labels) * predictions,
+    labels * (1 - predictions),
+    (1 - labels) * (1 - predictions),
+  )
+  table = weights @ np.stack(pairs, axis=1)
+  return table[:, 0], table[:, 1], table[:, 2], table[:, 3]
+
+
+def _ratio(top, bottom) -> np.ndarray:
+  defined = bottom > 0
+  return np.where(defined, top / np.where(defined, bottom, 1), np.nan)

@@ -1,0 +1,275 @@
+"""Probes against scikit-learn and plain numpy loops."""
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
+
+from gcl_jax.errors import ConfigError, DataError
+from gcl_jax.evaluation import metrics, probe
+
+
+def features(seed=0, rows=150, dimension=6):
+  rng = np.random.default_rng(seed)
+  x = rng.normal(size=(rows, dimension)) * [1, 5, 0.1, 1, 1, 2] + 3
+  y = (x[:, 0] - 3 + 0.5 * rng.normal(size=rows) > 0.7).astype(float)
+  return x, y
+
+
+def test_lbfgs_equals_a_standardised_balanced_regression():
+  x, y = features()
+  y[::10] = np.nan
+  known = ~np.isnan(y[:100])
+  scaler = StandardScaler().fit(x[:100][known])
+  model = LogisticRegression(
+    C=0.1, class_weight="balanced", solver="newton-cholesky", tol=1e-10
+  ).fit(scaler.transform(x[:100][known]), y[:100][known])
+  expected = model.predict_proba(scaler.transform(x[100:]))[:, 1]
+  found = probe.linear_probe(x[:100], y[:100], x[100:])
+  assert found == pytest.approx(expected, abs=1e-5)
+  assert found.shape == (50,)
+
+
+def test_lbfgs_ignores_affine_maps_and_constant_columns():
+  x, y = features()
+  found = probe.linear_probe(x[:100], y[:100], x[100:])
+  mapped = np.c_[x * [1, 2, 3, 4, 5, 6] - 7, np.full(len(x), 2.5)]
+  again = probe.linear_probe(mapped[:100], y[:100], mapped[100:])
+  assert again == pytest.approx(found, abs=1e-5)
+
+
+def slow_sgd(x, y, test, seed):
+  """Linear D -> 2, softmax cross-entropy and momentum, one batch at a time."""
+  rng = np.random.default_rng(seed)
+  bound = x.shape[1] ** -0.5
+  weights = rng.uniform(-bound, bound, (x.shape[1] + 1, 2))
+  x, test = np.c_[x, np.ones(len(x))], np.c_[test, np.ones(len(test))]
+  rows, speed = np.flatnonzero(~np.isnan(y)), np.zeros_like(weights)
+  for order in [rng.permutation(rows) for _ in range(25)]:
+    for start in range(0, len(order), 64):
+      batch = order[start : start + 64]
+      error = softmax(x[batch] @ weights)
+      error[np.arange(len(batch)), y[batch].astype(int)] -= 1
+      speed = 0.9 * speed + x[batch].T @ error / len(batch)
+      weights = weights - 0.001 * speed
+  return softmax(test @ weights)[:, 1]
+
+
+def softmax(logits):
+  exp = np.exp(logits - logits.max(1, keepdims=True))
+  return exp / exp.sum(1, keepdims=True)
+
+
+def test_sgd_is_the_two_logit_probe_of_the_paper():
+  x, y = features()
+  y[3:20] = np.nan
+  found = probe.linear_probe(x[:100], y[:100], x[100:], solver="sgd", seed=4)
+  expected = slow_sgd(x[:100], y[:100], x[100:], seed=4)
+  assert found == pytest.approx(expected, abs=1e-5)
+  other = probe.linear_probe(x[:100], y[:100], x[100:], solver="sgd", seed=5)
+  assert np.abs(other - found).max() > 1e-4
+
+
+def slow_multilabel_sgd(x, labels, test, seed):
+  rng = np.random.default_rng(seed)
+  y = np.stack(labels, axis=1)
+  bound = x.shape[1] ** -0.5
+  weights = rng.uniform(-bound, bound, (x.shape[1] + 1, y.shape[1]))
+  x, test = np.c_[x, np.ones(len(x))], np.c_[test, np.ones(len(test))]
+  rows, speed = np.flatnonzero(~np.isnan(y).all(1)), np.zeros_like(weights)
+  for order in [rng.permutation(rows) for _ in range(25)]:
+    for start in range(0, len(order), 64):
+      batch = order[start : start + 64]
+      error = 1 / (1 + np.exp(-x[batch] @ weights)) - y[batch]
+      known = ~np.isnan(error)
+      speed = 0.9 * speed + x[batch].T @ np.where(known, error, 0) / known.sum()
+      weights = weights - 0.001 * speed
+  return 1 / (1 + np.exp(-test @ weights))
+
+
+def test_multilabel_sgd_averages_over_known_labels():
+  x, y = features()
+  second = (x[:, 1] > 3).astype(float)
+  second[::3], y[:4], second[:4] = np.nan, np.nan, np.nan
+  labels = {"a": y[:100], "b": second[:100]}
+  found = probe.multilabel_probe(x[:100], labels, x[100:], solver="sgd", seed=1)
+  expected = slow_multilabel_sgd(x[:100], list(labels.values()), x[100:], 1)
+  assert found["a"] == pytest.approx(expected[:, 0], abs=1e-5)
+  assert found["b"] == pytest.approx(expected[:, 1], abs=1e-5)
+
+
+def test_multilabel_lbfgs_is_one_probe_a_label():
+  x, y = features()
+  labels = {"a": y, "b": 1 - y, "one class": np.zeros(len(y))}
+  found = probe.multilabel_probe(x, labels, x[:9])
+  assert list(found) == ["a", "b", "one class"]
+  assert (found["a"] == probe.linear_probe(x, y, x[:9])).all()
+  assert found["b"] == pytest.approx(1 - found["a"], abs=1e-6)
+  assert found["one class"] is None
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "sgd"])
+def test_one_class_has_no_probe(solver):
+  x, y = features()
+  y[y == 0] = np.nan
+  assert probe.linear_probe(x, y, x, solver=solver) is None
+  assert probe.knn(x, y, x) is None
+
+
+def test_bad_inputs_are_refused():
+  x, y = features()
+  with pytest.raises(ConfigError, match="adam"):
+    probe.linear_probe(x, y, x, solver="adam")
+  with pytest.raises(DataError, match="images"):
+    probe.linear_probe(x, y[:-1], x)
+  with pytest.raises(DataError, match="found 2"):
+    probe.linear_probe(x, y + 1, x)
+  with pytest.raises(DataError, match="not finite"):
+    probe.linear_probe(np.where(x > 3, x, np.inf), y, x)
+
+
+@pytest.mark.parametrize("k", [1, 7, 1000])
+def test_knn_equals_scikit_learn(k):
+  x, y = features()
+  y[:5] = np.nan
+
+  def weights(distance):
+    return np.exp(-distance / 0.07)
+
+  model = KNeighborsClassifier(
+    min(k, 95), metric="cosine", weights=weights, algorithm="brute"
+  ).fit(x[5:100], y[5:100])
+  found = probe.knn(x[:100], y[:100], x[100:], k=k)
+  expected = model.predict_proba(x[100:])[:, 1]
+  assert found == pytest.approx(expected, abs=1e-9)
+
+
+def test_threshold_is_the_best_of_all():
+  rng = np.random.default_rng(0)
+  for _ in range(30):
+    y, p = rng.integers(0, 2, 20).astype(float), rng.integers(0, 7, 20) / 7
+    if not y.any():
+      continue
+    best = max(metrics.f1(y, (p >= t).astype(int)) for t in set(p))
+    found = probe.threshold_for_f1(np.append(y, np.nan), np.append(p, 0.9))
+    assert metrics.f1(y, (p >= found).astype(int)) == pytest.approx(best)
+  assert probe.threshold_for_f1(np.zeros(4), np.ones(4)) == 0.5
+
+
+def results(rows=120):
+  rng = np.random.default_rng(2)
+  groups = np.repeat(np.arange(rows // 4), 4)
+  labels, probabilities = {}, {}
+  for name in ("irf", "dme", "favf"):
+    y = rng.integers(0, 2, rows).astype(float)
+    labels[name] = y
+    probabilities[name] = np.clip(0.3 * y + rng.uniform(0, 0.8, rows), 0, 1)
+  labels["irf"][:7] = np.nan
+  return labels, probabilities, groups
+
+
+def test_evaluate_equals_scikit_learn():
+  labels, probabilities, groups = results()
+  found = probe.evaluate(labels, probabilities, groups, samples=50)
+  y, p = labels["irf"][7:], probabilities["irf"][7:]
+  called = p >= 0.5
+  expected = {
+    "auroc": sk.roc_auc_score(y, p),
+    "ap": sk.average_precision_score(y, p),
+    "f1": sk.f1_score(y, called),
+    "accuracy": sk.accuracy_score(y, called),
+    "sensitivity": sk.recall_score(y, called),
+    "specificity": sk.recall_score(y, called, pos_label=0),
+  }
+  for name, value in expected.items():
+    assert found[f"irf/{name}"]["value"] == pytest.approx(value, abs=1e-12)
+    assert found[f"irf/{name}"]["n"] == 113
+  full = {n: (labels[n][7:], probabilities[n][7:]) for n in labels}
+  stacked = [np.stack(c, 1) for c in zip(*full.values(), strict=True)]
+  rest = probe.evaluate(
+    {n: y for n, (y, _) in full.items()},
+    {n: p for n, (_, p) in full.items()},
+    samples=0,
+  )
+  for key, average in [
+    ("macro_auroc", "macro"),
+    ("weighted_auroc", "weighted"),
+  ]:
+    value = sk.roc_auc_score(*stacked, average=average)
+    assert rest[key]["value"] == pytest.approx(value, abs=1e-12)
+  value = sk.f1_score(stacked[0], stacked[1] >= 0.5, average="macro")
+  assert rest["macro_f1"]["value"] == pytest.approx(value, abs=1e-12)
+  assert set(rest["macro_f1"]) == {"value", "low", "high", "n"}
+
+
+def test_intervals_are_joint_over_labels():
+  labels, probabilities, groups = results()
+  found = probe.evaluate(labels, probabilities, groups, samples=80, seed=6)
+  alone = metrics.bootstrap(
+    metrics.auroc,
+    labels["dme"],
+    probabilities["dme"],
+    groups=groups,
+    samples=80,
+    seed=6,
+  )
+  assert found["dme/auroc"] == pytest.approx(alone, abs=1e-12)
+  draws = []
+  for w in np.concatenate(list(metrics.resample(120, groups, 80, 6))):
+    rows = np.repeat(np.arange(120), w.astype(int))
+    values = []
+    for name, y in labels.items():
+      used = rows[~np.isnan(y[rows])]
+      values.append(sk.roc_auc_score(y[used], probabilities[name][used]))
+    draws.append(np.mean(values))
+  low, high = np.quantile(draws, [0.025, 0.975])
+  assert found["macro_auroc"]["low"] == pytest.approx(low, abs=1e-12)
+  assert found["macro_auroc"]["high"] == pytest.approx(high, abs=1e-12)
+  assert found["macro_auroc"]["n"] == 120
+  # Equal labels are one label: nothing is averaged away.
+  twins = {"a": labels["dme"], "b": labels["dme"]}
+  both = {name: probabilities["dme"] for name in twins}
+  again = probe.evaluate(twins, both, groups, samples=80, seed=6)
+  for bound in ("value", "low", "high"):
+    assert again["macro_auroc"][bound] == pytest.approx(alone[bound])
+
+
+def test_undefined_labels_are_named_and_left_out():
+  labels, probabilities, groups = results()
+  before = probe.evaluate(labels, probabilities, groups, samples=30)
+  labels |= {"srf": np.zeros(120), "ped": labels["dme"]}
+  probabilities |= {"srf": probabilities["dme"], "ped": None}
+  found = probe.evaluate(labels, probabilities, groups, samples=30)
+  assert found["srf/auroc"] == {
+    "value": None,
+    "low": None,
+    "high": None,
+    "n": 120,
+  }
+  assert found["srf/specificity"]["value"] is not None
+  assert found["ped/f1"]["value"] is None
+  for mean in ("macro_auroc", "macro_f1", "weighted_auroc"):
+    assert found[mean]["skipped"] == ["srf", "ped"]
+    for part in ("value", "low", "high"):
+      assert found[mean][part] == pytest.approx(before[mean][part], abs=1e-12)
+
+
+def test_thresholds_move_calls_only():
+  labels, probabilities, groups = results()
+  half = probe.evaluate(labels, probabilities, samples=0)
+  low = probe.evaluate(
+    labels, probabilities, thresholds={"irf": 0.0}, samples=0
+  )
+  assert low["irf/sensitivity"]["value"] == 1
+  assert low["irf/auroc"] == half["irf/auroc"]
+  assert low["dme/f1"] == half["dme/f1"]
+
+
+def test_evaluate_refuses_bad_probabilities():
+  labels, probabilities, _ = results()
+  with pytest.raises(DataError, match="dme"):
+    probe.evaluate(labels, probabilities | {"dme": np.full(120, np.nan)})
+  with pytest.raises(DataError, match="dme"):
+    probe.evaluate(labels, probabilities | {"dme": np.zeros(3)})
