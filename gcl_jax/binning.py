@@ -49,10 +49,10 @@ def equal_width(scores: np.ndarray, bins: int) -> Bins:
 
   Args:
     scores: float[N], the pool the edges are fitted on.
-    bins: K >= 2, at most N.
+    bins: K >= 2; more than N leave bins empty.
 
   Raises:
-    DataError: a score is not finite, all are equal, or N < K.
+    DataError: a score is not finite, or all are equal.
 
   Example:
     >>> equal_width(np.array([0.0, 1.0, 2.0, 4.0]), 2).labels
@@ -78,10 +78,10 @@ def equal_count(scores: np.ndarray, bins: int) -> Bins:
 
   Args:
     scores: float[N], the pool the edges are fitted on.
-    bins: K >= 2, at most N.
+    bins: K >= 2; more than N leave bins empty.
 
   Raises:
-    DataError: a score is not finite, all are equal, or N < K.
+    DataError: a score is not finite, or all are equal.
 
   Example:
     >>> equal_count(np.array([0.1, 9.0, 0.3, 0.2]), 2).labels
@@ -295,11 +295,6 @@ def _fit_scores(scores: np.ndarray, bins: int) -> np.ndarray:
     raise DataError(
       f"1 distinct value for {bins} bins: all {len(scores)} scores are"
       f" {scores[0]:.6g}; look at the score stage"
-    )
-  if len(scores) < bins:
-    raise DataError(
-      f"{bins} bins for {len(scores)} images ({len(np.unique(scores))} distinct"
-      f" scores): ask for at most {len(scores)}"
     )
   return scores
 
