@@ -1,0 +1,174 @@
+"""Does pre-training on severity bins help? The full comparison, over seeds.
+
+For each seed one run makes data, autoencoders and scores; every condition
+then has its own bins, encoder and probe on top of the same scores:
+
+  python benchmarks/severity_grid.py --config=configs/severity.py:octdl \\
+      --data=$GCL_DATA/oct_octdl_96x264.npz --out=runs/grid --seeds=0,1,2
+
+Prints one JSON object per condition and seed (macro AUROC and macro F1 of the
+frozen probe per label fraction) and, last, a table of mean and standard
+deviation. Finished conditions are read back, so it can be stopped and started.
+"""
+
+import argparse
+import collections
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+
+BINS = {
+  f"supcon, {count} bins": {
+    "bin.rule": "equal_width",
+    "bin.count": count,
+    "bin.allow_empty": True,
+  }
+  for count in (10, 50, 500, 5000)
+}
+SAMPLER = {"supcon.images_per_bin": 4}
+CONDITIONS = {
+  "supcon, our rule": {
+    "bin.rule": "choose",
+    "references": ("random", "simclr", "supervised"),
+  },
+  **BINS,
+  "supcon, 50 bins, bin-aware sampler": {**BINS["supcon, 50 bins"], **SAMPLER},
+  "supcon, our rule, bin-aware sampler": {"bin.rule": "choose", **SAMPLER},
+  "supcon, our rule, recon bins": {
+    "bin.rule": "choose",
+    "supcon.labels": ("severity.recon",),
+  },
+  "supcon, our rule, gradient bins": {
+    "bin.rule": "choose",
+    "supcon.labels": ("severity.grad",),
+  },
+  "supcon, our rule, shuffled bins": {
+    "bin.rule": "choose",
+    "supcon.labels": ("shuffled",),
+  },
+  "supcon, 50 bins, shuffled": {
+    **BINS["supcon, 50 bins"],
+    "supcon.labels": ("shuffled",),
+  },
+  "supcon, kernel on score distance": {"supcon.loss": "soft"},
+  "supcon, three scores as three label sets": {
+    "bin.rule": "choose",
+    "supcon.labels": ("severity.recon", "severity.grad", "severity.gradcon"),
+    "supcon.label_weights": (0.34, 0.33, 0.33),
+  },
+}
+SHARED = ("data", "gradcon", "score")
+
+
+def main() -> int:
+  """Runs what is missing, then prints the table."""
+  arguments = parse()
+  names = list(CONDITIONS)
+  if arguments.only:
+    names = [n for n in names if any(o in n for o in arguments.only.split(";"))]
+  for seed in map(int, arguments.seeds.split(",")):
+    base = pathlib.Path(arguments.out) / f"seed{seed}" / "base"
+    for stage in SHARED:
+      launch(arguments, base, seed, {}, ["--stage=" + stage])
+    for name in names:
+      folder = base.parent / name.replace(",", "").replace(" ", "_")
+      if not (folder / "probe" / "manifest.json").exists():
+        share(base, folder)
+        overrides = {"references": (), **CONDITIONS[name]}
+        launch(arguments, folder, seed, overrides)
+      print(json.dumps({"seed": seed, **read(folder, name)}), flush=True)
+  table(arguments.out)
+  return 0
+
+
+def parse() -> argparse.Namespace:
+  """The command line."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--config", default="configs/severity.py:octdl")
+  parser.add_argument("--data", required=True, help="config.data.path")
+  parser.add_argument("--out", default="runs/grid")
+  parser.add_argument("--seeds", default="0,1,2")
+  parser.add_argument(
+    "--only", default="", help="parts of condition names, split by ;"
+  )
+  parser.add_argument(
+    "overrides", nargs="*", help="further settings, name=value"
+  )
+  return parser.parse_args()
+
+
+def launch(arguments, workdir, seed, overrides, extra=()) -> None:
+  """One run of the program itself, as a user would start it."""
+  settings = {"seed": seed, "data.path": arguments.data, **overrides}
+  settings |= dict(item.split("=", 1) for item in arguments.overrides)
+  command = [
+    sys.executable,
+    "-m",
+    "gcl_jax.main",
+    f"--config={arguments.config}",
+    f"--workdir={workdir}",
+    *extra,
+    *(f"--config.{name}={value}" for name, value in settings.items()),
+  ]
+  subprocess.run(command, check=True)
+
+
+def share(base: pathlib.Path, folder: pathlib.Path) -> None:
+  """The finished stages of the base run, taken over by a condition."""
+  for stage in SHARED:
+    if not (folder / stage).exists():
+      shutil.copytree(base / stage, folder / stage)
+
+
+def read(folder: pathlib.Path, name: str) -> dict:
+  """{condition: {fraction: ...}} of one finished run."""
+  report = json.loads((folder / "report.json").read_text())
+  found = collections.defaultdict(dict)
+  for key, metric in report["metrics"].items():
+    parts = key.split("/")
+    if parts[0] == "probe" and "@" in parts[1] and len(parts) == 3:
+      encoder, fraction = parts[1].split("@")
+      if parts[2] in ("macro_auroc", "macro_f1"):
+        label = name if encoder == "severity" else encoder
+        found[label][f"{parts[2]}@{fraction}"] = metric["value"]
+  return {"conditions": found}
+
+
+def table(out: str) -> None:
+  """Mean and standard deviation over seeds, one row a condition."""
+  rows = collections.defaultdict(lambda: collections.defaultdict(list))
+  for folder in sorted(pathlib.Path(out).glob("seed*/*")):
+    if folder.name == "base" or not (folder / "report.json").exists():
+      continue
+    name = next(
+      n
+      for n in CONDITIONS
+      if n.replace(",", "").replace(" ", "_") == folder.name
+    )
+    for label, values in read(folder, name)["conditions"].items():
+      for key, value in values.items():
+        if value is not None:
+          rows[label][key].append(value)
+  keys = sorted({key for values in rows.values() for key in values})
+  print("| pre-training | seeds |", " | ".join(keys), "|")
+  print("|" + " --- |" * (len(keys) + 2))
+  for label, values in rows.items():
+    cells = [_cell(values[key]) for key in keys]
+    seeds = max(len(v) for v in values.values())
+    print(f"| {label} | {seeds} |", " | ".join(cells), "|")
+
+
+def _cell(values: list[float]) -> str:
+  if not values:
+    return "-"
+  return f"{np.mean(values):.3f} ({np.std(values, ddof=len(values) > 1):.3f})"
+
+
+if __name__ == "__main__":
+  sys.exit(main())
