@@ -1,0 +1,302 @@
+"""Checkpoints to resume from, artifacts for the next stage, manifests.
+
+The only file that knows orbax. A checkpoint is written beside its place and
+renamed when complete; every array's SHA-256 is kept with it, so a damaged one
+is found out and the one before it is used.
+"""
+
+import json
+import logging
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from gcl_jax.engine import distributed
+from gcl_jax.engine.manifest import (
+  SCHEMA,
+  array_hashes,
+  differing,
+  flatten,
+  is_key,
+  make_writable,
+  sync,
+  write_json,
+)
+from gcl_jax.errors import UserError
+
+PyTree = Any
+
+
+class Checkpoints:
+  """The newest states of one fit, in `directory/<step>/`.
+
+  Attributes:
+    finished: whether the fit of the state last restored had stopped early: it
+      must not train on when the run is started again.
+  """
+
+  def __init__(self, directory: str | pathlib.Path, keep: int = 2):
+    """Opens or makes the folder and removes what a killed save left behind.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    self.directory = pathlib.Path(directory).absolute()
+    self.finished = False
+    make_writable(self.directory)
+    self._manager = ocp.CheckpointManager(
+      self.directory,
+      item_names=("state", "meta"),
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=keep,
+        enable_async_checkpointing=False,  # donated buffers: no reading later
+        cleanup_tmp_directories=True,
+      ),
+    )
+
+  def latest(self) -> int | None:
+    """Step of the newest complete checkpoint, or None."""
+    return self._manager.latest_step()
+
+  def save(self, step: int, state: PyTree, *, finished: bool = False) -> None:
+    """Writes the state of `step`, replacing a checkpoint of the same step.
+
+    Raises:
+      OSError, ValueError: it could not be written; older ones are intact.
+    """
+    if step in self._manager.all_steps():
+      self._manager.delete(step)  # orbax would keep the old one silently
+    meta = {
+      "schema": SCHEMA,
+      "finished": finished,
+      "arrays": array_hashes(state),
+    }
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
+      ),
+      force=True,
+    )
+
+  def restore(self, like: PyTree, step: int | None = None) -> PyTree:
+    """The newest state that is whole, placed as `like` is.
+
+    Args:
+      like: pytree of arrays (or `jax.ShapeDtypeStruct` with shardings): its
+        structure, shapes, dtypes and devices are those of the result. The
+        devices may differ from those the state was saved on.
+      step: this one only; None takes the newest and, where it is damaged,
+        says so, removes it and takes the one before.
+
+    Raises:
+      UserError: there is none, it belongs to another model or a newer version
+        of this program, or all are damaged.
+    """
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    wanted = steps if step is None else [s for s in steps if s == step]
+    if not wanted:
+      raise UserError(
+        f"no checkpoint{'' if step is None else f' of step {step}'} in"
+        f" {self.directory}; there are: {steps}"
+      )
+    for candidate in wanted:
+      try:
+        return self._restore(candidate, like)
+      except _Damaged as error:
+        logging.warning("%s", error)
+        if step is not None:
+          raise UserError(f"{error}; choose another step: {steps}") from None
+        self._manager.delete(candidate)
+    raise UserError(
+      f"all checkpoints in {self.directory} were damaged: start again"
+    )
+
+  def close(self) -> None:
+    self._manager.close()
+
+  def _restore(self, step, like):
+    where = self.directory / str(step)
+    meta = self._read(step, meta=ocp.args.JsonRestore()).meta
+    if meta["schema"] > SCHEMA:
+      raise UserError(
+        f"checkpoint {where} has format {meta['schema']}, this program reads"
+        f" up to {SCHEMA}: install a newer version"
+      )
+    _check_same_arrays(where, meta["arrays"], like)
+    abstract = jax.tree.map(_abstract, like)
+    state = self._read(step, state=ocp.args.StandardRestore(abstract)).state
+    changed = differing(meta["arrays"], array_hashes(state))
+    if changed:
+      raise _Damaged(f"checkpoint {where} is damaged: {changed[0]} has changed")
+    self.finished = meta["finished"]
+    return state
+
+  def _read(self, step, **items):
+    try:
+      return self._manager.restore(step, args=ocp.args.Composite(**items))
+    except Exception as error:  # orbax has no one type for unreadable files
+      first = str(error).splitlines()[0][:200] if str(error) else repr(error)
+      where = self.directory / str(step)
+      raise _Damaged(f"checkpoint {where} is damaged: {first}") from error
+
+
+class _Damaged(Exception):
+  pass
+
+
+def save_artifact(directory: str | pathlib.Path, tree: dict) -> None:
+  """Writes what a stage leaves: a nested dict of arrays, strings and numbers.
+
+  Numeric arrays go to `arrays/` (an orbax pytree), everything else (string
+  arrays, empty arrays, Python values, empty dicts) to `values.json`. The folder
+  appears in one rename and replaces an older one.
+
+  Args:
+    directory: the folder to make.
+    tree: nested dict with str keys (no "/"); leaves numpy or jax arrays, or
+      plain Python values.
+
+  Raises:
+    TypeError: a key or a leaf of another kind (object arrays, for one).
+  """
+  directory = pathlib.Path(directory).absolute()
+  leaves = dict(_walk(tree))
+  arrays = {k: v for k, v in leaves.items() if _is_numeric(v)}
+  values = {k: _to_json(k, v) for k, v in leaves.items() if k not in arrays}
+  temporary = directory.with_name(directory.name + ".tmp")
+  if distributed.is_main():
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    write_json(
+      temporary / "values.json", {"arrays": [*arrays]} | {"values": values}
+    )
+  distributed.barrier("artifact folder")
+  if arrays:
+    with ocp.PyTreeCheckpointer() as checkpointer:
+      checkpointer.save(temporary / "arrays", _nest(arrays))
+  distributed.barrier("artifact written")
+  if distributed.is_main():
+    shutil.rmtree(directory, ignore_errors=True)
+    os.replace(temporary, directory)
+    sync(directory.parent)
+  distributed.barrier("artifact in place")
+
+
+def load_artifact(directory: str | pathlib.Path) -> dict:
+  """The tree `save_artifact` wrote, every numeric leaf a numpy array.
+
+  Raises:
+    UserError: it is missing or cannot be read.
+  """
+  directory = pathlib.Path(directory).absolute()
+  try:
+    index = json.loads((directory / "values.json").read_text())
+    leaves = {k: _from_json(v) for k, v in index["values"].items()}
+    if index["arrays"]:
+      leaves |= _read_arrays(directory / "arrays", index["arrays"])
+  except Exception as error:  # orbax has no one type for unreadable files
+    first = str(error).splitlines()[0][:200] if str(error) else repr(error)
+    raise UserError(
+      f"cannot read {directory} ({first}): delete the stage's folder and run"
+      " the stage again"
+    ) from error
+  return _nest(leaves)
+
+
+def _abstract(leaf):
+  if isinstance(leaf, jax.ShapeDtypeStruct | np.ndarray):
+    return leaf
+  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+def _check_same_arrays(where, saved, like):
+  def spec(leaf):
+    dtype = leaf.dtype if is_key(leaf) else np.dtype(leaf.dtype).name
+    shape = () if is_key(leaf) else leaf.shape
+    return f"{dtype}{list(shape)}"
+
+  here = {path: spec(leaf) for path, leaf in flatten(like).items()}
+  there = {}
+  for path, entry in saved.items():
+    shape = [] if entry["dtype"].startswith("key<") else entry["shape"]
+    there[path] = f"{entry['dtype']}{shape}"
+  paths = differing(there, here)
+  if paths:
+    lines = ", ".join(
+      f"{path} is {there.get(path, 'missing')} there and"
+      f" {here.get(path, 'missing')} here"
+      for path in paths[:3]
+    )
+    raise UserError(
+      f"checkpoint {where} belongs to another model or optimiser: {lines}"
+      f" ({len(paths)} differ); choose another --workdir or delete the folder"
+    )
+
+
+def _walk(tree, prefix=""):
+  for key, value in tree.items():
+    if not isinstance(key, str) or "/" in key or not key:
+      raise TypeError(f"artifact keys are str without '/', got {key!r}")
+    if isinstance(value, dict) and value:
+      yield from _walk(value, f"{prefix}{key}/")
+    else:
+      yield f"{prefix}{key}", _plain(value)
+
+
+def _plain(value):
+  if isinstance(value, np.str_):
+    return str(value)
+  if isinstance(value, np.generic | jax.Array):
+    return np.asarray(value)  # numpy scalars save but do not restore
+  return value
+
+
+def _is_numeric(value):
+  if not isinstance(value, np.ndarray) or value.dtype.kind in "UOSMm":
+    return False
+  return value.size > 0  # orbax cannot save empty arrays
+
+
+def _to_json(path, value):
+  if isinstance(value, np.ndarray) and value.dtype.kind == "U":
+    return {"shape": list(value.shape), "strings": value.ravel().tolist()}
+  if isinstance(value, np.ndarray) and value.dtype.kind not in "OSMm":
+    return {"shape": list(value.shape), "dtype": value.dtype.name}
+  if value is None or isinstance(value, bool | int | float | str | dict):
+    return {"value": value}  # a dict here is an empty one
+  kind = getattr(value, "dtype", type(value).__name__)
+  raise TypeError(f"an artifact cannot hold {path}: {kind}")
+
+
+def _from_json(entry):
+  if "value" in entry:
+    return entry["value"]
+  if "dtype" in entry:
+    return np.empty(entry["shape"], jnp.dtype(entry["dtype"]))
+  return np.array(entry["strings"], dtype=np.str_).reshape(entry["shape"])
+
+
+def _nest(leaves):
+  tree = {}
+  for path, leaf in leaves.items():
+    *parents, name = path.split("/")
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[name] = leaf
+  return tree
+
+
+def _read_arrays(directory, paths):
+  as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+  arguments = _nest({path: as_numpy for path in paths})
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    tree = checkpointer.restore(directory, restore_args=arguments)
+  return dict(_walk(tree))

@@ -1,0 +1,165 @@
+"""The order of the data, and reading ahead of the device.
+
+Batch k is a pure function of (seed, k): a run that resumes at step k asks for
+batch k and goes on as if it had never stopped.
+"""
+
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grain
+import numpy as np
+
+from gcl_jax.engine import distributed
+from gcl_jax.errors import DataError
+
+
+def batches(
+  arrays: dict[str, Any],
+  batch_size: int,
+  *,
+  seed: int,
+  start: int = 0,
+  steps: int,
+  rows: np.ndarray | None = None,
+  drop_last: bool = True,
+) -> Iterator[dict[str, np.ndarray]]:
+  """Shuffled batches number `start` to `steps - 1`, reshuffled every epoch.
+
+  Args:
+    arrays: name -> array-like [N, ...] that takes an int array as an index
+      (numpy arrays, memory maps).
+    batch_size: rows of a batch, over all processes.
+    seed: of the order, from 0 to 2**32 - 1.
+    start: number of the first batch, i.e. steps already done.
+    steps: number of batches of the whole run, not of what is left of it.
+    rows: int[M], the rows to draw from; None means all N.
+    drop_last: drop the rows at the end of an epoch that fill no batch; False
+      gives them as a shorter batch.
+
+  Returns:
+    Iterator of dicts with the keys of `arrays` and `index` int64[B], the
+    position of each row in the arrays. With several processes each gets its
+    own consecutive share of every batch. Close it when not read to the end.
+
+  Raises:
+    DataError: fewer rows than a batch (with `drop_last`), no rows at all, or
+      arrays of different lengths.
+  """
+  length = _length(arrays)
+  rows = np.arange(length) if rows is None else np.asarray(rows, np.int64)
+  if not len(rows) or (drop_last and len(rows) < batch_size):
+    raise DataError(
+      f"{len(rows)} rows are fewer than one batch of {batch_size}: choose a"
+      " smaller batch size or provide more data"
+    )
+  order = grain.MapDataset.source(rows).seed(seed).shuffle()
+  order = order.batch(batch_size, drop_remainder=drop_last).repeat()
+  return batches_from(
+    arrays, lambda step: order[step], start=start, steps=steps
+  )
+
+
+def batches_from(
+  arrays: dict[str, Any],
+  rows_at: Callable[[int], np.ndarray],
+  *,
+  start: int = 0,
+  steps: int,
+) -> Iterator[dict[str, np.ndarray]]:
+  """Batches number `start` to `steps - 1` whose rows a function chooses.
+
+  Args:
+    arrays: as in `batches`.
+    rows_at: step -> int[B] rows of the whole batch; pure (it is called from
+      several threads, in any order, and again after a resume).
+    start, steps: as in `batches`.
+
+  Returns:
+    Iterator as in `batches`.
+  """
+  _length(arrays)
+
+  def read(step):
+    index = np.asarray(rows_at(int(step)), np.int64)
+    index = index[distributed.local_share(len(index))]
+    return {"index": index} | {
+      name: np.asarray(values[index]) for name, values in arrays.items()
+    }
+
+  return _stream(grain.MapDataset.range(start, max(start, steps)).map(read))
+
+
+def _stream(dataset: grain.MapDataset) -> Iterator[dict[str, np.ndarray]]:
+  options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+  iterator = iter(dataset.to_iter_dataset(options))
+  try:
+    yield from iterator
+  finally:
+    iterator.close()  # its threads would outlive a half-read iterator
+
+
+@contextlib.contextmanager
+def prefetch(items: Iterator, put: Callable, depth: int = 2) -> Iterator:
+  """Applies `put` to the items in a thread, `depth` results ahead.
+
+  >>> with prefetch(iter([1, 2]), lambda item: item * 10) as results:
+  ...   list(results)
+  [10, 20]
+
+  Args:
+    items: iterator of host batches; closed at the end if it can be.
+    put: sends one batch to the device.
+    depth: how many results may wait.
+
+  Yields:
+    Iterator of the results, in order; it raises what `items` or `put` raised.
+  """
+  results = queue.Queue(maxsize=depth)
+  stop = threading.Event()
+  end = object()
+
+  def offer(result):
+    while not stop.is_set():
+      with contextlib.suppress(queue.Full):
+        return results.put(result, timeout=0.1)
+
+  def work():
+    try:
+      for item in items:
+        offer((put(item), None))
+        if stop.is_set():
+          break
+      offer((end, None))
+    except BaseException as error:  # handed over to the reader
+      offer((end, error))
+    finally:
+      if hasattr(items, "close"):
+        items.close()
+
+  def read():
+    while True:
+      result, error = results.get()
+      if error is not None:
+        raise error
+      if result is end:
+        return
+      yield result
+
+  thread = threading.Thread(target=work, name="prefetch", daemon=True)
+  thread.start()
+  try:
+    yield read()
+  finally:
+    stop.set()
+    thread.join()
+
+
+def _length(arrays: dict[str, Any]) -> int:
+  lengths = {name: len(values) for name, values in arrays.items()}
+  if len(set(lengths.values())) != 1:
+    raise DataError(f"arrays must have one common length, got {lengths}")
+  return next(iter(lengths.values()))

@@ -1,0 +1,80 @@
+"""One run per folder."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import socket
+from collections.abc import Iterator
+
+from gcl_jax.engine import distributed
+from gcl_jax.errors import UserError
+
+
+@contextlib.contextmanager
+def lock(workdir: pathlib.Path) -> Iterator[None]:
+  """Keeps a second run out of the folder; process 0 holds it for all.
+
+  The kernel frees the lock of a process that dies, so a killed run leaves only
+  its name in the file, and the next run takes over.
+
+  Raises:
+    UserError: another run holds it, or its owner on another host (whose lock
+      need not be visible here) has not signed off.
+  """
+  if not distributed.is_main():
+    yield
+    return
+  path = pathlib.Path(workdir) / ".lock"
+  with open(path, "a+") as file:
+    _acquire(file, path)
+    try:
+      yield
+    finally:
+      file.truncate(0)
+
+
+def _acquire(file, path):
+  me = {"host": socket.gethostname(), "pid": os.getpid()}
+  visible = held = False  # can the lock be seen, does another hold it
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    visible = True
+  except BlockingIOError:
+    held = True
+  except OSError:
+    pass  # a file system without locks: go by the process id
+  owner = _read(file)
+  if owner and owner["host"] != me["host"]:
+    held = True
+  elif owner and not visible and owner["pid"] != me["pid"]:
+    held = held or _is_alive(owner["pid"])
+  if held:
+    who = f"process {owner['pid']} on {owner['host']}" if owner else "another"
+    raise UserError(
+      f"{path.parent} is in use by {who}: wait for it or choose another"
+      f" --workdir (if that run is gone: delete {path})"
+    )
+  file.truncate(0)
+  file.write(json.dumps(me))
+  file.flush()
+
+
+def _read(file):
+  file.seek(0)
+  try:
+    owner = json.loads(file.read())
+    return {"host": str(owner["host"]), "pid": int(owner["pid"])}
+  except (ValueError, KeyError, TypeError):
+    return None  # signed off, or a kill cut the line short
+
+
+def _is_alive(pid):
+  try:
+    os.kill(pid, 0)
+  except ProcessLookupError:
+    return False
+  except PermissionError:
+    pass
+  return True

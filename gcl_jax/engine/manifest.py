@@ -1,0 +1,137 @@
+"""What makes a folder trustworthy: hashes, atomic JSON files, manifests."""
+
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from gcl_jax.errors import UserError
+
+SCHEMA = 1
+PyTree = Any
+
+
+def array_hashes(tree: PyTree) -> dict[str, dict[str, Any]]:
+  """{path: {shape, dtype, sha256}} of every leaf, paths joined by "/".
+
+  The hash is that of the little-endian bytes in C order; of a string array
+  (dtype "str") that of its JSON list in UTF-8; of a typed PRNG key that of its
+  key data.
+  """
+  return {path: _describe(leaf) for path, leaf in flatten(tree).items()}
+
+
+def write_json(path: str | pathlib.Path, value: Any) -> None:
+  """Writes JSON so that a crash leaves the old file or the new, never half."""
+  path = pathlib.Path(path)
+  temporary = path.with_name(path.name + ".tmp")
+  with open(temporary, "w") as file:
+    json.dump(value, file, indent=1)
+    file.write("\n")
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(temporary, path)
+  sync(path.parent)
+
+
+def write_manifest(folder: str | pathlib.Path, manifest: dict) -> None:
+  """Declares the stage in `folder` finished; the last thing it writes."""
+  write_json(pathlib.Path(folder) / "manifest.json", manifest)
+
+
+def read_manifest(folder: str | pathlib.Path) -> dict | None:
+  """The manifest of a finished stage, None if the stage is not finished.
+
+  Raises:
+    UserError: the file is not a manifest of a format this program knows.
+  """
+  path = pathlib.Path(folder) / "manifest.json"
+  if not path.exists():
+    return None
+  try:
+    manifest = json.loads(path.read_text())
+    schema = int(manifest["schema"])
+  except (ValueError, KeyError, TypeError, OSError) as error:
+    raise UserError(
+      f"{path} is damaged ({error}): delete {path.parent} and run again"
+    ) from None
+  if schema > SCHEMA:
+    raise UserError(
+      f"{path} has format {schema}, this program reads up to {SCHEMA}:"
+      " install a newer version"
+    )
+  return manifest
+
+
+def manifest_sha256(folder: str | pathlib.Path) -> str:
+  """SHA-256 of a stage's manifest.json, as later stages note it."""
+  data = (pathlib.Path(folder) / "manifest.json").read_bytes()
+  return hashlib.sha256(data).hexdigest()
+
+
+def make_writable(directory: pathlib.Path) -> None:
+  """Makes a folder and proves that files can be written there.
+
+  Raises:
+    UserError: they cannot.
+  """
+  probe = directory / f".probe-{os.getpid()}"
+  try:
+    directory.mkdir(parents=True, exist_ok=True)
+    probe.write_text("")
+    probe.unlink()
+  except OSError as error:
+    raise UserError(
+      f"cannot write to {directory} ({error.strerror}): choose another"
+      " --workdir or mend its permissions"
+    ) from None
+
+
+def sync(folder: str | pathlib.Path) -> None:
+  """Makes a rename inside the folder survive a power loss."""
+  descriptor = os.open(folder, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
+def flatten(tree: PyTree) -> dict[str, Any]:
+  """{path: leaf}, paths joined by "/"."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+    for path, leaf in leaves
+  }
+
+
+def is_key(leaf: Any) -> bool:
+  """Whether a leaf is a typed PRNG key."""
+  dtype = getattr(leaf, "dtype", None)
+  return dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+
+
+def _describe(leaf):
+  name = str(leaf.dtype) if is_key(leaf) else None
+  values = np.asarray(jax.random.key_data(leaf) if name else leaf)
+  if values.dtype.kind == "U":
+    name = "str"
+    data = json.dumps(values.tolist(), ensure_ascii=False).encode()
+  else:
+    little = values.astype(values.dtype.newbyteorder("<"), copy=False)
+    data = np.ascontiguousarray(little).reshape(-1).view(np.uint8)
+  return {
+    "shape": list(values.shape),
+    "dtype": name or values.dtype.name,
+    "sha256": hashlib.sha256(data).hexdigest(),
+  }
+
+
+def differing(old: dict, new: dict) -> list[str]:
+  """The keys whose values differ, those of `old` first."""
+  paths = [*old, *(path for path in new if path not in old)]
+  return [path for path in paths if old.get(path) != new.get(path)]

@@ -1,0 +1,126 @@
+"""Optimisers and learning-rate schedules by name."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gcl_jax.errors import ConfigError
+
+OPTIMIZERS = ("sgd", "adam", "adamw", "lars")
+SCHEDULES = ("constant", "cosine")
+
+
+def make_schedule(
+  learning_rate: float,
+  *,
+  steps: int,
+  warmup_steps: int = 0,
+  schedule: str = "constant",
+) -> Callable[[jax.Array], jax.Array]:
+  """Learning rate of update k = 0, 1, ..., steps - 1.
+
+  Warm-up: learning_rate * (k + 1) / warmup_steps, so the first update already
+  moves. Then constant, or learning_rate * (1 + cos(pi * t)) / 2 with t going
+  from 0 (end of warm-up) to 1 (after the last step); see Loshchilov and
+  Hutter, SGDR (ICLR 2017), equation 5 without restarts.
+
+  Args:
+    learning_rate: the highest value, above 0.
+    steps: number of updates in all, at least 1.
+    warmup_steps: in [0, steps].
+    schedule: "constant" or "cosine".
+
+  Returns:
+    int k -> float32 scalar.
+
+  Raises:
+    ConfigError: a value out of range or an unknown schedule.
+  """
+  if schedule not in SCHEDULES:
+    raise ConfigError(f"unknown schedule {schedule!r}: one of {SCHEDULES}")
+  if not 0 < learning_rate < math.inf:
+    raise ConfigError(f"learning_rate is {learning_rate}: it must be above 0")
+  if steps < 1 or not 0 <= warmup_steps <= steps:
+    raise ConfigError(
+      f"warmup_steps is {warmup_steps} and steps {steps}: needed are"
+      " steps >= 1 and 0 <= warmup_steps <= steps"
+    )
+  decay_steps = max(steps - warmup_steps, 1)
+
+  def rate(count):
+    count = jnp.asarray(count, jnp.float32)
+    factor = jnp.ones_like(count)
+    if schedule == "cosine":
+      progress = jnp.clip((count - warmup_steps) / decay_steps, 0, 1)
+      factor = 0.5 * (1 + jnp.cos(jnp.pi * progress))
+    if warmup_steps:
+      warmup = (count + 1) / warmup_steps
+      factor = jnp.where(count < warmup_steps, warmup, factor)
+    return learning_rate * factor
+
+  return rate
+
+
+def make_optimizer(
+  name: str,
+  learning_rate: float,
+  *,
+  steps: int,
+  warmup_steps: int = 0,
+  schedule: str = "constant",
+  momentum: float = 0.9,
+  weight_decay: float = 0.0,
+  decay_norms: bool = True,
+) -> optax.GradientTransformation:
+  """An optimiser with its schedule.
+
+  Weight decay d acts as in the optimiser's usual implementation:
+    sgd, adam: d * p is added to the gradient first (coupled, as in PyTorch;
+      the contrastive papers here mean this one);
+    adamw: d * p is added to the step, times the learning rate (decoupled);
+    lars: d * p is added before the layer's trust ratio (You et al. 2017);
+      biases and norm parameters get no trust ratio, as is usual.
+
+  Args:
+    name: "sgd" (heavy-ball momentum, no Nesterov), "adam", "adamw" or "lars".
+    learning_rate, steps, warmup_steps, schedule: see `make_schedule`.
+    momentum: in [0, 1), used by sgd and lars only.
+    weight_decay: d, at least 0.
+    decay_norms: True decays every parameter, as the papers' plain SGD does;
+      False spares those with fewer than two axes (biases, norm scales).
+
+  Raises:
+    ConfigError: an unknown name or a value out of range.
+  """
+  if name not in OPTIMIZERS:
+    raise ConfigError(f"unknown optimizer {name!r}: one of {OPTIMIZERS}")
+  if not 0 <= momentum < 1 or not 0 <= weight_decay < math.inf:
+    raise ConfigError(
+      f"momentum is {momentum} and weight_decay {weight_decay}: needed are"
+      " 0 <= momentum < 1 and weight_decay >= 0"
+    )
+  rate = make_schedule(
+    learning_rate, steps=steps, warmup_steps=warmup_steps, schedule=schedule
+  )
+  mask = None if decay_norms else _is_matrix
+  if name == "adamw":
+    return optax.adamw(rate, weight_decay=weight_decay, mask=mask)
+  if name == "lars":
+    return optax.lars(
+      rate,
+      weight_decay=weight_decay,
+      weight_decay_mask=True if mask is None else mask,
+      trust_ratio_mask=_is_matrix,
+      momentum=momentum,
+    )
+  inner = optax.adam(rate) if name == "adam" else optax.sgd(rate, momentum)
+  if not weight_decay:
+    return inner
+  return optax.chain(optax.add_decayed_weights(weight_decay, mask), inner)
+
+
+def _is_matrix(params):
+  return jax.tree.map(lambda p: p.ndim > 1, params)

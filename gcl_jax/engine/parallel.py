@@ -1,0 +1,212 @@
+"""One step, three ways to run it: the only caller of `shard_map` and `pmap`.
+
+A step is written once, for the rows of one device, and averages over the batch
+itself (`lax.pmean` of the loss, of the gradients, and of every inner batch
+mean). `check_vma=False` everywhere: with the default, `shard_map` would sum
+the gradients of replicated parameters a second time, n devices too large,
+without a word.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from gcl_jax.errors import ConfigError
+
+AXIS = "data"
+MODES = ("shard_map", "pmap", "jit")
+PyTree = Any
+
+
+def make_mesh(devices=None) -> Mesh:
+  """A mesh of one axis, `AXIS`, over `devices` (default: all there are)."""
+  devices = list(jax.devices() if devices is None else devices)
+  return jax.make_mesh(
+    (len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices
+  )
+
+
+def compile_step(
+  step: Callable, mesh: Mesh, mode: str = "shard_map"
+) -> Callable:
+  """Makes `step(state, batch, *, axis_name) -> (state, metrics)` run on a mesh.
+
+  The state keeps the same shapes in every mode (no leading device axis) and is
+  donated: the one passed in is gone afterwards. The result has `.lower`.
+
+  Args:
+    step: a pure function; `axis_name` is `AXIS` under shard_map and pmap and
+      None under jit, where the whole batch is in one place. `metrics` is a dict
+      of scalars, already averaged over the batch.
+    mesh: from `make_mesh`.
+    mode: "shard_map", "pmap" or "jit" (XLA partitions the program itself).
+
+  Returns:
+    f(state, batch) -> (state, metrics); the batch comes from `put_batch` with
+    the same mode.
+  """
+  _check_mode(mode)
+  if mode == "jit":
+    return jax.jit(
+      functools.partial(step, axis_name=None),
+      out_shardings=_replicated(mesh),
+      donate_argnums=0,
+    )
+  body = functools.partial(step, axis_name=AXIS)
+  if mode == "pmap":
+    return jax.pmap(
+      body,
+      axis_name=AXIS,
+      in_axes=(None, 0),
+      out_axes=(None, None),
+      donate_argnums=0,
+      devices=list(mesh.devices.flat),
+    )
+  mapped = jax.shard_map(
+    body,
+    mesh=mesh,
+    in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
+    out_specs=(PartitionSpec(), PartitionSpec()),
+    check_vma=False,
+  )
+  return jax.jit(mapped, donate_argnums=0)
+
+
+def compile_map(
+  function: Callable, mesh: Mesh, mode: str = "shard_map"
+) -> Callable:
+  """Makes `function(tree, batch)` run on every device's rows, each for itself.
+
+  No device hears of another: 0 collectives. That is why mode "jit" is run as
+  shard_map here: left to itself XLA gathers the images of a micro-batched
+  function, and every device computes every row.
+
+  Args:
+    function: (tree, batch with B/n rows) -> pytree of arrays with B/n rows.
+    mesh: from `make_mesh`.
+    mode: "shard_map", "pmap" or "jit".
+
+  Returns:
+    f(tree, batch) -> pytree of per-row arrays; read them with `global_rows`.
+  """
+  _check_mode(mode)
+  if mode == "pmap":
+    return jax.pmap(
+      function,
+      axis_name=AXIS,
+      in_axes=(None, 0),
+      devices=list(mesh.devices.flat),
+    )
+  mapped = jax.shard_map(
+    function,
+    mesh=mesh,
+    in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
+    out_specs=PartitionSpec(AXIS),
+    check_vma=False,
+  )
+  return jax.jit(mapped)
+
+
+def put_batch(batch: PyTree, mesh: Mesh, mode: str = "shard_map") -> PyTree:
+  """Sends the rows of this process to its devices, an equal share each.
+
+  Args:
+    batch: pytree of host arrays [B, ...] (B: rows of this process).
+    mesh: from `make_mesh`.
+    mode: that of the compiled function which will take the batch.
+
+  Raises:
+    ConfigError: B is no multiple of the number of this process's devices.
+  """
+  sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+  count = len(mesh.local_devices)
+
+  def put(rows):
+    rows = np.asarray(rows)
+    if not rows.ndim or rows.shape[0] % count:
+      raise ConfigError(
+        f"a batch of shape {rows.shape} cannot be shared equally by {count}"
+        " devices: choose a batch size that is a multiple of their number"
+      )
+    if mode == "pmap":
+      rows = rows.reshape((count, -1) + rows.shape[1:])
+    return jax.make_array_from_process_local_data(sharding, rows)
+
+  return jax.tree.map(put, batch)
+
+
+def init_replicated(init: Callable, mesh: Mesh, *args) -> PyTree:
+  """`init(*args)`, computed on every device of the mesh, ready to be donated.
+
+  Args:
+    init: a pure function of arrays -> pytree (a `State`, parameters).
+    mesh: from `make_mesh`.
+    *args: its arguments: keys, host arrays, pytrees of them.
+  """
+  return jax.jit(init, out_shardings=_replicated(mesh))(*args)
+
+
+def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
+  """A copy of the tree on every device of the mesh.
+
+  `device_put` alone may hand out the same memory again: to donate its result
+  would delete the original, and two leaves that share an array (the best
+  parameters so far, just set to the present ones) cannot both be donated.
+  """
+  return _copier(mesh)(jax.device_put(tree, _replicated(mesh)))
+
+
+def global_rows(tree: PyTree, mode: str = "shard_map") -> PyTree:
+  """Host arrays [B, ...] of the whole batch from what `compile_map` returned.
+
+  Undoes pmap's leading axis [n, B/n, ...] and, with several processes, gathers
+  the rows of all of them.
+  """
+  if jax.process_count() > 1:
+    tree = multihost_utils.process_allgather(tree, tiled=True)
+  tree = jax.tree.map(np.asarray, tree)
+  if mode != "pmap":
+    return tree
+  return jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), tree)
+
+
+def divisible(size: int, mesh: Mesh) -> int:
+  """The largest batch of at most `size` rows that the devices share equally.
+
+  Raises:
+    ConfigError: fewer rows than devices.
+  """
+  if size < mesh.size:
+    raise ConfigError(
+      f"{size} rows cannot be shared by {mesh.size} devices: set"
+      f" --config.devices={max(size, 1)} or provide more data"
+    )
+  return size - size % mesh.size
+
+
+def pmean(tree: PyTree, axis_name: str | None) -> PyTree:
+  """`lax.pmean`, or the tree itself when the whole batch is in one place."""
+  return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+
+
+def _replicated(mesh: Mesh) -> NamedSharding:
+  return NamedSharding(mesh, PartitionSpec())
+
+
+@functools.lru_cache(maxsize=8)
+def _copier(mesh: Mesh) -> Callable:
+  def copy(tree):
+    return jax.tree.map(jnp.copy, tree)
+
+  return jax.jit(copy, out_shardings=_replicated(mesh))
+
+
+def _check_mode(mode: str) -> None:
+  if mode not in MODES:
+    raise ConfigError(f"unknown parallel mode {mode!r}: one of {MODES}")

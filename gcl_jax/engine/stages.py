@@ -1,0 +1,298 @@
+"""Runs what is missing, skips what is finished, refuses what does not fit.
+
+workdir/config.json                 the configuration in full, versions
+workdir/<stage>/begun.json          what its checkpoints belong to
+workdir/<stage>/checkpoints/        to resume from, nothing else
+workdir/<stage>/artifact/           what later stages may read
+workdir/<stage>/manifest.json       written last: the stage is finished
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import hashlib
+import importlib.metadata
+import json
+import pathlib
+import platform
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from gcl_jax.engine import distributed, manifest
+from gcl_jax.engine.checkpoint import Checkpoints, load_artifact, save_artifact
+from gcl_jax.engine.lock import lock
+from gcl_jax.engine.telemetry import Telemetry
+from gcl_jax.errors import UserError
+
+PACKAGES = ("gcl-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """One step of a method, which reads and leaves artifacts only.
+
+  Attributes:
+    name: of the stage and its folder.
+    run: context -> artifact: nested dict of arrays, strings and numbers.
+    inputs: names of the stages whose artifacts it loads.
+    sections: top-level keys of the configuration that it depends on. When one
+      of them changes, a finished stage no longer fits.
+  """
+
+  name: str
+  run: Callable[["Context"], dict]
+  inputs: tuple[str, ...] = ()
+  sections: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass
+class Context:
+  """What a stage is given.
+
+  Attributes:
+    config: the whole configuration, a ConfigDict with `method` and `seed`.
+    workdir: the folder of the run.
+    mesh: devices, from `parallel.make_mesh`.
+    mode: "shard_map", "pmap" or "jit".
+    data: {"fingerprint": str, "count": int} of the data set; a stage finished
+      on other data is refused.
+    dataset: the data set itself, for the stages; the engine never looks at it.
+    stage: the stage being run, set by `run_stages`.
+    telemetry: of the stage being run, set by `run_stages`.
+  """
+
+  config: Any
+  workdir: pathlib.Path
+  mesh: jax.sharding.Mesh
+  mode: str = "shard_map"
+  data: dict[str, Any] = dataclasses.field(default_factory=dict)
+  dataset: Any = None
+  stage: Stage | None = None
+  telemetry: Telemetry = dataclasses.field(default_factory=Telemetry)
+
+  def __post_init__(self):
+    self.workdir = pathlib.Path(self.workdir)
+
+  @property
+  def folder(self) -> pathlib.Path:
+    """The folder of the stage being run."""
+    return self.workdir / self.stage.name
+
+  def load(self, name: str) -> dict:
+    """The artifact of an input stage, checked against its manifest.
+
+    Raises:
+      UserError: it is not finished, or an array differs from what was left.
+      ValueError: the stage does not list `name` among its inputs.
+    """
+    if name not in self.stage.inputs:
+      raise ValueError(f"stage {self.stage.name} does not list input {name}")
+    expected = self.manifest(name)["arrays"]
+    folder = self.workdir / name
+    tree = load_artifact(folder / "artifact")
+    changed = manifest.differing(expected, manifest.array_hashes(tree))
+    if changed:
+      raise UserError(
+        f"{folder / 'artifact'} was changed after stage {name} had finished:"
+        f" {changed[0]}; delete {folder} and run stage {name} again"
+      )
+    return tree
+
+  def manifest(self, name: str) -> dict:
+    """The manifest of a finished stage (wall time, throughput, hashes).
+
+    Raises:
+      UserError: the stage is not finished.
+    """
+    found = manifest.read_manifest(self.workdir / name)
+    if found is None:
+      raise UserError(
+        f"stage {name} is not finished in {self.workdir}: run it first"
+        f" (--stage={name}, or no --stage to run all that is missing)"
+      )
+    return found
+
+  def checkpoints(self, name: str = "checkpoints", keep: int = 2):
+    """Checkpoints of one fit of this stage; give each fit its own name."""
+    return Checkpoints(self.folder / name, keep)
+
+
+def run_stages(
+  stages: Sequence[Stage], context: Context, only: str | None = None
+) -> dict[str, dict]:
+  """Runs the stages in order, each once.
+
+  Args:
+    stages: every stage after those it takes as inputs.
+    context: `stage` and `telemetry` are filled in for each stage.
+    only: run this stage alone; its inputs must be finished.
+
+  Returns:
+    {stage name: manifest} of the stages that are finished now.
+
+  Raises:
+    UserError: unknown `only`; the folder is in use by another run or cannot be
+      written; a finished stage has other settings, inputs or data; an input is
+      missing or was changed on disk.
+    Whatever a stage raises (`NonFiniteError`, `Preempted`).
+  """
+  _check_order(stages, only)
+  manifest.make_writable(context.workdir)
+  with lock(context.workdir):
+    _write_config(context)
+    for stage in stages:
+      if only in (None, stage.name):
+        _run_stage(stage, dataclasses.replace(context, stage=stage))
+  found = {
+    s.name: manifest.read_manifest(context.workdir / s.name) for s in stages
+  }
+  return {name: entry for name, entry in found.items() if entry is not None}
+
+
+def _run_stage(stage: Stage, context: Context) -> None:
+  expected = _expected(stage, context)
+  found = manifest.read_manifest(context.folder)
+  telemetry = Telemetry(context.folder, stage.name)
+  context = dataclasses.replace(context, telemetry=telemetry)
+  with contextlib.closing(telemetry):
+    if found is not None:
+      _refuse_other(found, expected, context.folder, "finished")
+      telemetry.say(f"stage {stage.name}: finished before, skipped")
+      return
+    _begin(context.folder, expected)
+    for name in stage.inputs:
+      context.load(name)
+    begin = time.perf_counter()
+    telemetry.say(f"stage {stage.name}: started")
+    artifact = stage.run(context)
+    save_artifact(context.folder / "artifact", artifact)
+    wall_s = time.perf_counter() - begin
+    done = expected | {
+      "arrays": manifest.array_hashes(artifact),
+      "mesh": describe_mesh(context.mesh, context.mode),
+      "versions": versions(),
+      "wall_s": wall_s,
+      "throughput": telemetry.throughput,
+    }
+    if distributed.is_main():
+      manifest.write_manifest(context.folder, done)
+    distributed.barrier(f"stage {stage.name}")
+    telemetry.say(f"stage {stage.name}: finished in {wall_s:.1f} s")
+
+
+def _expected(stage, context):
+  """The part of the manifest that decides whether a finished stage fits."""
+  config = to_plain(context.config)
+  settings = {key: config[key] for key in stage.sections}
+  settings["seed"] = config.get("seed", 0)
+  text = json.dumps(settings, sort_keys=True)
+  inputs = {}
+  for name in stage.inputs:
+    context.manifest(name)
+    inputs[name] = manifest.manifest_sha256(context.workdir / name)
+  return {
+    "schema": manifest.SCHEMA,
+    "method": config.get("method", ""),
+    "stage": stage.name,
+    "config": settings,
+    "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
+    "inputs": inputs,
+    "data": to_plain(context.data),
+  }
+
+
+def _begin(folder, expected):
+  """Notes what the stage is begun with; its checkpoints belong to that."""
+  path = folder / "begun.json"
+  if path.exists():
+    _refuse_other(json.loads(path.read_text()), expected, folder, "begun")
+  elif distributed.is_main():
+    manifest.make_writable(folder)
+    manifest.write_json(path, expected)
+  distributed.barrier(f"begin {folder.name}")
+
+
+def _refuse_other(found, expected, folder, state):
+  """One line when the stage was begun or finished with something else."""
+  differences = []
+  for part in ("method", "config", "inputs", "data"):
+    old = _flat(found.get(part), "" if part == "config" else part)
+    new = _flat(expected[part], "" if part == "config" else part)
+    for key in manifest.differing(old, new):
+      was, now = (_short(side.get(key, "absent")) for side in (old, new))
+      differences.append(f"{key} {was} -> {now}")
+  if differences:
+    more = f" and {len(differences) - 8} more" if len(differences) > 8 else ""
+    shown = ", ".join(differences[:8]) + more
+    raise UserError(
+      f"stage {folder.name} was {state} with other settings: {shown};"
+      f" choose another --workdir, or delete {folder} to run it again"
+    )
+
+
+def _flat(value, prefix):
+  if not isinstance(value, dict):
+    return {prefix: value}
+  flat = {}
+  for key, inner in value.items():
+    flat |= _flat(inner, f"{prefix}.{key}" if prefix else key)
+  return flat
+
+
+def _short(value):
+  text = value if isinstance(value, str) else json.dumps(value)
+  # Hashes and fingerprints: twelve digits tell them apart.
+  return f"{text[:12]}..." if len(text) == 64 else text
+
+
+def to_plain(value: Any) -> Any:
+  """A ConfigDict, dict or tuple as JSON would give it back."""
+  if hasattr(value, "to_dict"):
+    value = value.to_dict()
+  return json.loads(json.dumps(value, default=str))
+
+
+def describe_mesh(mesh: jax.sharding.Mesh, mode: str) -> dict[str, Any]:
+  """Devices, processes, kind and mode, for manifests and config.json."""
+  return {
+    "devices": mesh.size,
+    "processes": jax.process_count(),
+    "kind": mesh.devices.flat[0].device_kind,
+    "mode": mode,
+  }
+
+
+def versions() -> dict[str, str]:
+  """Versions of Python and of the libraries that can change a result."""
+  found = {"python": platform.python_version()}
+  for package in PACKAGES:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      found[package] = importlib.metadata.version(package)
+  return found
+
+
+def _write_config(context):
+  if distributed.is_main():
+    record = {
+      "config": to_plain(context.config),
+      "mesh": describe_mesh(context.mesh, context.mode),
+      "data": to_plain(context.data),
+      "versions": versions(),
+    }
+    manifest.write_json(context.workdir / "config.json", record)
+
+
+def _check_order(stages, only):
+  seen = []
+  for stage in stages:
+    missing = [name for name in stage.inputs if name not in seen]
+    if missing or stage.name in seen:
+      raise ValueError(f"stage {stage.name}: not before {missing}, not twice")
+    seen.append(stage.name)
+  if only is not None and only not in seen:
+    near = difflib.get_close_matches(only, seen, 1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise UserError(f"unknown stage {only!r}: {hint}known: {', '.join(seen)}")

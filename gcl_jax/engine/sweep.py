@@ -1,0 +1,123 @@
+"""The only loop over a whole data set: scores, features, predictions."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from gcl_jax.engine import distributed, feed, parallel
+from gcl_jax.engine.telemetry import Stopwatch, Telemetry
+from gcl_jax.errors import DataError
+
+PyTree = Any
+
+
+def map_examples(
+  function: Callable,
+  tree: PyTree,
+  arrays: dict[str, Any],
+  *,
+  mesh: jax.sharding.Mesh,
+  mode: str = "shard_map",
+  batch_size: int,
+  name: str = "sweep",
+  telemetry: Telemetry | None = None,
+) -> PyTree:
+  """Applies a function to every row; the results do not depend on the batches.
+
+  Args:
+    function: (tree, batch) -> pytree of arrays with one row per row of the
+      batch, each row computed from its own alone. It is given the rows of one
+      device.
+    tree: what the function needs besides (parameters): host or device arrays.
+    arrays: name -> array-like [N, ...] that takes a slice (memory maps too).
+      The batch has these names and `index` int32[B], the position of each row.
+    mesh: devices, from `parallel.make_mesh`.
+    mode: "shard_map", "pmap" or "jit" (run as shard_map).
+    batch_size: rows at a time over all devices; rounded up to a multiple of
+      their number. The last batch is padded by repeating its last row.
+    name: of the progress bar and the throughput record.
+    telemetry: where progress and throughput go; None drops them.
+
+  Returns:
+    Pytree of numpy arrays [N, ...], in the order of the rows.
+
+  Raises:
+    DataError: no rows, or arrays of different lengths.
+  """
+  telemetry = telemetry or Telemetry()
+  lengths = {key: len(values) for key, values in arrays.items()}
+  if len(set(lengths.values())) != 1 or not min(lengths.values()):
+    raise DataError(f"{name}: arrays need one common length > 0, got {lengths}")
+  length = next(iter(lengths.values()))
+  size = mesh.size * math.ceil(min(batch_size, length) / mesh.size)
+  watch = Stopwatch(mesh)
+  tree = parallel.replicate(tree, mesh)
+  mapped = parallel.compile_map(function, mesh, mode)
+  output = None
+
+  def put(start):
+    batch = _read(arrays, start, size, length)
+    return start, parallel.put_batch(batch, mesh, mode)
+
+  def keep(start, rows):
+    nonlocal output
+    rows = parallel.global_rows(rows, mode)
+    count = min(size, length - start)
+    if output is None:
+      output = jax.tree.map(lambda x: _empty(x, length, size, name), rows)
+    jax.tree.map(lambda out, x: _fill(out, x, start, count), output, rows)
+    watch.images += count
+    watch.steps += 1
+    bar.update(count)
+
+  starts = iter(range(0, length, size))
+  pending = None
+  with (
+    feed.prefetch(starts, put) as queue,
+    telemetry.progress(length, name) as bar,
+  ):
+    while (item := watch.wait(queue)) is not None:
+      start, batch = item
+      if pending is None:
+        mapped = watch.compile(mapped, tree, batch)
+      begin = time.perf_counter()
+      result = mapped(tree, batch)
+      if pending is not None:
+        keep(*pending)  # while the device works on the next batch
+      pending = start, result
+      watch.busy_s += time.perf_counter() - begin
+    begin = time.perf_counter()
+    keep(*pending)
+    watch.busy_s += time.perf_counter() - begin
+  telemetry.throughput[name] = watch.record()
+  return output
+
+
+def _read(arrays, start, size, length):
+  """Rows start..start+size, the last one repeated beyond the end."""
+  index = np.minimum(np.arange(start, start + size), length - 1)
+  index = index[distributed.local_share(size)]
+  batch = {"index": index.astype(np.int32)}
+  for name, values in arrays.items():
+    # A slice, not an index array: memory maps read it in one piece.
+    rows = np.array(values[index[0] : index[-1] + 1])
+    missing = len(index) - len(rows)
+    batch[name] = np.concatenate([rows, rows[-1:].repeat(missing, axis=0)])
+  return batch
+
+
+def _empty(rows, length, size, name):
+  if not rows.ndim or rows.shape[0] != size:
+    raise ValueError(
+      f"{name}: the function must return one row per row of the batch, got"
+      f" shape {rows.shape} for {size} rows"
+    )
+  return np.empty((length,) + rows.shape[1:], rows.dtype)
+
+
+def _fill(output, rows, start, count):
+  output[start : start + count] = rows[:count]

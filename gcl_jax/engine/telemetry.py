@@ -1,0 +1,205 @@
+"""Progress bar, JSON lines, TensorBoard, and how fast it went.
+
+Nothing here can stop a training: a log that cannot be written is given up with
+one line.
+"""
+
+import json
+import math
+import pathlib
+import resource
+import sys
+import time
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+
+from gcl_jax.engine import distributed
+
+# Dense bfloat16 peak of one chip in FLOP/s, from the makers' data sheets
+# (read November 2026). A run in float32 cannot reach it.
+PEAK_FLOPS = {
+  "TPU v4": 275e12,
+  "TPU v5 lite": 197e12,
+  "TPU v5p": 459e12,
+  "TPU v6 lite": 918e12,
+  "NVIDIA A100": 312e12,
+  "NVIDIA H100 PCIe": 756e12,
+  "NVIDIA H100": 989e12,
+  "NVIDIA H200": 989e12,
+}
+
+
+class Telemetry:
+  """What one stage reports while it runs.
+
+  Attributes:
+    throughput: name of a fit or sweep -> dict of `images_per_s`, `data_wait`
+      (share of the time spent waiting for data, 0 to 1), `steps`, `compile_s`,
+      `peak_bytes` with `peak_kind` ("device" or "process"), and `mfu` (None
+      where the peak of the device is unknown, as on a CPU).
+  """
+
+  def __init__(self, directory: str | pathlib.Path | None = None, name=""):
+    """Writes to `directory`; None writes nothing and shows nothing."""
+    self.throughput: dict[str, dict[str, Any]] = {}
+    self._name = name
+    self._loud = directory is not None and distributed.is_main()
+    self._directory = pathlib.Path(directory) if self._loud else None
+    self._lines = self._board = None
+    self._broken = False
+
+  def log(
+    self, step: int, metrics: dict[str, Any], name: str | None = None
+  ) -> None:
+    """One JSON line {"name", "step", "time", metric: float or null, ...}.
+
+    `name` tells the fits of one stage apart; the default is the stage's. After
+    a resume a step may come a second time: `read_metrics` keeps the later line.
+    """
+    if not self._loud or self._broken:
+      return
+    values = {name: float(value) for name, value in metrics.items()}
+    self._guard(self._write, name or self._name, int(step), values)
+
+  def progress(self, total: int, desc: str = "", initial: int = 0) -> tqdm.tqdm:
+    """A progress bar on stderr: a context manager with `update(n)`."""
+    return tqdm.tqdm(
+      total=total,
+      initial=initial,
+      desc=desc or self._name,
+      disable=not self._loud,
+      file=sys.stderr,
+      mininterval=0.5 if sys.stderr.isatty() else 10,
+      dynamic_ncols=True,
+    )
+
+  def say(self, line: str) -> None:
+    """One line for the person who watches, on stderr, by process 0."""
+    if self._loud:
+      tqdm.tqdm.write(line, file=sys.stderr)
+
+  def close(self) -> None:
+    """Ends the files."""
+    for file in (self._board, self._lines):
+      if file is not None:
+        self._guard(file.close)
+    self._lines = self._board = None
+
+  def _open(self):
+    from tensorboardX import SummaryWriter
+
+    self._directory.mkdir(parents=True, exist_ok=True)
+    self._lines = open(self._directory / "metrics.jsonl", "a")
+    self._board = SummaryWriter(str(self._directory / "tensorboard"))
+
+  def _write(self, name, step, values):
+    if self._lines is None:
+      self._open()
+    clean = {k: v if math.isfinite(v) else None for k, v in values.items()}
+    record = {"name": name, "step": step, "time": time.time()} | clean
+    self._lines.write(json.dumps(record) + "\n")
+    self._lines.flush()
+    for metric, value in values.items():
+      self._board.add_scalar(f"{name}/{metric}", value, step)
+
+  def _guard(self, function, *args):
+    try:
+      function(*args)
+    except OSError as error:
+      self._broken = True
+      self.say(f"logs are no longer written to {self._directory}: {error}")
+
+
+def read_metrics(directory: str | pathlib.Path) -> list[dict[str, Any]]:
+  """The records of metrics.jsonl by step.
+
+  Of two with the same name, step and metrics the later one is kept; a line cut
+  off by a kill is left out.
+  """
+  path = pathlib.Path(directory) / "metrics.jsonl"
+  records = {}
+  for line in path.read_text().splitlines() if path.exists() else ():
+    try:
+      record = json.loads(line)
+    except json.JSONDecodeError:
+      continue
+    key = record["name"], record["step"], frozenset(record)
+    records[key] = record
+  return sorted(records.values(), key=lambda record: record["step"])
+
+
+def peak_flops(device: jax.Device) -> float | None:
+  """Dense bfloat16 peak of the device in FLOP/s; None if unknown."""
+  matches = [n for n in PEAK_FLOPS if device.device_kind.startswith(n)]
+  return PEAK_FLOPS[max(matches, key=len)] if matches else None
+
+
+def peak_memory(devices) -> tuple[int, str]:
+  """(bytes, kind): the largest device's peak, kind "device", or, where devices
+  do not say (a CPU), this process's peak resident memory, kind "process"."""
+  stats = [device.memory_stats() or {} for device in devices]
+  peaks = [s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s]
+  if peaks:
+    return max(peaks), "device"
+  unit = 1 if sys.platform == "darwin" else 1024
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return peak * unit, "process"
+
+
+class Stopwatch:
+  """Times the steps of one fit or sweep and sums up their throughput."""
+
+  def __init__(self, mesh: jax.sharding.Mesh):
+    self._devices = list(mesh.local_devices)
+    self._count = mesh.size
+    self.compile_s = self.wait_s = self.busy_s = 0.0
+    self.images = self.steps = 0
+    self.flops = None
+
+  def compile(self, function, *args):
+    """Compiles `function` for these arguments once, ahead of the first step.
+
+    Notes the seconds and the FLOPs XLA counts for all devices together (the
+    body of a loop is counted once).
+    """
+    begin = time.perf_counter()
+    compiled = function.lower(*args).compile()
+    self.compile_s += time.perf_counter() - begin
+    costs = compiled.cost_analysis() or {}
+    self.flops = costs.get("flops", 0) * self._count or None
+    return compiled
+
+  def wait(self, batches):
+    """`next(batches, None)`, timed as waiting for data."""
+    begin = time.perf_counter()
+    batch = next(batches, None)
+    self.wait_s += time.perf_counter() - begin
+    return batch
+
+  def record(self) -> dict[str, Any]:
+    """The entry of `Telemetry.throughput`; rates are None without a step."""
+    seconds, steps = self.wait_s + self.busy_s, self.steps
+    peak = peak_flops(self._devices[0])
+    mfu = None
+    if peak and self.flops and seconds:
+      mfu = self.flops * steps / seconds / (peak * self._count)
+    peak_bytes, peak_kind = peak_memory(self._devices)
+    return {
+      "images_per_s": self.images / seconds if seconds else None,
+      "data_wait": self.wait_s / seconds if seconds else None,
+      "steps": steps,
+      "seconds": seconds,
+      "compile_s": self.compile_s,
+      "flops_per_step": self.flops,
+      "mfu": mfu,
+      "peak_bytes": peak_bytes,
+      "peak_kind": peak_kind,
+    }
+
+
+def count_rows(batch: dict[str, Any]) -> int:
+  """Rows of a host batch, over all processes."""
+  return len(np.asarray(next(iter(batch.values())))) * jax.process_count()

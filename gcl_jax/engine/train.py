@@ -1,0 +1,253 @@
+"""The only training loop."""
+
+import contextlib
+import functools
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gcl_jax.engine import feed, parallel
+from gcl_jax.engine.checkpoint import Checkpoints
+from gcl_jax.engine.state import State
+from gcl_jax.engine.telemetry import Stopwatch, Telemetry, count_rows
+from gcl_jax.errors import NonFiniteError, Preempted, UserError
+
+FAILED_SAVES = 3  # in a row, before a full disk ends the run
+
+
+def fit(
+  step: Callable,
+  state: State,
+  batches: Callable[[int], Iterator[dict]],
+  *,
+  steps: int,
+  mesh: jax.sharding.Mesh,
+  mode: str = "shard_map",
+  name: str = "train",
+  telemetry: Telemetry | None = None,
+  checkpoints: Checkpoints | None = None,
+  save_every: int = 0,
+  log_every: int = 20,
+  every: int = 0,
+  on_every: Callable | None = None,
+) -> State:
+  """Trains from `state`, or from the newest checkpoint, up to `steps` updates.
+
+  Compiled once; two batches are on their way to the device while a step runs;
+  metrics are read one step late, so that the device never waits for the host.
+  A resume is exact: same state, same batches, same result as without a stop.
+
+  Args:
+    step: (state, batch, *, axis_name) -> (state with step + 1, dict of scalar
+      metrics averaged over the batch, `loss` among them).
+    state: the state to begin with; it is copied, not donated.
+    batches: number of steps done -> iterator of the host batches that follow,
+      dicts of arrays whose shapes never change.
+    steps: total number of updates, those before a resume included.
+    mesh: devices, from `parallel.make_mesh`.
+    mode: "shard_map", "pmap" or "jit".
+    name: of the progress bar, the messages and the throughput record.
+    telemetry: where metrics and throughput go; None drops them.
+    checkpoints: where to resume from and save to; None does neither.
+    save_every: updates between checkpoints; 0 saves at the end only (and when
+      asked to stop).
+    log_every: updates between logged metrics.
+    every: updates between calls of `on_every`; 0 never.
+    on_every: state -> (state, dict of metrics, stop): validation; keep the best
+      so far in `state.extra` (same shapes and dtypes as before), and return
+      stop=True to end early.
+
+  Returns:
+    The last state, on the devices of the mesh.
+
+  Raises:
+    NonFiniteError: the loss or a parameter is not finite; names the step. The
+      last checkpoint was finite.
+    Preempted: SIGTERM or SIGINT came; the state is saved. A second SIGINT
+      raises KeyboardInterrupt at once.
+    UserError: the batches ended early, or the disk refused three saves in a
+      row.
+  """
+  telemetry = telemetry or Telemetry()
+  state = parallel.replicate(state, mesh)
+  if checkpoints is not None and checkpoints.latest() is not None:
+    state = checkpoints.restore(state)
+    telemetry.say(f"{name}: resumed at step {int(state.step)} of {steps}")
+    if checkpoints.finished:
+      return state
+  start = int(state.step)
+  if start >= steps:
+    return state
+  run = _Run(name, telemetry, checkpoints, mesh)
+  compiled = parallel.compile_step(step, mesh, mode)
+  put = functools.partial(_put, mesh=mesh, mode=mode)
+  with contextlib.ExitStack() as stack:
+    asked = stack.enter_context(_signals())
+    queue = stack.enter_context(feed.prefetch(batches(start), put))
+    bar = stack.enter_context(telemetry.progress(steps, name, start))
+    stack.callback(run.record)
+    for number in range(start + 1, steps + 1):
+      item = run.watch.wait(queue)
+      if item is None:
+        raise UserError(
+          f"{name}: the data ended after step {number - 1} of {steps}"
+        )
+      rows, batch = item
+      if number == start + 1:
+        compiled = run.watch.compile(compiled, state, batch)
+      with run.busy(rows):
+        state, metrics = compiled(state, batch)
+        run.after(number, metrics, log_every)
+      bar.update()
+      stop = False
+      if every and number % every == 0:
+        state, stop = run.evaluate(number, state, on_every)
+      last = stop or number == steps
+      due = save_every and number % save_every == 0
+      if last or due or asked:
+        run.settle(number, state)
+        if checkpoints is not None:
+          run.save(number, state, finished=stop, must=last or bool(asked))
+      if asked:
+        raise Preempted(_how_to_go_on(name, number, asked[0], checkpoints))
+      if last:
+        break
+  return state
+
+
+class _Run:
+  """What `fit` keeps beside the state."""
+
+  def __init__(self, name, telemetry, checkpoints, mesh):
+    self.name, self.telemetry = name, telemetry
+    self.checkpoints, self.mesh = checkpoints, mesh
+    self.watch = Stopwatch(mesh)
+    self.pending = []  # (step, metrics) still on the device
+    self.failed_saves = 0
+
+  @contextlib.contextmanager
+  def busy(self, rows):
+    begin = time.perf_counter()
+    yield
+    self.watch.busy_s += time.perf_counter() - begin
+    self.watch.steps += 1
+    self.watch.images += rows
+
+  def after(self, number, metrics, log_every):
+    """Reads the metrics before this step's when they are due."""
+    if self.pending:
+      # At most two steps in flight: batches and signals do not pile up.
+      jax.block_until_ready(self.pending[-1][1])
+      if log_every and self.pending[-1][0] % log_every == 0:
+        self.read()
+    self.pending.append((number, metrics))
+
+  def read(self):
+    """Logs the newest metrics at hand and refuses a loss that is not finite."""
+    if not self.pending:
+      return
+    numbers, metrics = zip(*self.pending, strict=True)
+    self.pending = []
+    losses = jax.device_get([m.get("loss", 0.0) for m in metrics])
+    self.telemetry.log(numbers[-1], jax.device_get(metrics[-1]), self.name)
+    for number, loss in zip(numbers, losses, strict=True):
+      if not math.isfinite(loss):
+        raise self.not_finite(f"the loss is {loss} at step {number}")
+
+  def drain(self):
+    """Reads all metrics at hand: the steps in flight still count as busy."""
+    begin = time.perf_counter()
+    self.read()
+    self.watch.busy_s += time.perf_counter() - begin
+
+  def settle(self, number, state):
+    """Waits for the state, and makes sure that it is worth keeping."""
+    self.drain()
+    if not bool(_all_finite(state.params)):
+      raise self.not_finite(f"a parameter is not finite after step {number}")
+    if int(state.step) != number:
+      raise ValueError(
+        f"{self.name}: the step function must add 1 to state.step: it is"
+        f" {int(state.step)} after step {number}"
+      )
+
+  def not_finite(self, what):
+    newest = None if self.checkpoints is None else self.checkpoints.latest()
+    kept = "" if newest is None else f"; step {newest} is saved and finite"
+    return NonFiniteError(
+      f"{self.name}: {what}{kept}: lower the learning rate or look at the data"
+    )
+
+  def evaluate(self, number, state, on_every):
+    self.drain()
+    state, metrics, stop = on_every(state)
+    self.telemetry.log(number, metrics, self.name)
+    # The new leaves may lie anywhere and may share memory: see `replicate`.
+    return parallel.replicate(state, self.mesh), bool(stop)
+
+  def save(self, number, state, *, finished, must):
+    """Saves; a disk that refuses is tolerated for a while, not at the end."""
+    try:
+      self.checkpoints.save(number, state, finished=finished)
+      self.failed_saves = 0
+    except (OSError, ValueError) as error:
+      self.failed_saves += 1
+      line = str(error).splitlines()[0][:200]
+      text = f"{self.name}: step {number} could not be saved: {line}"
+      if must or self.failed_saves >= FAILED_SAVES:
+        raise UserError(text) from error
+      self.telemetry.say(f"{text}; going on")
+
+  def record(self):
+    self.telemetry.throughput[self.name] = self.watch.record()
+
+
+def _put(batch, mesh, mode):
+  return count_rows(batch), parallel.put_batch(batch, mesh, mode)
+
+
+@jax.jit
+def _all_finite(tree):
+  checks = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+  return jnp.all(jnp.stack(checks))
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+  """Yields a list that SIGTERM and SIGINT append to instead of killing.
+
+  Outside the main thread, where Python allows no handlers, it stays empty.
+  """
+  received: list[int] = []
+  if threading.current_thread() is not threading.main_thread():
+    yield received
+    return
+
+  def handle(number, frame):
+    if number == signal.SIGINT and number in received:
+      raise KeyboardInterrupt
+    received.append(number)
+
+  numbers = (signal.SIGTERM, signal.SIGINT)
+  before = {number: signal.signal(number, handle) for number in numbers}
+  try:
+    yield received
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler or signal.SIG_DFL)
+
+
+def _how_to_go_on(name, number, signal_number, checkpoints: Any):
+  stopped = f"{name}: stopped by {signal.Signals(signal_number).name}"
+  if checkpoints is None:
+    return f"{stopped} after step {number}; nothing was saved"
+  return (
+    f"{stopped} after step {number}, which is saved:"
+    " run the same command again to go on"
+  )

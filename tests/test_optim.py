@@ -1,0 +1,129 @@
+"""Optimisers against PyTorch's rules written out in numpy."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from gcl_jax.engine import optim
+from gcl_jax.errors import ConfigError
+
+KERNEL = np.array([[0.5, -1.0], [2.0, 0.25]])
+BIAS = np.array([0.3, -0.7])
+
+
+def gradient_at(step, parameter):
+  return np.cos(np.arange(parameter.size).reshape(parameter.shape) + step)
+
+
+def train(optimizer, steps=4):
+  params = {"kernel": jnp.float32(KERNEL), "bias": jnp.float32(BIAS)}
+  state = optimizer.init(params)
+  for step in range(steps):
+    gradients = {
+      name: jnp.float32(gradient_at(step, np.asarray(value)))
+      for name, value in params.items()
+    }
+    updates, state = optimizer.update(gradients, state, params)
+    params = optax.apply_updates(params, updates)
+  return params
+
+
+def sgd(parameter, decay, rates, momentum=0.9):
+  velocity = np.zeros_like(parameter)
+  for step, rate in enumerate(rates):
+    gradient = gradient_at(step, parameter) + decay * parameter
+    velocity = momentum * velocity + gradient
+    parameter = parameter - rate * velocity
+  return parameter
+
+
+def adam(parameter, decay, rates, decoupled):
+  mean = square = np.zeros_like(parameter)
+  for step, rate in enumerate(rates):
+    gradient = gradient_at(step, parameter)
+    gradient = gradient + (0 if decoupled else decay) * parameter
+    mean = 0.9 * mean + 0.1 * gradient
+    square = 0.999 * square + 0.001 * gradient**2
+    corrected = square / (1 - 0.999 ** (step + 1))
+    move = mean / (1 - 0.9 ** (step + 1)) / (np.sqrt(corrected) + 1e-8)
+    move = move + (decay if decoupled else 0) * parameter
+    parameter = parameter - rate * move
+  return parameter
+
+
+@pytest.mark.parametrize("decay_norms", [True, False])
+def test_sgd_decays_what_it_is_told_to(decay_norms):
+  found = train(
+    optim.make_optimizer(
+      "sgd", 0.1, steps=4, weight_decay=0.2, decay_norms=decay_norms
+    )
+  )
+  rates = [0.1] * 4
+  bias_decay = 0.2 if decay_norms else 0.0
+  np.testing.assert_allclose(
+    found["kernel"], sgd(KERNEL, 0.2, rates), rtol=1e-5
+  )
+  np.testing.assert_allclose(
+    found["bias"], sgd(BIAS, bias_decay, rates), rtol=1e-5
+  )
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_adam_couples_its_decay_and_adamw_does_not(name):
+  optimizer = optim.make_optimizer(name, 0.1, steps=4, weight_decay=0.2)
+  expected = adam(KERNEL, 0.2, [0.1] * 4, decoupled=name == "adamw")
+  np.testing.assert_allclose(train(optimizer)["kernel"], expected, rtol=1e-5)
+
+
+def test_lars_scales_each_kernel_by_its_trust_ratio():
+  optimizer = optim.make_optimizer(
+    "lars", 0.1, steps=1, weight_decay=0.2, momentum=0.0, decay_norms=False
+  )
+  found = train(optimizer, steps=1)
+  gradient = gradient_at(0, KERNEL) + 0.2 * KERNEL
+  norms = np.linalg.norm(KERNEL), np.linalg.norm(gradient)
+  expected = KERNEL - 0.1 * 0.001 * norms[0] / norms[1] * gradient
+  np.testing.assert_allclose(found["kernel"], expected, rtol=1e-5)
+  plain = BIAS - 0.1 * gradient_at(0, BIAS)
+  np.testing.assert_allclose(found["bias"], plain, rtol=1e-5)
+
+
+def test_schedule_values():
+  rate = optim.make_schedule(2.0, steps=10, warmup_steps=4, schedule="cosine")
+  found = [float(rate(step)) for step in range(11)]
+  warm = [0.5, 1.0, 1.5, 2.0]
+  rest = [1 + np.cos(np.pi * (step - 4) / 6) for step in range(4, 11)]
+  np.testing.assert_allclose(found, warm + rest, atol=1e-6)
+  constant = optim.make_schedule(2.0, steps=3)
+  assert [float(constant(step)) for step in range(3)] == [2.0] * 3
+  full = optim.make_schedule(1.0, steps=2, warmup_steps=2, schedule="cosine")
+  assert [float(full(step)) for step in range(2)] == [0.5, 1.0]
+
+
+def test_the_optimizer_follows_its_schedule():
+  optimizer = optim.make_optimizer(
+    "sgd", 0.1, steps=4, warmup_steps=2, schedule="cosine"
+  )
+  rates = [0.05, 0.1, 0.1, 0.05]
+  expected = sgd(KERNEL, 0.0, rates)
+  np.testing.assert_allclose(train(optimizer)["kernel"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("settings", "message"),
+  [
+    ({"name": "sdg"}, "unknown optimizer 'sdg'"),
+    ({"schedule": "step"}, "unknown schedule 'step'"),
+    ({"learning_rate": 0.0}, "learning_rate is 0.0"),
+    ({"learning_rate": float("nan")}, "learning_rate is nan"),
+    ({"warmup_steps": 6}, "warmup_steps is 6 and steps 5"),
+    ({"steps": 0}, "steps 0"),
+    ({"momentum": 1.0}, "momentum is 1.0"),
+    ({"weight_decay": -0.1}, "weight_decay -0.1"),
+  ],
+)
+def test_bad_settings_are_refused(settings, message):
+  settings = {"name": "sgd", "learning_rate": 0.1, "steps": 5} | settings
+  with pytest.raises(ConfigError, match=message):
+    optim.make_optimizer(**settings)

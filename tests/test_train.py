@@ -1,0 +1,350 @@
+"""The loop: exact resumes, signals, bad losses, one compile."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from gcl_jax.engine import feed, parallel, state, train
+from gcl_jax.engine.checkpoint import Checkpoints
+from gcl_jax.engine.telemetry import Telemetry, read_metrics
+from gcl_jax.errors import DataError, NonFiniteError, Preempted, UserError
+
+OPTIMIZER = optax.adam(0.1)
+TARGETS = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+
+
+def init(key):
+  return state.create(
+    {"center": jnp.zeros(3)}, OPTIMIZER, key, {"best": jnp.zeros(3)}
+  )
+
+
+def step(current, batch, *, axis_name):
+  key = jax.random.fold_in(current.key, current.step)
+  keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch["index"])
+  # The key's own bits: half the compile time of a proper draw.
+  noise = jax.random.key_data(keys)[:, :1].astype(jnp.float32) * 2.0**-32
+
+  def loss_of(params):
+    distance = params["center"] - batch["target"] + 0.1 * noise
+    return jnp.mean(jnp.sum(distance**2, axis=1))
+
+  loss, gradients = jax.value_and_grad(loss_of)(current.params)
+  loss, gradients = parallel.pmean((loss, gradients), axis_name)
+  return state.update(current, gradients, OPTIMIZER), {"loss": loss}
+
+
+def stream(start, steps=40, targets=TARGETS):
+  arrays = {"target": targets}
+  return feed.batches(arrays, 8, seed=5, start=start, steps=steps)
+
+
+def fit(steps=7, devices=1, batches=stream, step=step, **settings):
+  mesh = parallel.make_mesh(jax.devices()[:devices])
+  current = parallel.init_replicated(init, mesh, jax.random.key(1))
+  return train.fit(step, current, batches, steps=steps, mesh=mesh, **settings)
+
+
+def bits(tree):
+  """Every leaf's bytes: equal means equal to the last bit."""
+
+  def raw(leaf):
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(leaf) if is_key else leaf).tobytes()
+
+  return jax.tree.map(raw, tree)
+
+
+class Stopping:
+  """Batches that send a signal to this process when number `at` is read."""
+
+  def __init__(self, at, signals=(signal.SIGTERM,)):
+    self.at, self.signals = at, signals
+
+  def __call__(self, start):
+    for number, batch in enumerate(stream(start), start):
+      if number == self.at:
+        for each in self.signals:
+          os.kill(os.getpid(), each)
+          time.sleep(0.05)
+      yield batch
+
+
+@pytest.mark.parametrize("mode", parallel.MODES)
+def test_every_mode_trains_to_the_same_parameters(mode):
+  expected = fit(devices=1)
+  found = fit(devices=2, mode=mode)
+  np.testing.assert_allclose(
+    found.params["center"], expected.params["center"], atol=1e-6
+  )
+  assert int(found.step) == 7
+
+
+def test_resume_is_exact(tmp_path):
+  whole = fit(steps=9)
+  first = Checkpoints(tmp_path)
+  fit(steps=4, checkpoints=first)
+  first.close()
+  again = Checkpoints(tmp_path)
+  assert bits(fit(steps=9, checkpoints=again)) == bits(whole)
+
+
+def test_a_stop_by_signal_is_resumed_exactly(tmp_path):
+  before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+  checkpoints = Checkpoints(tmp_path)
+  with pytest.raises(Preempted, match="SIGTERM.*saved: run the same command"):
+    fit(batches=Stopping(at=4), checkpoints=checkpoints, save_every=2)
+  assert 0 < checkpoints.latest() < 7
+  assert before == (
+    signal.getsignal(signal.SIGTERM),
+    signal.getsignal(signal.SIGINT),
+  )
+  assert bits(fit(checkpoints=checkpoints)) == bits(fit())
+
+
+def test_one_interrupt_saves_and_two_leave_at_once(tmp_path):
+  checkpoints = Checkpoints(tmp_path)
+  with pytest.raises(Preempted, match="SIGINT"):
+    fit(
+      batches=Stopping(at=4, signals=[signal.SIGINT]), checkpoints=checkpoints
+    )
+  with pytest.raises(KeyboardInterrupt):
+    fit(steps=40, batches=Stopping(at=30, signals=[signal.SIGINT] * 2))
+  with pytest.raises(Preempted, match="nothing was saved"):
+    fit(steps=40, batches=Stopping(at=30))
+
+
+def test_an_early_stop_stays_stopped(tmp_path):
+  calls = []
+
+  def validate(current):
+    calls.append(int(current.step))
+    extra = {"best": current.params["center"]}  # shares the array: no donation
+    return current.replace(extra=extra), {"error": 1.0}, len(calls) == 2
+
+  settings = {"every": 2, "on_every": validate, "steps": 20}
+  checkpoints = Checkpoints(tmp_path)
+  stopped = fit(checkpoints=checkpoints, **settings)
+  assert int(stopped.step) == 4 and calls == [2, 4]
+  np.testing.assert_array_equal(stopped.extra["best"], stopped.params["center"])
+  again = fit(checkpoints=checkpoints, **settings)
+  assert bits(again) == bits(stopped) and calls == [2, 4]
+
+
+def test_a_finished_fit_reads_no_data(tmp_path):
+  checkpoints = Checkpoints(tmp_path)
+  done = fit(checkpoints=checkpoints)
+
+  def forbidden(start):
+    raise AssertionError("no batch is needed")
+
+  assert bits(fit(checkpoints=checkpoints, batches=forbidden)) == bits(done)
+
+
+@pytest.mark.parametrize("log_every", [1, 20])
+def test_a_bad_loss_names_its_step_and_is_never_saved(tmp_path, log_every):
+  def poisoned(start):
+    for number, batch in enumerate(stream(start), start + 1):
+      if number == 5:
+        batch["target"] = batch["target"] * np.nan
+      yield batch
+
+  checkpoints = Checkpoints(tmp_path)
+  with pytest.raises(NonFiniteError, match="nan at step 5; step 3 is saved"):
+    fit(
+      batches=poisoned,
+      checkpoints=checkpoints,
+      save_every=3,
+      log_every=log_every,
+    )
+  assert checkpoints.latest() == 3
+
+
+def test_bad_parameters_under_a_finite_loss_are_found():
+  def wrong(current, batch, *, axis_name):
+    following, metrics = step(current, batch, axis_name=axis_name)
+    params = {"center": following.params["center"] / 0}
+    return following.replace(params=params), metrics | {"loss": jnp.zeros(())}
+
+  with pytest.raises(NonFiniteError, match="parameter.*after step 7"):
+    fit(step=wrong)
+
+
+def test_compiled_once_whatever_the_number_of_steps():
+  events = []
+
+  def listen(name, seconds, **details):
+    if name.endswith("backend_compile_duration"):
+      events.append(name)
+
+  counts = []
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    for steps in (3, 3, 30):
+      events.clear()
+      fit(steps=steps, log_every=2, devices=2)
+      counts.append(len(events))
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
+  assert counts[1] == counts[2] <= counts[0]
+
+
+def test_the_step_is_traced_once():
+  traces = []
+
+  def counted(current, batch, *, axis_name):
+    traces.append(axis_name)
+    return step(current, batch, axis_name=axis_name)
+
+  fit(step=counted, devices=2)
+  assert traces == [parallel.AXIS]
+
+
+def test_the_state_given_stays_alive():
+  mesh = parallel.make_mesh(jax.devices()[:2])
+  current = parallel.init_replicated(init, mesh, jax.random.key(1))
+  train.fit(step, current, stream, steps=2, mesh=mesh)
+  np.testing.assert_array_equal(current.params["center"], np.zeros(3))
+
+
+def test_metrics_and_throughput(tmp_path):
+  telemetry = Telemetry(tmp_path, "demo")
+  fit(steps=7, telemetry=telemetry, log_every=3, name="toy", devices=2)
+  telemetry.close()
+  records = read_metrics(tmp_path)
+  assert [record["step"] for record in records] == [3, 6, 7]
+  assert {record["name"] for record in records} == {"toy"}
+  fit(steps=3, telemetry=(each := Telemetry(tmp_path / "each")), log_every=1)
+  each.close()
+  losses = [record["loss"] for record in read_metrics(tmp_path / "each")]
+  assert len(losses) == 3 and len(set(losses)) == 3
+  assert records[0]["loss"] == pytest.approx(losses[2], rel=1e-5)
+  record = telemetry.throughput["toy"]
+  assert record["steps"] == 7
+  assert record["images_per_s"] * record["seconds"] == pytest.approx(56)
+  assert 0 <= record["data_wait"] <= 1 and record["compile_s"] > 0
+  assert record["mfu"] is None and record["flops_per_step"] > 0
+  json.dumps(record)
+
+
+def test_a_slow_source_shows_as_waiting_for_data():
+  def slow(start):
+    for batch in stream(start):
+      time.sleep(0.03)
+      yield batch
+
+  telemetry = Telemetry()
+  fit(batches=slow, telemetry=telemetry)
+  assert telemetry.throughput["train"]["data_wait"] > 0.5
+
+
+def test_logs_that_cannot_be_written_do_not_stop_training(tmp_path):
+  blocked = tmp_path / "file"
+  blocked.write_text("")
+  telemetry = Telemetry(blocked / "logs", "demo")
+  assert int(fit(telemetry=telemetry, log_every=1).step) == 7
+
+
+def test_a_disk_that_refuses_is_tolerated_for_a_while(tmp_path):
+  checkpoints = Checkpoints(tmp_path)
+  save, refusals = checkpoints.save, []
+
+  def refuse(number, current, **settings):
+    if number in (1, 2, 4):
+      refusals.append(number)
+      raise OSError("No space left on device")
+    save(number, current, **settings)
+
+  checkpoints.save = refuse
+  fit(steps=5, checkpoints=checkpoints, save_every=1)
+  assert refusals == [1, 2, 4] and checkpoints.latest() == 5
+
+  def always(number, current, **settings):
+    raise OSError("No space left on device")
+
+  checkpoints.save = always
+  with pytest.raises(UserError, match="step 8 could not be saved: No space"):
+    fit(steps=20, checkpoints=checkpoints, save_every=1)
+
+
+def test_short_or_broken_data_are_named():
+  with pytest.raises(UserError, match="data ended after step 3 of 7"):
+    fit(batches=lambda start: stream(start, steps=3))
+  with pytest.raises(DataError, match="20 rows.*batch of 21"):
+    fit(batches=lambda s: feed.batches({"x": TARGETS}, 21, seed=0, steps=1))
+
+
+def test_a_step_that_does_not_count_is_named():
+  def still(current, batch, *, axis_name):
+    return current, {"loss": jnp.zeros(())}
+
+  with pytest.raises(ValueError, match="add 1 to state.step: it is 0"):
+    fit(step=still)
+
+
+def test_no_handlers_outside_the_main_thread():
+  before, results = signal.getsignal(signal.SIGTERM), []
+  thread = threading.Thread(target=lambda: results.append(fit(steps=2)))
+  thread.start()
+  thread.join()
+  assert int(results[0].step) == 2
+  assert signal.getsignal(signal.SIGTERM) is before
+
+
+CHILD = """
+import os, sys, time
+os.environ["JAX_PLATFORMS"] = "cpu"
+sys.path.insert(0, sys.argv[2])
+import jax
+jax.config.update("jax_num_cpu_devices", 8)
+import test_train
+from gcl_jax.engine.checkpoint import Checkpoints
+from gcl_jax.errors import Preempted
+
+def slow(start):
+  for number, batch in enumerate(test_train.stream(start), start):
+    print("batch", number, flush=True)
+    time.sleep(0.05)
+    yield batch
+
+try:
+  test_train.fit(steps=40, batches=slow, checkpoints=Checkpoints(sys.argv[1]),
+                 save_every=1)
+except Preempted as error:
+  print(error)
+  sys.exit(error.exit_code)
+"""
+
+
+@pytest.mark.parametrize(
+  ("sent", "code"), [(signal.SIGTERM, 75), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_a_child_that_is_killed_is_resumed_exactly(tmp_path, sent, code):
+  here = str(pathlib.Path(__file__).parent)
+  command = [sys.executable, "-c", CHILD, str(tmp_path), here]
+  child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+  with child:
+    for line in child.stdout:
+      if line.startswith("batch 6"):
+        child.send_signal(sent)
+        break
+    rest = child.stdout.read()
+    assert child.wait(60) == code
+  if sent == signal.SIGTERM:
+    assert "run the same command again" in rest
+  checkpoints = Checkpoints(tmp_path)
+  assert 0 < checkpoints.latest() < 39
+  found = fit(steps=40, checkpoints=checkpoints)
+  assert bits(found) == bits(fit(steps=40))
+  assert not list(tmp_path.glob("*tmp*"))
