@@ -1,0 +1,204 @@
+"""Random views of images, made on the device, one random key per image.
+
+A key depends on the seed, the step and the image's own index only, so a view
+is the same on any number of devices and whatever its batch-mates are.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# Rejected crops are drawn again this often, as torchvision does, before the
+# whole image is taken.
+_ATTEMPTS = 10
+
+
+def sample_keys(key: jax.Array, step: jax.Array, index: jax.Array) -> jax.Array:
+  """One key per image: fold_in(fold_in(key, step), index).
+
+  Args:
+    key: the run's typed key, a scalar.
+    step: int scalar.
+    index: int[B], each image's row in the data set (or any id of its own).
+
+  Returns:
+    keys[B].
+  """
+  key = jax.random.fold_in(key, step)
+  return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+
+
+def two_views(keys: jax.Array, images: jax.Array, **options) -> jax.Array:
+  """Two independent `one_view`s of every image.
+
+  Args:
+    keys: keys[B], one per image.
+    images: uint8[B, H, W, C].
+    **options: those of `one_view`.
+
+  Returns:
+    float32[B, 2, H, W, C].
+  """
+  keys = jax.vmap(jax.random.split)(keys)
+  views = [one_view(keys[:, v], images, **options) for v in range(2)]
+  return jnp.stack(views, axis=1)
+
+
+def one_view(
+  keys: jax.Array,
+  images: jax.Array,
+  *,
+  crop_scale: tuple[float, float] = (0.2, 1.0),
+  crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
+  flip: float = 0.5,
+  brightness: float = 0.4,
+  contrast: float = 0.4,
+  jitter: float = 0.8,
+  mean: float | Sequence[float] = 0.1706,
+  std: float | Sequence[float] = 0.2112,
+) -> jax.Array:
+  """A random resized crop, flip and jitter, normalised: SimCLR's recipe.
+
+  Crop, resize to the image's own size and flip are one bilinear resampling
+  (`resample`). Then, with probability `jitter`, brightness and contrast change
+  in random order, as torchvision's ColorJitter. Its saturation and hue, and
+  random grayscale, do nothing to one channel and are left out.
+
+  Args:
+    keys: keys[B], one per image.
+    images: uint8[B, H, W, C].
+    crop_scale: least and greatest area of the crop, as a share of the image.
+    crop_ratio: least and greatest width / height of the crop, relative to the
+      image's own; drawn uniformly in the logarithm. For square images this is
+      torchvision's RandomResizedCrop.
+    flip: probability of a left-right flip.
+    brightness: factor drawn from 1 -+ brightness.
+    contrast: factor drawn from 1 -+ contrast, about the image's mean.
+    jitter: probability of changing brightness and contrast.
+    mean, std: of the pixels in [0, 1], one number or one per channel.
+
+  Returns:
+    float32[B, H, W, C], (pixel / 255 - mean) / std of the changed pixels,
+    which are in [0, 1].
+  """
+
+  def view(key, image):
+    crop_key, flip_key, jitter_key = jax.random.split(key, 3)
+    box = sample_box(crop_key, crop_scale, crop_ratio)
+    flipped = jax.random.bernoulli(flip_key, flip)
+    image = resample(image, box, flipped) / 255
+    return _jitter(jitter_key, image, brightness, contrast, jitter)
+
+  return _standardise(jax.vmap(view)(keys, images), mean, std)
+
+
+def normalise(
+  images: jax.Array,
+  mean: float | Sequence[float],
+  std: float | Sequence[float],
+) -> jax.Array:
+  """uint8[..., H, W, C] -> float32, (pixel / 255 - mean) / std.
+
+  Args:
+    images: uint8[..., C].
+    mean, std: of the pixels in [0, 1], one number or one per channel.
+  """
+  return _standardise(images.astype(jnp.float32) / 255, mean, std)
+
+
+def sample_box(
+  key: jax.Array,
+  scale: tuple[float, float],
+  ratio: tuple[float, float],
+) -> jax.Array:
+  """A random crop, in shares of the image: float32[4].
+
+  Area uniform in `scale`, log(width / height) uniform in log `ratio`,
+  position uniform. The first of ten draws that fits is taken, else the whole
+  image.
+
+  Args:
+    key: one key.
+    scale: least and greatest area, in (0, 1].
+    ratio: least and greatest width / height, both relative to the image's.
+
+  Returns:
+    (top, left, height, width), each in [0, 1].
+  """
+  draws = jax.random.uniform(key, (2, _ATTEMPTS + 1))
+  area = scale[0] + draws[0] * (scale[1] - scale[0])
+  low, high = jnp.log(jnp.asarray(ratio, jnp.float32))
+  aspect = jnp.exp(low + draws[1] * (high - low))
+  height, width = jnp.sqrt(area / aspect), jnp.sqrt(area * aspect)
+  # The last pair of draws is the position, its size the one always accepted.
+  height, width = height.at[-1].set(1), width.at[-1].set(1)
+  first = jnp.argmax((height <= 1) & (width <= 1))
+  height, width = height[first], width[first]
+  top, left = draws[0, -1] * (1 - height), draws[1, -1] * (1 - width)
+  return jnp.stack([top, left, height, width])
+
+
+def resample(image: jax.Array, box: jax.Array, flipped: jax.Array) -> jax.Array:
+  """Enlarges a crop to the size of the image, flipped or not; bilinear.
+
+  Output pixel i lies at box_top H + (i + 1/2) box_height - 1/2 of the input's
+  rows (likewise columns), clamped to the image's outermost pixels.
+
+  Args:
+    image: [H, W, C], any number type.
+    box: float32[4], (top, left, height, width) in shares of the image.
+    flipped: bool scalar, whether columns are mirrored.
+
+  Returns:
+    float32[H, W, C] in the range of the image.
+  """
+  top, left, height, width = box
+  rows = _weights(image.shape[0], top, height)
+  columns = _weights(image.shape[1], left, width)
+  columns = jnp.where(flipped, columns[::-1], columns)
+  return jnp.einsum(
+    "ih,hwc,jw->ijc",
+    rows,
+    image.astype(jnp.float32),
+    columns,
+    precision=lax.Precision.HIGHEST,
+  )
+
+
+def _weights(size, start, extent):
+  """float32[size, size]: bilinear weights of inputs (columns) per output."""
+  place = jnp.arange(size)
+  centre = start * size + (place + 0.5) * extent - 0.5
+  centre = jnp.clip(centre, 0, size - 1)
+  return jnp.maximum(1 - jnp.abs(centre[:, None] - place[None, :]), 0)
+
+
+def _jitter(key, image, brightness, contrast, probability):
+  """Brightness and contrast of one image in [0, 1], in random order."""
+  draws = jax.random.uniform(key, (4,))
+  light = 1 + brightness * (2 * draws[0] - 1)
+  strength = 1 + contrast * (2 * draws[1] - 1)
+
+  def brighten(pixels):
+    return jnp.clip(pixels * light, 0, 1)
+
+  def stretch(pixels):
+    centre = jnp.mean(_luminance(pixels))
+    return jnp.clip(centre + strength * (pixels - centre), 0, 1)
+
+  one_way, other_way = stretch(brighten(image)), brighten(stretch(image))
+  changed = jnp.where(draws[2] < 0.5, one_way, other_way)
+  return jnp.where(draws[3] < probability, changed, image)
+
+
+def _luminance(pixels):
+  if pixels.shape[-1] != 3:
+    return pixels
+  return pixels @ jnp.asarray([0.299, 0.587, 0.114])
+
+
+def _standardise(pixels, mean, std):
+  mean, std = (jnp.asarray(x, jnp.float32) for x in (mean, std))
+  return (pixels - mean) / std

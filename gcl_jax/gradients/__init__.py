@@ -1,0 +1,3 @@
+"""Gradients as information: per-image scores and training constraints."""
+
+from gcl_jax.gradients import gradcon as gradcon

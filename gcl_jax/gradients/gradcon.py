@@ -1,0 +1,272 @@
+"""GradCON: gradients as constraint in training and as score afterwards.
+
+Kwon, Prabhushankar, Temel and AlRegib, "Backpropagated Gradient
+Representations for Anomaly Detection", ECCV 2020. An autoencoder learns
+healthy images while the gradients of its decoder are kept aligned with their
+own history; an image whose gradient points elsewhere is abnormal.
+
+Only the weights (not the biases) of the decoder's transposed convolutions
+take part.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gcl_jax.gradients.reference import (
+  Reference,
+  check_shapes,
+  cosine,
+  start,
+  update,
+)
+from gcl_jax.models.autoencoder import Autoencoder, Params
+
+__all__ = [
+  "Reference",
+  "Scores",
+  "error_map",
+  "loss",
+  "scores",
+  "select",
+  "start",
+  "update",
+]
+
+ENGINES = ("auto", "vmap")
+MODES = ("gradcon", "grad", "recon")
+EPS = 1e-8
+
+
+class Scores(NamedTuple):
+  """Scores of a batch of B images under a decoder of L layers.
+
+  Attributes:
+    score: float[B], recon - beta * mean over layers of cos. Higher is more
+      abnormal.
+    recon: float[B], mean squared error of each image, in [0, 1].
+    cos: float[B, L], cosine of each image's gradient with the reference.
+  """
+
+  score: jax.Array
+  recon: jax.Array
+  cos: jax.Array
+
+
+def loss(
+  model: Autoencoder,
+  params: Params,
+  images: jax.Array,
+  reference: Reference | Sequence[jax.Array] | None,
+  *,
+  alpha: float | jax.Array = 0.03,
+  axis_name: str | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """GradCON's training loss, J = L + alpha G.
+
+      L = mean squared error over all elements of the batch
+      G = -(1/4) sum over decoder layers l of cos(dL/dW_l, r_l)
+
+  Differentiating J takes the second-order terms of G along, into the encoder
+  too. Across devices: `value_and_grad` this, then `pmean` the gradient, under
+  `pmap` or `shard_map(check_vma=False)`; that equals one device with the whole
+  batch when the shards have equal sizes.
+
+  Example:
+    >>> (total, aux), grads = jax.value_and_grad(
+    ...   gradcon.loss, argnums=1, has_aux=True
+    ... )(model, params, images, reference)
+    >>> reference = gradcon.update(reference, model.decoder_weights(grads))
+
+  Args:
+    model: what `gcl_jax.models.autoencoder.autoencoder` returns.
+    params: its parameters.
+    images: float[B, H, W, C] in [0, 1].
+    reference: the Reference, or its four arrays alone, constant under
+      differentiation. With None or a count of 0 there is no history and G is
+      exactly 0: the first iteration.
+    alpha: weight of G. A Python 0 leaves G out altogether (reported as 0),
+      which spares the second backward pass.
+    axis_name: axis over which the batch is split, or None.
+
+  Returns:
+    J and {"recon": L, "gradient": G, "cos": float[4]}, equal on all devices.
+
+  Raises:
+    ValueError: images that are not float[B, H, W, C] or do not fit the model;
+      reference gradients whose shapes do not fit the decoder.
+  """
+  _check_images(images)
+  weights = model.decoder_weights(params)
+  latents = model.encode(params, images)
+
+  def reconstruction_error(weights):
+    decoded = model.decode(model.with_decoder_weights(params, weights), latents)
+    return jnp.mean(jnp.square(decoded - images))
+
+  if reference is None or (isinstance(alpha, (int, float)) and alpha == 0):
+    recon = _mean_over(reconstruction_error(weights), axis_name)
+    none = jnp.zeros((len(weights),), recon.dtype)
+    return recon, {"recon": recon, "gradient": none.sum(), "cos": none}
+
+  mean, count = _parts(reference)
+  check_shapes(mean, weights)
+  recon, gradients = _mean_over(
+    jax.value_and_grad(reconstruction_error)(weights), axis_name
+  )
+  cos = jnp.stack(
+    [cosine(g, r, EPS) for g, r in zip(gradients, mean, strict=True)]
+  )
+  cos = jnp.where(count > 0, cos, 0.0)
+  gradient = -jnp.mean(cos)
+  aux = {"recon": recon, "gradient": gradient, "cos": cos}
+  return recon + alpha * gradient, aux
+
+
+def scores(
+  model: Autoencoder,
+  params: Params,
+  images: jax.Array,
+  reference: Reference | Sequence[jax.Array],
+  *,
+  beta: float | jax.Array = 0.12,
+  engine: str = "auto",
+  chunk: int | None = None,
+  eps: float = EPS,
+) -> Scores:
+  """GradCON's anomaly score of every image, from the image's own gradient.
+
+      score = L(x) - beta * (1/4) sum over l of cos(dL(x)/dW_l, r_l)
+
+  No image sees another: any batch, padding or order gives the same scores.
+  Products run in full float32 on every backend; the encoder is never
+  differentiated. Call it under `jit`: uncompiled it is many small programs.
+
+  Args:
+    model: what `gcl_jax.models.autoencoder.autoencoder` returns.
+    params: its trained parameters.
+    images: float[B, H, W, C] in [0, 1].
+    reference: the Reference that training left, or its four arrays alone.
+    beta: weight of the gradient term, four times training's alpha.
+    engine: how the per-image gradients are made. "vmap": `vmap(grad)` of one
+      image, which forms every image's four gradients. "auto": picks "vmap".
+    chunk: images whose gradients are held at once; None means all. One image
+      takes about 0.5 MB for its gradients at the default widths, besides its
+      activations; on a CPU chunks of 8 were faster than of 32.
+    eps: smallest norm a cosine divides by. A layer without gradient gets
+      cosine 0.
+
+  Returns:
+    Scores.
+
+  Raises:
+    ValueError: "no reference gradients" for None or a count of 0 (under `jit`
+      the count is not known: cosines and scores are then NaN); an unknown
+      engine; a chunk below 1; images or reference that do not fit the model.
+  """
+  if engine not in ENGINES:
+    raise ValueError(f"unknown engine {engine!r}: one of {', '.join(ENGINES)}")
+  if chunk is not None and chunk < 1:
+    raise ValueError(f"chunk must be at least 1, got {chunk}")
+  _check_images(images)
+  mean, count = _known(reference)
+  check_shapes(mean, model.decoder_weights(params))
+  with jax.default_matmul_precision("float32"):
+    one = _score_one(model, params, mean, eps)
+    recon, cos = _over_batch(model, params, images, one, chunk)
+  cos = jnp.where(count > 0, cos, jnp.nan)
+  return Scores(recon - beta * cos.mean(axis=1), recon, cos)
+
+
+def error_map(
+  model: Autoencoder, params: Params, images: jax.Array
+) -> jax.Array:
+  """Squared reconstruction error of every pixel, float[B, H, W, C].
+
+  Its mean over an image is that image's `recon`.
+  """
+  _check_images(images)
+  with jax.default_matmul_precision("float32"):
+    return jnp.square(model.apply(params, images) - images)
+
+
+def select(scores: Scores, mode: str = "gradcon") -> jax.Array:
+  """One severity number per image, float[B], higher for more abnormal.
+
+  Args:
+    scores: Scores, of jax or numpy arrays.
+    mode: "gradcon", the whole score; "recon", the mean squared error alone;
+      "grad", the gradient term alone, minus the mean cosine.
+
+  Raises:
+    ValueError: an unknown mode.
+  """
+  if mode not in MODES:
+    raise ValueError(f"unknown mode {mode!r}: one of {', '.join(MODES)}")
+  if mode == "grad":
+    return -scores.cos.mean(axis=1)
+  return scores.score if mode == "gradcon" else scores.recon
+
+
+def _score_one(model, params, mean, eps) -> Callable:
+  """(latent, image) -> (recon, cos[L]) of one image."""
+  weights = model.decoder_weights(params)
+
+  def error(weights, latent, image):
+    changed = model.with_decoder_weights(params, weights)
+    decoded = model.decode(changed, latent[None])[0]
+    return jnp.mean(jnp.square(decoded - image))
+
+  def one(latent, image):
+    recon, gradients = jax.value_and_grad(error)(weights, latent, image)
+    cos = [cosine(g, r, eps) for g, r in zip(gradients, mean, strict=True)]
+    return recon, jnp.stack(cos)
+
+  return one
+
+
+def _over_batch(model, params, images, one, chunk):
+  """Maps `one` over a batch, at most `chunk` images at a time."""
+  if chunk is None or chunk >= images.shape[0]:
+    return jax.vmap(one)(model.encode(params, images), images)
+
+  def encode_and_score(image):
+    return one(model.encode(params, image[None])[0], image)
+
+  return lax.map(encode_and_score, images, batch_size=chunk)
+
+
+def _parts(reference):
+  """(arrays, count), constants; arrays alone are taken as having history."""
+  if not isinstance(reference, Reference):
+    reference = Reference(tuple(reference), jnp.ones((), jnp.int32))
+  return lax.stop_gradient(tuple(reference))
+
+
+def _known(reference):
+  """The parts of a reference with history; ValueError where there is none."""
+  message = (
+    "no reference gradients: scores need the reference that training with "
+    "gradcon.loss left, and this one has no history"
+  )
+  if reference is None:
+    raise ValueError(message)
+  mean, count = _parts(reference)
+  if not isinstance(count, jax.core.Tracer) and count == 0:
+    raise ValueError(message)
+  return mean, count
+
+
+def _mean_over(tree, axis_name):
+  return tree if axis_name is None else lax.pmean(tree, axis_name)
+
+
+def _check_images(images) -> None:
+  if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
+    raise ValueError(
+      "images must be float[B, H, W, C] in [0, 1], got "
+      f"{images.dtype}{list(images.shape)}"
+    )

@@ -1,0 +1,141 @@
+"""All pairs of a batch at once or in blocks: the arithmetic of SupCon."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# Stands for "not a candidate" before a maximum; finite, so that no row of a
+# block that holds no candidate at all turns into nan.
+_LOW = -1e30
+
+
+def weighted_mean(
+  features, positives, temperature, base_temperature, weights, axis_name, block
+):
+  """Mean over this device's anchors; its mean over devices is the loss."""
+  batch, views, _ = features.shape
+  dtype = jnp.promote_types(features.dtype, jnp.float32)
+  rows = features.reshape(batch * views, -1).astype(dtype)
+  columns = gather(rows, axis_name)
+  first = lax.axis_index(axis_name) * len(rows) if axis_name else 0
+
+  def pair(i, j):
+    """Which columns j are candidates of the rows i, and their weights."""
+    inside = (j < len(columns))[None, :]
+    candidate = inside & ((first + i)[:, None] != j[None, :])
+    image = jnp.minimum(j, len(columns) - 1) // views
+    weight = positives(jnp.minimum(i, len(rows) - 1) // views, image)
+    return candidate, jnp.where(candidate, weight.astype(dtype), 0)
+
+  losses = _anchor_losses(rows, columns, pair, temperature, block)
+  base = temperature if base_temperature is None else base_temperature
+  losses = losses.reshape(batch, views).mean(axis=1) * (temperature / base)
+  if weights is None:
+    return jnp.mean(losses)
+  mean = jnp.mean(weights.astype(dtype))
+  mean = lax.pmean(mean, axis_name) if axis_name else mean
+  some = mean != 0
+  share = jnp.where(some, weights / jnp.where(some, mean, 1), 0)
+  return jnp.mean(losses * share)
+
+
+class _Running(NamedTuple):
+  """What is known of each row after some of the columns, all [R]."""
+
+  peak: jax.Array  # largest logit of a candidate
+  total: jax.Array  # sum of exp(logit - peak) over candidates
+  positive: jax.Array  # weighted sum of the positives' logits
+  weight: jax.Array  # sum of the positives' weights
+
+
+def _anchor_losses(rows, columns, pair, temperature, block_size):
+  """float[R]: loss of each row; blocks are recomputed in the backward pass."""
+  if block_size is None:
+    i, j = jnp.arange(len(rows)), jnp.arange(len(columns))
+    return _finish(_look(rows, columns, *pair(i, j), temperature))
+  row_blocks, column_blocks = (_blocks(x, block_size) for x in (rows, columns))
+
+  @functools.partial(jax.checkpoint, prevent_cse=False)
+  def row_block(block):
+    z, i = block
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def column_block(running, block):
+      seen = _look(z, block[0], *pair(i, block[1]), temperature)
+      return _merge(running, seen), None
+
+    zero = jnp.zeros(len(z), z.dtype)
+    start = _Running(zero + _LOW, zero, zero, zero)
+    return _finish(lax.scan(column_block, start, column_blocks)[0])
+
+  return lax.map(row_block, row_blocks).reshape(-1)[: len(rows)]
+
+
+def _blocks(vectors, size):
+  """[N, D] -> ([K, size, D], positions int[K, size]), zeros at the end."""
+  size = min(size, len(vectors))
+  count = -(-len(vectors) // size)
+  vectors = jnp.pad(vectors, ((0, count * size - len(vectors)), (0, 0)))
+  positions = jnp.arange(count * size).reshape(count, size)
+  return vectors.reshape(count, size, -1), positions
+
+
+def _look(rows, columns, candidate, weight, temperature) -> _Running:
+  logits = jnp.matmul(rows, columns.T, precision=lax.Precision.HIGHEST)
+  # Masked before exp: a masked overflow would still poison the gradient.
+  logits = jnp.where(candidate, logits / temperature, _LOW)
+  peak = lax.stop_gradient(jnp.max(logits, axis=1))
+  share = jnp.where(candidate, jnp.exp(logits - peak[:, None]), 0)
+  positive = jnp.sum(jnp.where(candidate, weight * logits, 0), axis=1)
+  return _Running(peak, share.sum(axis=1), positive, weight.sum(axis=1))
+
+
+def _merge(a: _Running, b: _Running) -> _Running:
+  peak = jnp.maximum(a.peak, b.peak)
+  total = a.total * jnp.exp(a.peak - peak) + b.total * jnp.exp(b.peak - peak)
+  return _Running(peak, total, a.positive + b.positive, a.weight + b.weight)
+
+
+def _finish(running: _Running) -> jax.Array:
+  some = running.weight > 0
+  log_total = jnp.log(jnp.where(some, running.total, 1)) + running.peak
+  mean = running.positive / jnp.where(some, running.weight, 1)
+  return jnp.where(some, log_total - mean, 0)
+
+
+def gather(values, axis_name):
+  if axis_name is None:
+    return values
+  return lax.all_gather(values, axis_name, tiled=True)
+
+
+def check(features, weights, temperature, block_size) -> int:
+  if features.ndim != 3:
+    raise ValueError(
+      "features must be float[images, views, dimensions],"
+      f" got shape {features.shape}"
+    )
+  if not jnp.issubdtype(features.dtype, jnp.floating):
+    raise ValueError(f"features must be floats, got {features.dtype}")
+  batch = features.shape[0]
+  if weights is not None and weights.shape != (batch,):
+    raise ValueError(
+      f"weights must be float[{batch}], one per image, got {weights.shape}"
+    )
+  if not isinstance(temperature, jax.core.Tracer) and temperature <= 0:
+    raise ValueError(f"temperature must be positive, got {temperature}")
+  if block_size is not None and block_size < 1:
+    raise ValueError(f"block_size must be at least 1, got {block_size}")
+  return batch
+
+
+def check_labels(labels, batch) -> None:
+  if labels.shape != (batch,):
+    raise ValueError(
+      f"labels must be int[{batch}], one per image, got {labels.shape}"
+    )
+  if not jnp.issubdtype(labels.dtype, jnp.integer):
+    raise ValueError(f"labels must be integers, got {labels.dtype}")

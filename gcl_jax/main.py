@@ -1,0 +1,135 @@
+"""The command: flags -> devices -> the stages of `config.method`.
+
+  python -m gcl_jax.main --config=configs/severity.py:demo --workdir=runs/a
+  python -m gcl_jax.main ... --stage=score     # one stage of a run
+
+Exit codes: 0 finished, 2 bad configuration or data, 3 stopped on losses that
+are not finite, 75 stopped after saving (run again to go on).
+"""
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from gcl_jax import data
+from gcl_jax.engine import distributed, parallel, stages
+from gcl_jax.errors import ConfigError, NonFiniteError, Preempted, UserError
+
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "Config file and preset, such as configs/severity.py:demo"
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run")
+_STAGE = flags.DEFINE_string("stage", None, "Run this stage only")
+
+
+def main(argv: list[str]) -> None:
+  """Runs what is missing of the run in --workdir."""
+  if len(argv) > 1:
+    raise ConfigError(f"not understood: {' '.join(argv[1:])}")
+  config, workdir = _CONFIG.value, _WORKDIR.value
+  if config is None or not workdir:
+    raise ConfigError(
+      "both --config and --workdir are needed, such as"
+      " --config=configs/severity.py:demo --workdir=runs/demo"
+    )
+  method = method_stages(config)
+  mesh = make_mesh(config, method.batch_sizes(config))
+  run(config, workdir, mesh, _STAGE.value)
+
+
+def method_stages(config: Any) -> Any:
+  """The module that lists the stages of `config.method`."""
+  return importlib.import_module(f"gcl_jax.methods.{config.method}.stages")
+
+
+def run(config: Any, workdir: Any, mesh: Any, only: str | None = None) -> dict:
+  """Runs the stages of `config.method` that are missing in `workdir`.
+
+  Args:
+    config: what `get_config` of the method returned.
+    workdir: the folder of the run.
+    mesh: devices, from `gcl_jax.engine.parallel.make_mesh`.
+    only: this stage alone.
+
+  Returns:
+    {stage: manifest} of the finished stages.
+  """
+  method = method_stages(config)
+  planned = method.stages(config)
+  dataset = data.load(config.data)
+  context = stages.Context(
+    config,
+    workdir,
+    mesh,
+    config.parallel,
+    data={"fingerprint": dataset.fingerprint(), "count": len(dataset)},
+    dataset=dataset,
+  )
+  return stages.run_stages(planned, context, only=only)
+
+
+def make_mesh(config: Any, batch_sizes: Sequence[int]) -> Any:
+  """Joins the processes and takes the devices that divide every batch."""
+  wanted = config.devices or distributed.cpu_devices()
+  distributed.configure_cpu(distributed.usable_devices(batch_sizes, wanted))
+  distributed.start()
+  available = min(jax.device_count(), config.devices or jax.device_count())
+  count = distributed.usable_devices(batch_sizes, available)
+  return parallel.make_mesh(jax.devices()[:count])
+
+
+def parse(argv: list[str]) -> list[str]:
+  """Parses flags; whatever is wrong with them becomes one `ConfigError`."""
+  try:
+    rest = flags.FLAGS(argv)
+    if _CONFIG.value is not None:
+      _CONFIG.value.get("method")  # a file that failed to load raises only now
+    if flags.FLAGS["verbosity"].using_default_value:
+      logging.set_verbosity(logging.WARNING)  # orbax narrates at INFO
+    return rest
+  except UserError:
+    raise
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
+    raise ConfigError(_one_line(e)) from e
+  except OSError as error:
+    raise ConfigError(_one_line(error)) from error
+
+
+def _one_line(error: Exception) -> str:
+  """What went wrong; of a traceback quoted in the message, its last line."""
+  text = str(error.args[0] if error.args else error).strip()
+  if "Traceback" in text:
+    text = re.sub(r"^[\w.]+: ", "", text.splitlines()[-1])
+  return re.sub(r"\s+", " ", text)
+
+
+def _run(argv: list[str]) -> None:
+  try:
+    main(argv)
+  except (UserError, NonFiniteError, Preempted) as error:
+    _stop(error)
+
+
+def _stop(error) -> None:
+  print(f"gcl_jax: {error}", file=sys.stderr, flush=True)
+  sys.exit(error.exit_code)
+
+
+def entry() -> None:
+  """The console script `gcl-jax`."""
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  try:
+    app.run(_run, flags_parser=parse)
+  except UserError as error:
+    _stop(error)
+
+
+if __name__ == "__main__":
+  entry()

@@ -1,0 +1,97 @@
+"""Does the severity score grade severity? Beside label-free opponents."""
+
+from typing import Any
+
+import numpy as np
+
+from gcl_jax.evaluation import baselines, metrics
+from gcl_jax.methods.severity.images import Images
+
+TRUTH = "severity"  # the meta column with the known severity of a phantom
+
+
+def scores_of(context: Any, images: Images) -> dict[str, np.ndarray]:
+  """float[N] per score: ours in every mode, and the opponents.
+
+  pca, edge and brightness look at no label; the PCA is fitted on the healthy
+  training scans that the autoencoders had.
+  """
+  artifact = context.load("score")
+  found = {"severity": artifact["score"]}
+  for mode in ("gradcon", "grad", "recon"):
+    if mode in artifact:
+      found[f"severity.{mode}"] = artifact[mode]
+  healthy = images.healthy & (images.table["part"] == "train")
+  pixels = np.asarray(images.pixels)
+  components = min(60, healthy.sum() - 1)
+  if components > 0:
+    found["pca"] = baselines.pca_error(pixels[healthy], pixels, components)
+  found["edge"] = baselines.edge_energy(pixels)
+  found["brightness"] = baselines.brightness(pixels)
+  return found
+
+
+def measure(context: Any, images: Images, scores: dict) -> dict[str, Any]:
+  """Metrics of each score on the evaluation groups, intervals by group."""
+  out = {}
+  for name, score in scores.items():
+    auroc = metric_name(name, "auroc")
+    out.update(_auroc(context, images, score, auroc))
+    adjusted = _without_texture(images, score)
+    if adjusted is not None:
+      out.update(_auroc(context, images, adjusted, f"{auroc}_adjusted"))
+    if TRUTH in images.table:
+      out[metric_name(name, "spearman")] = _spearman(context, images, score)
+  return out
+
+
+def metric_name(name: str, key: str) -> str:
+  """severity -> severity/auroc, pca -> baseline/pca_auroc."""
+  if name.startswith("severity"):
+    return name.replace(".", "/") + "/" + key
+  return f"baseline/{name}_{key}"
+
+
+def _auroc(context, images, score, key) -> dict[str, Any]:
+  """Healthy against diseased; nothing where one of the two is absent."""
+  rows = images.evaluation & (images.healthy | images.diseased)
+  if not rows.any() or len(set(images.diseased[rows])) < 2:
+    return {}
+  value = metrics.bootstrap(
+    metrics.auroc,
+    images.diseased[rows].astype(int),
+    score[rows],
+    groups=images.groups[rows],
+    samples=context.config.probe.bootstrap,
+    seed=context.config.seed,
+  )
+  return {key: value}
+
+
+def _spearman(context, images, score) -> dict[str, Any]:
+  rows = images.evaluation
+  truth = np.asarray(images.table[TRUTH], float)[rows]
+  return metrics.bootstrap(
+    metrics.spearman,
+    truth,
+    score[rows],
+    groups=images.groups[rows],
+    samples=context.config.probe.bootstrap,
+    seed=context.config.seed,
+  )
+
+
+def _without_texture(images: Images, score: np.ndarray):
+  """The score after regressing out what the device and exposure explain.
+
+  Fitted on the healthy training scans; None where they are too few.
+  """
+  fit = np.flatnonzero(images.healthy & (images.table["part"] == "train"))
+  columns = [images.texture]
+  for name in ("source_width", "source_height"):
+    if name in images.table:
+      columns.append(np.asarray(images.table[name], float)[:, None])
+  features = np.concatenate(columns, 1)
+  if len(fit) < 3 * features.shape[1]:
+    return None
+  return baselines.regress_out(score, features, fit)

@@ -1,0 +1,268 @@
+"""Stage `data`: read every image once, prepare it, and decide who is where.
+
+Leaves uint8 images of one size, and a table that says for each image its id,
+its group, its part (train or eval), whether it belongs to the pre-training
+pool, and its labels. Everything after this stage joins by image id.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+
+from gcl_jax import data
+from gcl_jax.data import preprocess, splits
+from gcl_jax.data.source import Dataset
+from gcl_jax.errors import DataError
+from gcl_jax.evaluation import baselines
+
+SAMPLES = 6  # scans whose way through the preparation the report shows
+
+
+def run(context: Any) -> dict[str, Any]:
+  """Reads, prepares and splits; returns the table (the artifact)."""
+  config = context.config
+  pool = limited(context.dataset, config.data.limit)
+  part = parts(pool, config.data, config.seed)
+  sets = [(pool, part, np.ones(len(pool), bool))]
+  if config.healthy_data.name:
+    healthy = _only_healthy(data.load(config.healthy_data))
+    healthy = limited(healthy, config.healthy_data.limit)
+    sets.append(
+      (healthy, np.full(len(healthy), "train"), np.zeros(len(healthy), bool))
+    )
+  overlap = splits.check_groups(
+    pool.groups, part, allow=config.data.allow_group_overlap
+  )
+  images, kept, facts = _read_all(context, sets)
+  table = _merge(sets, kept)
+  splits.check_duplicates(facts["hashes"], table["part"], table["id"])
+  _check_healthy(table)
+  return {
+    "table": table,
+    "labels": np.array(pool.labels),
+    "meta": np.array(pool.meta),
+    "texture": np.stack(facts["texture"]),
+    "raw_samples": facts["raw"],
+    "sample_rows": np.array(facts["rows"]),
+    "quarantine": np.array(facts["bad"], dtype=str),
+    "overlapping_groups": np.array(overlap or [], dtype=str),
+    "images_sha256": np.array(images),
+    "fingerprint": np.array(pool.fingerprint()),
+  }
+
+
+def limited(dataset: Dataset, groups: int) -> Dataset:
+  """The first `groups` groups in the order of a hash, or everything for 0.
+
+  A hash and not the file order: neighbours in a folder are often alike.
+  """
+  if not groups:
+    return dataset
+  names = sorted(set(dataset.groups.tolist()), key=_stable_hash)
+  return dataset.select(np.isin(dataset.groups, names[:groups]))
+
+
+def _stable_hash(name: Any) -> str:
+  return hashlib.sha256(str(name).encode()).hexdigest()
+
+
+def parts(dataset: Dataset, config: Any, seed: int) -> np.ndarray:
+  """ "train" or "eval" for every row, whole groups in one part.
+
+  The data set's own split where every row has one, else a random one by
+  group, stratified by the healthy column where there is one.
+  """
+  named = dataset.table.get("split")
+  if named is not None and np.isin(named, ("train", "eval")).all():
+    return np.asarray(named, "U5")
+  healthy = dataset.table.get("healthy")
+  held_out = splits.split_by_group(
+    dataset.groups, config.eval_fraction, seed, stratify=healthy
+  )
+  return np.where(held_out, "eval", "train")
+
+
+def _only_healthy(dataset: Dataset) -> Dataset:
+  return dataset.select(np.asarray(dataset.table["healthy"]) == 1)
+
+
+def _check_healthy(table: dict[str, np.ndarray]) -> None:
+  if not np.any((table["healthy"] == 1) & (table["part"] == "train")):
+    raise DataError(
+      "no healthy image in the training part: the autoencoder needs some;"
+      " name the column with --config.data.healthy_column or give a second"
+      " data set with --config.healthy_data.name"
+    )
+
+
+def _read_all(context: Any, sets: list) -> tuple[str, list, dict[str, Any]]:
+  """Reads and prepares every image into images.npy, one pass, bad ones out.
+
+  Returns:
+    The SHA-256 of the images, the rows kept of each set, and the facts that
+    only the stored image shows: hashes, texture, samples, bad files.
+  """
+  config = context.config
+  size = tuple(config.preprocess.size)
+  total = sum(len(dataset) for dataset, *_ in sets)
+  path = context.workdir / "data" / "images.npy"
+  path.parent.mkdir(parents=True, exist_ok=True)
+  images = np.lib.format.open_memmap(path, "w+", np.uint8, (total, *size, 1))
+  facts = {"hashes": [], "texture": [], "bad": [], "raw": {}, "rows": []}
+  # Samples are spread over the first set.
+  chosen = set(np.linspace(0, len(sets[0][0]) - 1, SAMPLES).astype(int))
+  kept, count = [[] for _ in sets], 0
+  with context.telemetry.progress(total, "data") as bar:
+    for number, (dataset, *_) in enumerate(sets):
+      for row in range(len(dataset)):
+        bar.update(1)
+        raw = _read(dataset, row, facts["bad"], config.data.max_bad)
+        if raw is None:
+          continue
+        images[count, :, :, 0] = prepared(raw, config.preprocess)
+        facts["hashes"].append(hashlib.sha256(raw.tobytes()).hexdigest())
+        facts["texture"].append(baselines.texture_features([raw])[0])
+        if number == 0 and row in chosen:
+          facts["raw"][f"{len(facts['rows'])}"] = raw
+          facts["rows"].append(count)
+        kept[number].append(row)
+        count += 1
+  images.flush()
+  del images
+  return _truncate(path, count), kept, facts
+
+
+def prepared(raw: np.ndarray, config: Any) -> np.ndarray:
+  """One stored image -> uint8 [H, W] by `config.preprocess`."""
+  return preprocess.prepare(
+    raw,
+    size=tuple(config.size),
+    flatten=config.flatten,
+    normalise=config.normalise,
+    crop=config.crop,
+  )
+
+
+def _read(dataset: Dataset, row: int, bad: list, limit: int):
+  """The stored image, or None after noting why it cannot be used."""
+  try:
+    return dataset.read(row)
+  except DataError as error:
+    bad.append((str(dataset.ids[row]), str(error)))
+    if len(bad) > limit:
+      raise DataError(
+        f"{len(bad)} unreadable images in {dataset.name!r}, more than"
+        f" data.max_bad = {limit}; the last: {error}"
+      ) from error
+    return None
+
+
+def _truncate(path, count: int) -> str:
+  """Rewrites images.npy without the rows of bad files; returns its hash."""
+  images = np.load(path, mmap_mode="r")
+  if count < len(images):
+    shorter = path.with_name("images_kept.npy")
+    kept = np.lib.format.open_memmap(
+      shorter, "w+", np.uint8, (count, *images.shape[1:])
+    )
+    for row in range(count):
+      kept[row] = images[row]
+    kept.flush()
+    shorter.replace(path)
+  return file_hash(path)
+
+
+def file_hash(path) -> str:
+  """SHA-256 of a file, read in pieces."""
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _merge(sets: list, kept: list) -> dict[str, np.ndarray]:
+  """One table over the data sets; a column missing in one is nan or ""."""
+  names = {name for dataset, *_ in sets for name in dataset.table}
+  names = sorted((names | {"healthy"}) - {"split"})
+  table: dict[str, list] = {name: [] for name in [*names, "part", "pool"]}
+  for (dataset, part, pool), rows in zip(sets, kept, strict=True):
+    for name in names:
+      column = dataset.table.get(name)
+      blank = _blank(name, sets)
+      values = np.full(len(dataset), blank) if column is None else column
+      table[name].append(np.asarray(values)[rows])
+    table["part"].append(part[rows])
+    table["pool"].append(pool[rows])
+  merged = {name: np.concatenate(values) for name, values in table.items()}
+  ids, counts = np.unique(merged["id"], return_counts=True)
+  if counts.max() > 1:
+    raise DataError(
+      f"the two data sets share {np.sum(counts > 1)} image ids, such as"
+      f" {ids[counts > 1][0]!r}"
+    )
+  return merged
+
+
+def _blank(name: str, sets: list):
+  columns = [d.table[name] for d, *_ in sets if name in d.table]
+  text = columns and np.asarray(columns[0]).dtype.kind in "UO"
+  return "" if text else np.nan
+
+
+class Images:
+  """The prepared images and their table, as every later stage reads them.
+
+  Attributes:
+    pixels: uint8 [N, H, W, 1], a memory map.
+    table: one array of length N per column.
+    labels: names of the binary label columns.
+  """
+
+  def __init__(self, context: Any):
+    artifact = context.load("data")
+    path = context.workdir / "data" / "images.npy"
+    if not path.exists() or file_hash(path) != str(artifact["images_sha256"]):
+      raise DataError(
+        f"{path} is missing or not what stage data wrote: delete the folder"
+        f" {path.parent} and run again"
+      )
+    self.pixels = np.load(path, mmap_mode="r")
+    self.table = artifact["table"]
+    self.labels = tuple(str(name) for name in artifact["labels"])
+    self.meta = tuple(str(name) for name in artifact["meta"])
+    self.texture = artifact["texture"]
+
+  def __len__(self) -> int:
+    return len(self.pixels)
+
+  @property
+  def groups(self) -> np.ndarray:
+    return self.table["group"]
+
+  @property
+  def train(self) -> np.ndarray:
+    """bool[N]: the training part of the pool."""
+    return (self.table["part"] == "train") & self.table["pool"]
+
+  @property
+  def evaluation(self) -> np.ndarray:
+    """bool[N]: kept for evaluation, seen by no training and no selection."""
+    return self.table["part"] == "eval"
+
+  @property
+  def healthy(self) -> np.ndarray:
+    return self.table["healthy"] == 1
+
+  @property
+  def diseased(self) -> np.ndarray:
+    """bool[N]: known not to be healthy (unknown is neither)."""
+    return self.table["healthy"] == 0
+
+  def pool(self, protocol: str) -> np.ndarray:
+    """bool[N]: what pre-training may see under this protocol."""
+    return self.table["pool"] & (self.train | (protocol == "transductive"))
+
+
+def dumps(value: Any) -> str:
+  """JSON with numpy scalars and arrays turned into plain numbers."""
+  return json.dumps(value, default=lambda x: np.asarray(x).tolist())

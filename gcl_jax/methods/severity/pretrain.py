@@ -1,0 +1,340 @@
+"""Stage `supcon` and its references: encoders pre-trained on the pool.
+
+supcon: SupCon on the severity bins (or any label sets); simclr: the same with
+no labels; moco, pcl: further baselines; random: no training at all. All share
+encoder, initial weights, views, batch size, optimiser and number of steps.
+"""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn import cluster
+
+from gcl_jax import binning
+from gcl_jax.engine import feed, parallel, sweep, train
+from gcl_jax.engine.optim import make_optimizer
+from gcl_jax.engine.state import State, create
+from gcl_jax.errors import ConfigError, DataError
+from gcl_jax.evaluation import encoders
+from gcl_jax.methods.severity import scoring, steps
+from gcl_jax.methods.severity.images import Images
+from gcl_jax.models import heads
+
+LOSSES = ("supcon", "soft", "moco", "pcl")
+PCL_SMOOTHING = 10  # added to a cluster size inside the logarithm of phi
+
+
+def make_encoder(config: Any) -> Any:
+  """The encoder of `config.supcon`."""
+  return encoders.make(config.arch, config.stem, config.width, config.dtype)
+
+
+def run(context: Any, name: str = "supcon") -> dict[str, Any]:
+  """Pre-trains one encoder; `name` is supcon, simclr, moco, pcl or random.
+
+  Returns:
+    `encoder`: its variables (params and batch_stats), without the head.
+  """
+  images = Images(context)
+  config = context.config.supcon
+  loss, label_names = _objective(config, name)
+  rows = np.flatnonzero(images.pool(context.config.protocol))
+  size = config.batch_size
+  if len(rows) < size:
+    raise DataError(
+      f"the pre-training pool has {len(rows)} images, fewer than one batch of"
+      f" {size}: lower --config.supcon.batch_size"
+    )
+  total = int(config.epochs * (len(rows) // size))
+  optimizer = _optimizer(config, total, len(rows) // size)
+  encoder = make_encoder(config)
+  head = heads.projection(config.head_hidden, config.head_out)
+  state = _start(context, images, encoder, head, optimizer, loss, len(rows))
+  if name != "random":
+    state = train.fit(
+      _step(config, loss, label_names, encoder, head, optimizer, images),
+      state,
+      _batches(context, images, rows, label_names, loss, total),
+      steps=total,
+      mesh=context.mesh,
+      mode=context.mode,
+      name=name,
+      telemetry=context.telemetry,
+      checkpoints=context.checkpoints(),
+      save_every=max(1, total // 5),
+      every=len(rows) // size if loss == "pcl" else 0,
+      on_every=_clustering(context, images, rows, encoder, head, loss),
+    )
+  variables = {
+    "params": state.params["encoder"],
+    "batch_stats": state.extra["batch_stats"],
+  }
+  return {"encoder": jax.tree.map(np.asarray, variables)}
+
+
+def _objective(config: Any, name: str) -> tuple[str, tuple[str, ...]]:
+  """The loss and the label sets that a stage of this name trains with."""
+  if name in ("simclr", "random"):
+    return "supcon", ()
+  if name in ("moco", "pcl"):
+    return name, ()
+  if config.loss not in LOSSES:
+    raise ConfigError(f"supcon.loss {config.loss!r} is not one of {LOSSES}")
+  if len(config.labels) != len(config.label_weights):
+    raise ConfigError(
+      f"supcon.labels has {len(config.labels)} entries and"
+      f" supcon.label_weights {len(config.label_weights)}: give one weight"
+      " per label set"
+    )
+  return config.loss, tuple(config.labels) if config.loss == "supcon" else ()
+
+
+def _optimizer(config: Any, total: int, epoch: int):
+  return make_optimizer(
+    config.optimizer,
+    config.learning_rate,
+    steps=total,
+    warmup_steps=min(int(config.warmup_epochs * epoch), max(total - 1, 0)),
+    schedule=config.schedule,
+    momentum=config.momentum,
+    weight_decay=config.weight_decay,
+  )
+
+
+def views_of(config: Any, images: Images) -> dict[str, Any]:
+  """Keywords of `augment.two_views`; mean and sd of the pool's pixels."""
+  mean, std = pixel_statistics(images)
+  return dict(
+    crop_scale=tuple(config.crop_scale),
+    flip=config.flip,
+    brightness=config.brightness,
+    contrast=config.contrast,
+    jitter=config.jitter,
+    mean=mean,
+    std=std,
+  )
+
+
+def pixel_statistics(images: Images) -> tuple[float, float]:
+  """Mean and standard deviation of the training pixels, scaled to [0, 1]."""
+  rows = np.flatnonzero(images.train)
+  rows = rows[:: max(1, len(rows) // 500)]
+  pixels = np.asarray(images.pixels[rows], np.float32) / 255
+  return float(pixels.mean()), float(max(pixels.std(), 1e-3))
+
+
+def _step(config, loss, label_names, encoder, head, optimizer, images):
+  views = views_of(config, images)
+  if loss in ("moco", "pcl"):
+    return steps.moco_step(
+      encoder,
+      head,
+      optimizer,
+      temperature=config.temperature,
+      momentum=config.momentum_encoder,
+      prototypes=loss == "pcl",
+      views=views,
+    )
+  return steps.supcon_step(
+    encoder,
+    head,
+    optimizer,
+    label_names=label_names,
+    label_weights=tuple(config.label_weights) if label_names else (),
+    temperature=config.temperature,
+    block_size=config.block_size or None,
+    soft_width=config.kernel_width if loss == "soft" else 0.0,
+    views=views,
+  )
+
+
+def _start(context, images, encoder, head, optimizer, loss, pool: int) -> State:
+  """The initial state, made inside jit, the same weights for every method."""
+  config = context.config.supcon
+  shape = images.pixels.shape[1:]
+
+  def init(key):
+    for_encoder, for_head, for_steps = jax.random.split(key, 3)
+    variables = encoder.init(for_encoder, shape)
+    params = {
+      "encoder": variables["params"],
+      "head": head.init(for_head, (encoder.feature_dim,)),
+    }
+    extra = {"batch_stats": variables["batch_stats"]}
+    if loss in ("moco", "pcl"):
+      queue = jax.random.normal(
+        for_head, (min(config.queue, pool), config.head_out)
+      )
+      queue /= jnp.linalg.norm(queue, axis=1, keepdims=True)
+      extra |= dict(
+        slow=params, slow_stats=variables["batch_stats"], queue=queue
+      )
+    if loss == "pcl":
+      extra["clusters"] = _no_clusters(config, pool, len(images))
+    return create(params, optimizer, for_steps, extra)
+
+  key = jax.random.key(context.config.seed)
+  return parallel.init_replicated(init, context.mesh, key)
+
+
+def _batches(context, images, rows, label_names, loss, total):
+  """batches(start): the order is a function of seed and step alone."""
+  config, seed = context.config.supcon, context.config.seed
+  arrays = {"image": images.pixels, **_labels(context, images, label_names)}
+  if loss == "soft":
+    arrays["score"] = _standard_scores(context, images)
+  if not config.images_per_bin or not label_names:
+    return functools.partial(
+      _start_at, arrays, config.batch_size, seed, rows, total
+    )
+  labels = arrays[label_names[0]][rows]
+
+  def rows_at(step: int) -> np.ndarray:
+    return rows[
+      binning.bin_aware_batch(
+        labels,
+        step,
+        batch_size=config.batch_size,
+        images_per_bin=config.images_per_bin,
+        seed=seed,
+      )
+    ]
+
+  return lambda start: feed.batches_from(
+    arrays, rows_at, start=start, steps=total
+  )
+
+
+def _start_at(arrays, batch_size, seed, rows, total, start) -> Iterator[dict]:
+  return feed.batches(
+    arrays, batch_size, seed=seed, start=start, steps=total, rows=rows
+  )
+
+
+def _labels(context, images, names) -> dict[str, np.ndarray]:
+  """int32[N] for each label set: bins of a score, or a column's values."""
+  out = {}
+  for name in names:
+    if scoring.is_score_label(name):
+      out[name] = context.load("bin")["labels"][name]
+    elif name in images.table:
+      out[name] = codes(images.table[name])
+    else:
+      raise ConfigError(
+        f"supcon.labels names {name!r}, which is neither a bin of a score"
+        f" nor a column; columns: {', '.join(images.table)}"
+      )
+  return out
+
+
+def codes(column: np.ndarray) -> np.ndarray:
+  """A column's values as int32 labels; a missing value is like no other."""
+  column = np.asarray(column)
+  values, label = np.unique(column, return_inverse=True)
+  if column.dtype.kind == "f":
+    missing = np.isnan(column)
+  else:
+    missing = column.astype(str) == ""
+  label = label.astype(np.int32)
+  label[missing] = len(values) + np.arange(missing.sum())
+  return label
+
+
+def _standard_scores(context, images) -> np.ndarray:
+  """Severity in standard deviations of the pool."""
+  score = np.asarray(context.load("score")["score"], np.float32)
+  pool = score[images.pool(context.config.protocol)]
+  return ((score - pool.mean()) / max(pool.std(), 1e-12)).astype(np.float32)
+
+
+def _cluster_counts(config: Any, pool: int) -> list[int]:
+  """PCL's numbers of clusters, at least two images a cluster."""
+  return [max(2, min(count, pool // 2)) for count in config.clusters]
+
+
+def _no_clusters(config: Any, pool: int, total: int) -> dict[str, Any]:
+  counts = _cluster_counts(config, pool)
+  return dict(
+    ready=jnp.float32(0),
+    centroids=[jnp.zeros((k, config.head_out)) for k in counts],
+    assignments=[jnp.zeros(total, jnp.int32) for _ in counts],
+    densities=[jnp.ones(k) for k in counts],
+  )
+
+
+def _clustering(context, images, rows, encoder, head, loss):
+  """PCL's E-step, once an epoch: k-means on the momentum embeddings."""
+  if loss != "pcl":
+    return None
+  config = context.config.supcon
+  mean, std = pixel_statistics(images)
+
+  def on_every(state: State):
+    tree = {
+      "encoder": {
+        "params": state.extra["slow"]["encoder"],
+        "batch_stats": state.extra["slow_stats"],
+      },
+      "head": state.extra["slow"]["head"],
+    }
+    unit = sweep.map_examples(
+      encoders.embedder(encoder, head, mean, std),
+      tree,
+      {"image": images.pixels[rows]},
+      mesh=context.mesh,
+      mode=context.mode,
+      batch_size=config.batch_size,
+      name="pcl/cluster",
+      telemetry=None,
+    )
+    clusters = _kmeans(
+      unit,
+      rows,
+      len(images),
+      _cluster_counts(config, len(rows)),
+      config.temperature,
+      context.config.seed,
+    )
+    extra = {**state.extra, "clusters": clusters}
+    return (
+      parallel.replicate(state.replace(extra=extra), context.mesh),
+      {},
+      False,
+    )
+
+  return on_every
+
+
+def _kmeans(unit, rows, total, counts, temperature, seed) -> dict[str, Any]:
+  """Centroids, assignments and densities of each clustering.
+
+  density of a cluster of Z members: phi = sum of distances / (Z log(Z + 10)),
+  clipped to its 10th and 90th percentile and scaled to mean `temperature`.
+  """
+  centroids, assignments, densities = [], [], []
+  for count in counts:
+    found = cluster.KMeans(count, n_init=1, random_state=seed).fit(unit)
+    centre = found.cluster_centers_
+    centre /= np.linalg.norm(centre, axis=1, keepdims=True) + 1e-12
+    distance = np.linalg.norm(unit - centre[found.labels_], axis=1)
+    members = np.bincount(found.labels_, minlength=count)
+    spread = np.bincount(found.labels_, distance, count)
+    phi = spread / np.maximum(members * np.log(members + PCL_SMOOTHING), 1e-12)
+    phi = np.where(members > 1, phi, phi.max())
+    phi = np.clip(phi, *np.percentile(phi, (10, 90)))
+    phi = temperature * phi / max(phi.mean(), 1e-12)
+    label = np.zeros(total, np.int32)
+    label[rows] = found.labels_
+    centroids.append(jnp.asarray(centre, jnp.float32))
+    assignments.append(jnp.asarray(label))
+    densities.append(jnp.asarray(np.maximum(phi, 1e-3), jnp.float32))
+  return dict(
+    ready=jnp.float32(1),
+    centroids=centroids,
+    assignments=assignments,
+    densities=densities,
+  )

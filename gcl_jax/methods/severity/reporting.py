@@ -1,0 +1,148 @@
+"""Stage `report`: report.json for machines, report.html for people."""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from gcl_jax.methods.severity import grading, pages
+from gcl_jax.methods.severity.images import Images, dumps
+from gcl_jax.report import html
+
+
+def run(context: Any) -> dict[str, Any]:
+  """Writes report.json and report.html into the run's folder."""
+  images = Images(context)
+  scores = grading.scores_of(context, images)
+  metrics = grading.measure(context, images, scores)
+  metrics.update(json.loads(str(context.load("probe")["metrics"])))
+  notes = warnings_of(context, images, metrics)
+  _write_json(context, metrics, notes)
+  page = html.write(
+    context.workdir / "report.html",
+    title=f"Severity labels: {context.config.preset}",
+    subtitle=_subtitle(context, images),
+    cards=_cards(context, metrics),
+    sections=pages.sections(context, images, scores, metrics),
+    footer=f"gcl_jax, method severity, seed {context.config.seed}."
+    " Not for clinical use.",
+    warnings=notes,
+  )
+  context.telemetry.say(f"report: {page}")
+  return {"metrics": np.array(dumps(metrics))}
+
+
+def _write_json(context: Any, metrics: dict, notes: list[str]) -> None:
+  config = context.config
+  report = {
+    "method": config.method,
+    "preset": config.preset,
+    "seed": config.seed,
+    "protocol": config.protocol,
+    "metrics": metrics,
+    "throughput": pages.throughput(context),
+    "stages": {
+      name: context.manifest(name)["wall_s"] for name in context.stage.inputs
+    },
+    "warnings": notes,
+  }
+  text = json.dumps(json.loads(dumps(report)), indent=1, sort_keys=True)
+  path = context.workdir / "report.json"
+  partial = path.with_suffix(".partial")
+  partial.write_text(text + "\n", encoding="utf-8")
+  partial.replace(path)
+
+
+def _subtitle(context: Any, images: Images) -> str:
+  train, held_out = images.train.sum(), images.evaluation.sum()
+  patients = len(set(images.groups[images.table["pool"]].tolist()))
+  return (
+    f"{context.config.data.name}: {train} images to train on and {held_out}"
+    f" kept for evaluation, from {patients} groups that never cross."
+    f" Protocol {context.config.protocol}; seed {context.config.seed}."
+  )
+
+
+def _cards(context: Any, metrics: dict) -> list[html.Card]:
+  """Headline figures: those that exist, ours beside its opponent."""
+  wanted = [
+    ("severity/spearman", "Score against true severity", "Spearman"),
+    ("severity/auroc", "Severity score", "AUROC, healthy or diseased"),
+    ("baseline/pca_auroc", "PCA error", "the label-free opponent"),
+    ("probe/macro_auroc", "Probe on this encoder", "macro AUROC, all labels"),
+  ]
+  other = _largest(context, "simclr") or _largest(context, "random")
+  if other:
+    wanted.append((f"{other}/macro_auroc", f"Probe on {other[6:]}", ""))
+  cards = []
+  for key, label, note in wanted:
+    found = metrics.get(key)
+    if found:
+      interval = None if found["low"] is None else (found["low"], found["high"])
+      cards.append(html.Card(label, found["value"], interval, note))
+  return cards
+
+
+def _largest(context: Any, name: str) -> str:
+  if name not in context.config.references:
+    return ""
+  return f"probe/{name}@{max(context.config.probe.fractions):g}"
+
+
+def warnings_of(context: Any, images: Images, metrics: dict) -> list[str]:
+  """What a reader must know before trusting a number."""
+  data = context.load("data")
+  notes = []
+  if len(data["quarantine"]):
+    notes.append(
+      f"{len(data['quarantine'])} images could not be read and were left out;"
+      " they are listed under Data."
+    )
+  if len(data["overlapping_groups"]):
+    notes.append(
+      f"{len(data['overlapping_groups'])} groups are in both the training and"
+      " the evaluation part, because allow_group_overlap or the named split"
+      " says so: figures on evaluation images are too good."
+    )
+  if context.config.protocol == "transductive":
+    notes.append(
+      "Protocol transductive: pre-training saw the evaluation images without"
+      " their labels, as in the paper."
+    )
+  notes += _weak_autoencoder(context) + _weak_score(metrics)
+  undefined = [
+    name
+    for name in images.labels
+    if (metrics.get(f"probe/{name}/auroc") or {}).get("value") is None
+  ]
+  if undefined:
+    notes.append(
+      f"AUROC is undefined for {', '.join(undefined)}: one class only in the"
+      " evaluation or training part. Means are over the other labels."
+    )
+  return notes
+
+
+def _weak_autoencoder(context: Any) -> list[str]:
+  if context.config.score.source != "autoencoder":
+    return []
+  notes = []
+  for number, model in sorted(context.load("gradcon")["models"].items()):
+    loss, mean = float(model["reconstruction"]), float(model["mean_image_loss"])
+    if loss >= mean:
+      notes.append(
+        f"Autoencoder {number} reconstructs healthy scans no better"
+        f" ({loss:.4f}) than the mean healthy image does ({mean:.4f})."
+      )
+  return notes
+
+
+def _weak_score(metrics: dict) -> list[str]:
+  ours = (metrics.get("severity/auroc") or {}).get("value")
+  pca = (metrics.get("baseline/pca_auroc") or {}).get("value")
+  if ours is None or pca is None or ours >= pca:
+    return []
+  return [
+    f"The severity score (AUROC {ours:.3f}) is below the error of a linear"
+    f" PCA ({pca:.3f}): on this data the autoencoder does not earn its place."
+  ]

@@ -1,0 +1,280 @@
+"""Stages `score` and `bin`: a severity for every image, then pseudo-labels."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gcl_jax import binning
+from gcl_jax.engine import sweep
+from gcl_jax.errors import ConfigError, DataError
+from gcl_jax.gradients import gradcon
+from gcl_jax.methods.severity import classify, healthy, pooling, steps
+from gcl_jax.methods.severity.images import Images
+
+MODES = ("gradcon", "grad", "recon")
+POOLINGS = ("mean", "layers")
+
+
+def run_scores(context: Any) -> dict[str, Any]:
+  """Scores every image by its id.
+
+  Returns:
+    `ids`, `score` float32[N] (what the bins are made of), and for the
+    autoencoder source `recon`, `grad`, `gradcon` float32[N], `cos`
+    float32[N, 4] and `models` float32[N, M], the score under each model.
+  """
+  images = Images(context)
+  config = context.config.score
+  ids = images.table["id"]
+  if config.source == "autoencoder":
+    return {"ids": ids, **autoencoder_scores(context, images)}
+  if config.source == "random":
+    draw = np.random.default_rng(context.config.seed)
+    return {"ids": ids, "score": draw.random(len(images), np.float32)}
+  score = classify.anomaly_scores(context, images, config.source)
+  return {"ids": ids, "score": score.astype(np.float32)}
+
+
+def autoencoder_scores(context: Any, images: Images) -> dict[str, Any]:
+  """GradCON, gradient and reconstruction scores, cross-fitted.
+
+  Under model k, as published: recon = mean squared error, grad = -mean_l
+  cos_l, gradcon = recon + beta * grad, with beta in standard deviations of
+  the error of healthy scans that model k has not seen. The score of this run
+  is that of `score.mode`, with the error pooled by `score.pooling`. Models
+  are put on one scale by the same scans; a healthy training scan takes the
+  model that has not seen it, every other image the mean of all.
+  """
+  config = context.config.score
+  check_choices(config)
+  artifact = context.load("gradcon")
+  fold, unseen, found = artifact["fold"], [], []
+  for number, model in sorted(artifact["models"].items()):
+    found.append(_sweep(context, images, model, f"score/{number}"))
+    unseen.append(_unseen_healthy(fold, int(number), model))
+  recon, pooled, cos = (
+    np.stack([f[name] for f in found], 1) for name in ("recon", "error", "cos")
+  )
+  grad = -cos.mean(-1)
+  published = mode_scores(config, recon, grad, unseen)
+  chosen = mode_scores(config, pooled, grad, unseen)[config.mode]
+  use = _usable(fold, len(found))
+  out = {
+    mode: combined(levelled(values, unseen), use)
+    for mode, values in published.items()
+  }
+  out["cos"] = np.where(use[..., None], cos, 0).sum(1) / use.sum(1)[:, None]
+  out["models"] = levelled(chosen, unseen)
+  out["score"] = combined(out["models"], use)
+  return {name: np.asarray(v, np.float32) for name, v in out.items()}
+
+
+def check_choices(config: Any) -> None:
+  """Refuses an unknown mode or pooling of `config.score`."""
+  for name, known in (("mode", MODES), ("pooling", POOLINGS)):
+    if config[name] not in known:
+      raise ConfigError(f"score.{name} {config[name]!r} is not one of {known}")
+
+
+def mode_scores(
+  config: Any, error: np.ndarray, grad: np.ndarray, unseen: list
+) -> dict[str, np.ndarray]:
+  """{mode: float[N, M]} from error and gradient term float[N, M]."""
+  beta = _beta(config, error, unseen)
+  return {"recon": error, "grad": grad, "gradcon": error + beta[None] * grad}
+
+
+def _sweep(context: Any, images: Images, artifact: dict, name: str):
+  """recon, pooled error and cos of all images under one model."""
+  config = context.config.score
+  model = healthy.make_model(
+    context.config.autoencoder, images.pixels.shape[-1]
+  )
+  reference = artifact.get("reference")
+  if not reference or not int(artifact["count"]):
+    raise DataError(
+      "the autoencoder checkpoint holds no reference gradients, without"
+      " which there is no GradCON score: run the gradcon stage again"
+    )
+  tree = {
+    "params": jax.tree.map(jnp.asarray, artifact["params"]),
+    "reference": tuple(jnp.asarray(r) for _, r in sorted(reference.items())),
+  }
+
+  def one_batch(tree, batch):
+    x = steps.unit_range(batch["image"])
+    found = gradcon.scores(
+      model,
+      tree["params"],
+      x,
+      tree["reference"],
+      engine=config.engine,
+      chunk=config.chunk,
+    )
+    error = found.recon
+    if config.pooling == "layers":
+      error = pooling.by_layers(x - model.apply(tree["params"], x))
+    return {"recon": found.recon, "error": error, "cos": found.cos}
+
+  return sweep.map_examples(
+    one_batch,
+    tree,
+    {"image": images.pixels},
+    mesh=context.mesh,
+    mode=context.mode,
+    batch_size=config.batch_size,
+    name=name,
+    telemetry=context.telemetry,
+  )
+
+
+def _unseen_healthy(fold: np.ndarray, number: int, model: dict) -> np.ndarray:
+  """Rows of healthy training scans that this model was not fitted to."""
+  left_out = np.flatnonzero(fold == number)
+  return left_out if len(left_out) else model["validation_rows"]
+
+
+def _usable(fold: np.ndarray, models: int) -> np.ndarray:
+  """bool[N, M]: may model m score image n?
+
+  A healthy training scan of fold k only by model k; a scan of no fold by all.
+  With a single model and no left-out fold everything is scored by it.
+  """
+  use = np.ones((len(fold), models), bool)
+  if models > 1:
+    for number in range(models):
+      use[(fold >= 0) & (fold != number), number] = False
+  return use
+
+
+def _beta(config: Any, recon: np.ndarray, unseen: list) -> np.ndarray:
+  """float[M]: beta on the scale of the reconstruction error."""
+  if config.beta_scale == "absolute":
+    return np.full(recon.shape[1], config.beta)
+  spread = [recon[rows, m].std() for m, rows in enumerate(unseen)]
+  return config.beta * np.array(spread)
+
+
+def levelled(values: np.ndarray, unseen: list) -> np.ndarray:
+  """Scores under M models on their mean scale.
+
+  Args:
+    values: float[N, M].
+    unseen: per model, the rows of healthy scans it has not seen; their mean
+      and standard deviation are made equal over models.
+
+  Returns:
+    float[N, M]; unchanged for one model.
+  """
+  if values.shape[1] == 1:
+    return values
+  mean = np.array([values[rows, m].mean() for m, rows in enumerate(unseen)])
+  spread = np.array([values[rows, m].std() for m, rows in enumerate(unseen)])
+  spread = np.where(spread > 0, spread, 1.0)
+  return (values - mean) / spread * spread.mean() + mean.mean()
+
+
+def combined(values: np.ndarray, use: np.ndarray) -> np.ndarray:
+  """The mean over the models that may score an image, float[N].
+
+  Args:
+    values: float[N, M] of `levelled`.
+    use: bool[N, M], at least one model per image.
+  """
+  return np.where(use, values, 0).sum(1) / use.sum(1)
+
+
+def run_bins(context: Any) -> dict[str, Any]:
+  """Pseudo-labels for every image; edges from the pre-training pool alone.
+
+  Returns:
+    `ids`; `labels/<name>` int32[N] and `edges/<name>` for each label set that
+    is made of a score; `facts`, what the report says about them.
+  """
+  images = Images(context)
+  scores = context.load("score")
+  _check_same_ids(scores["ids"], images.table["id"])
+  pool = images.pool(context.config.protocol)
+  out = {"ids": images.table["id"], "labels": {}, "edges": {}, "facts": {}}
+  for name in score_labels(context.config):
+    values = np.asarray(scores[_score_column(name)], np.float64)
+    repeats = None if "." in name else _repeats(context, scores, pool)
+    bins = binned(values[pool], context.config, repeats)
+    labels = binning.from_edges(values, bins.edges).labels
+    if name == "shuffled":
+      shuffle = np.random.default_rng(context.config.seed).permutation
+      labels[pool] = shuffle(labels[pool])
+    out["labels"][name] = labels
+    out["edges"][name] = bins.edges
+    out["facts"][name] = _facts(context, bins)
+  return out
+
+
+def _check_same_ids(scored: np.ndarray, ids: np.ndarray) -> None:
+  if not np.array_equal(scored, ids):
+    raise DataError(
+      "the scores belong to other images than the data stage holds now:"
+      " delete the score folder and run again"
+    )
+
+
+def score_labels(config: Any) -> tuple[str, ...]:
+  """The label sets of the supcon stage that are bins of a score."""
+  made = [n for n in config.supcon.labels if is_score_label(n)]
+  return tuple(dict.fromkeys(["severity", *made]))
+
+
+def is_score_label(name: str) -> bool:
+  """severity, severity.<mode> and shuffled are bins; others are columns."""
+  return name in ("severity", "shuffled") or name.startswith("severity.")
+
+
+def _score_column(name: str) -> str:
+  return name.split(".", 1)[1] if "." in name else "score"
+
+
+def _repeats(context: Any, scores: dict, pool: np.ndarray):
+  """Scores under several models of the pool's images that none was fitted to;
+  None with a single model."""
+  models = scores.get("models")
+  if models is None or models.shape[1] < 2:
+    return None
+  unseen = pool & (context.load("gradcon")["fold"] < 0)
+  return models[unseen] if unseen.sum() > 1 else None
+
+
+def binned(
+  scores: np.ndarray, config: Any, repeatability: Any = None
+) -> binning.Bins:
+  """Bins of the pool's scores by `config.bin`."""
+  rule, count = config.bin.rule, config.bin.count
+  if rule != "choose" and count > len(scores) and not config.bin.allow_empty:
+    raise ConfigError(
+      f"bin.count {count} is more than the {len(scores)} images of the pool:"
+      " lower it, or set --config.bin.allow_empty=True"
+    )
+  if rule == "equal_width":
+    return binning.equal_width(scores, count)
+  if rule == "equal_count":
+    return binning.equal_count(scores, count)
+  if rule == "choose":
+    return binning.choose(
+      scores,
+      repeatability=repeatability,
+      batch_size=config.supcon.batch_size,
+    )
+  raise ConfigError(
+    f"bin.rule {rule!r} is not one of choose, equal_width, equal_count"
+  )
+
+
+def _facts(context: Any, bins: binning.Bins) -> dict[str, Any]:
+  facts = binning.describe(bins, context.config.supcon.batch_size)
+  context.telemetry.say(
+    f"{bins.rule}: {facts['occupied']} occupied bins, the largest holds"
+    f" {facts['largest']} of {facts['images']} images, expected same-bin"
+    f" images per anchor {facts['expected_positives']:.2f}"
+  )
+  return {**facts, "rule": bins.rule, "reason": bins.reason}

@@ -1,0 +1,99 @@
+"""What the severity method runs, in order, and what each stage reads.
+
+data -> gradcon -> score -> bin -> supcon -> probe -> report
+                      references -----^
+"""
+
+import functools
+from typing import Any
+
+from gcl_jax.engine.stages import Stage
+from gcl_jax.errors import ConfigError
+from gcl_jax.methods.severity import (
+  healthy,
+  images,
+  pretrain,
+  probing,
+  reporting,
+  scoring,
+)
+
+REFERENCES = ("random", "simclr", "supervised", "moco", "pcl")
+COMMON = ("protocol", "seed")
+ENCODER = (*COMMON, "supcon")
+
+
+def stages(config: Any) -> tuple[Stage, ...]:
+  """The stages of this configuration.
+
+  Raises:
+    ConfigError: an unknown reference.
+  """
+  for name in config.references:
+    if name not in REFERENCES:
+      raise ConfigError(
+        f"references names {name!r}; known: {', '.join(REFERENCES)}"
+      )
+  scores = ("data", "gradcon") if _needs_autoencoder(config) else ("data",)
+  trained = [_reference(name) for name in config.references]
+  encoders = ("supcon", *config.references)
+  return (
+    Stage(
+      "data",
+      images.run,
+      (),
+      ("seed", "data", "healthy_data", "preprocess"),
+    ),
+    *([_gradcon()] if _needs_autoencoder(config) else []),
+    Stage(
+      "score",
+      scoring.run_scores,
+      scores,
+      ("seed", "score", "classifier", "autoencoder"),
+    ),
+    Stage("bin", scoring.run_bins, (*scores, "score"), (*ENCODER, "bin")),
+    Stage("supcon", pretrain.run, ("data", "score", "bin"), ENCODER),
+    *trained,
+    Stage(
+      "probe",
+      probing.run_probe,
+      ("data", *encoders),
+      ("seed", "probe", "references", "finetune", "supcon"),
+    ),
+    Stage(
+      "report",
+      reporting.run,
+      ("data", *scores[1:], "score", "bin", *encoders, "probe"),
+      ("report", "seed"),
+    ),
+  )
+
+
+def batch_sizes(config: Any) -> tuple[int, ...]:
+  """Every batch size that the devices have to share equally."""
+  return (
+    config.autoencoder.batch_size,
+    config.score.batch_size,
+    config.supcon.batch_size,
+    config.finetune.batch_size,
+  )
+
+
+def _needs_autoencoder(config: Any) -> bool:
+  return config.score.source == "autoencoder"
+
+
+def _gradcon() -> Stage:
+  return Stage("gradcon", healthy.run, ("data",), ("seed", "autoencoder"))
+
+
+def _reference(name: str) -> Stage:
+  if name == "supervised":
+    return Stage(
+      name,
+      probing.run_supervised,
+      ("data",),
+      ("seed", "probe", "finetune", "supcon"),
+    )
+  run = functools.partial(pretrain.run, name=name)
+  return Stage(name, run, ("data",), ENCODER)

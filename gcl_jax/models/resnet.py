@@ -1,0 +1,185 @@
+"""ResNet-18, -34 and -50 encoders for small and large medical images."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gcl_jax.models.layers import Conv, Model, max_pool
+
+_BLOCKS = {
+  "resnet18": ((2, 2, 2, 2), False),
+  "resnet34": ((3, 4, 6, 3), False),
+  "resnet50": ((3, 4, 6, 3), True),
+}
+_STEMS = ("cifar", "imagenet", "oct")
+
+
+def resnet(
+  arch: str = "resnet18",
+  stem: str = "cifar",
+  width: int = 64,
+  dtype: str = "float32",
+) -> Model:
+  """A residual network up to its global average (He et al. 2016, v1.5).
+
+  `init(key, (H, W, C))` -> {"params", "batch_stats"}, all float32. Kernels are
+  normal with variance 2 / (h w out), scales 1, biases 0.
+
+  `apply(variables, images, *, train=False, axis_name=None, taps=False)` ->
+  (features float32[B, feature_dim], batch_stats), for images
+  float[B, H, W, C]. With `train` the batch's statistics are used and folded
+  into the running ones (momentum 0.9); with `axis_name` they are those of the
+  batches of all devices together. With `taps` a third output lists the spatial
+  means float32[B, channels] after the stem and after each of the four stages.
+
+  Args:
+    arch: "resnet18", "resnet34" or "resnet50".
+    stem: "cifar" (3x3, stride 1), "imagenet" (7x7, stride 2, 3x3 max-pool of
+      stride 2) or "oct" (7x7, stride 2, no pool).
+    width: channels of the stem; stages have 1, 2, 4 and 8 times as many
+      (resnet50: 4 times that at their ends). 64 is the published network.
+    dtype: what convolutions compute in and activations are kept in, "float32"
+      or "bfloat16". Parameters, statistics and features stay float32.
+
+  Returns:
+    The model; `feature_dim` is 8 width (resnet50: 32 width).
+
+  Raises:
+    ValueError: unknown `arch`, `stem` or `dtype`.
+  """
+  for name, value, known in (
+    ("arch", arch, tuple(_BLOCKS)),
+    ("stem", stem, _STEMS),
+    ("dtype", dtype, ("float32", "bfloat16")),
+  ):
+    if value not in known:
+      raise ValueError(f"{name} must be one of {known}, got {value!r}")
+  blocks, bottleneck = _BLOCKS[arch]
+  module = functools.partial(
+    _ResNet, blocks, bottleneck, stem, width, jnp.dtype(dtype)
+  )
+
+  def apply(variables, images, *, train=False, axis_name=None, taps=False):
+    (features, means), updated = module(train, axis_name).apply(
+      variables, images, mutable=["batch_stats"] if train else []
+    )
+    stats = updated["batch_stats"] if train else variables["batch_stats"]
+    return (features, stats, means) if taps else (features, stats)
+
+  feature_dim = width * 8 * (4 if bottleneck else 1)
+  return Model(functools.partial(_init, module()), apply, feature_dim)
+
+
+def _init(module: nn.Module, key: jax.Array, image_shape: Sequence[int]):
+  """All kernels cut from one normal draw: one random program to compile."""
+  image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+  shapes = jax.eval_shape(module.init, jax.random.key(0), image)
+  leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
+  sizes = [leaf.size for path, leaf in leaves if _name(path) == "kernel"]
+  draws = jnp.split(jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes))
+  draws = iter(draws)
+  values = []
+  for path, leaf in leaves:
+    if _name(path) == "kernel":
+      height, width, _, features = leaf.shape
+      scale = np.sqrt(2 / (height * width * features))
+      values.append(next(draws).reshape(leaf.shape) * scale)
+    else:
+      one = _name(path) in ("scale", "var")
+      values.append(jnp.full(leaf.shape, float(one), leaf.dtype))
+  return jax.tree.unflatten(structure, values)
+
+
+def _name(path) -> str:
+  return path[-1].key
+
+
+class _ResNet(nn.Module):
+  blocks: Sequence[int]
+  bottleneck: bool
+  stem: str
+  width: int
+  dtype: Any
+  train: bool = False
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, images):
+    conv = functools.partial(Conv, dtype=self.dtype)
+    norm = functools.partial(
+      nn.BatchNorm,
+      use_running_average=not self.train,
+      momentum=0.9,
+      dtype=self.dtype,
+      axis_name=self.axis_name,
+    )
+    if self.stem == "cifar":
+      hidden = conv(self.width, (3, 3), 1, 1, name="stem")(images)
+    else:
+      hidden = conv(self.width, (7, 7), 2, 3, name="stem")(images)
+    hidden = nn.relu(norm(name="stem_norm")(hidden))
+    if self.stem == "imagenet":
+      hidden = max_pool(hidden)
+    means = [_spatial_mean(hidden)]
+    block = _Bottleneck if self.bottleneck else _Basic
+    for stage, count in enumerate(self.blocks):
+      for index in range(count):
+        stride = 2 if stage and not index else 1
+        name = f"stage{stage + 1}_block{index + 1}"
+        hidden = block(self.width << stage, stride, conv, norm, name=name)(
+          hidden
+        )
+      means.append(_spatial_mean(hidden))
+    return means[-1], means
+
+
+def _spatial_mean(hidden):
+  return jnp.mean(hidden, (1, 2), dtype=jnp.float32)
+
+
+class _Basic(nn.Module):
+  """Two 3x3 convolutions beside a shortcut."""
+
+  features: int
+  stride: int
+  conv: Any
+  norm: Any
+
+  @nn.compact
+  def __call__(self, inputs):
+    hidden = self.conv(self.features, (3, 3), self.stride, 1)(inputs)
+    hidden = nn.relu(self.norm()(hidden))
+    hidden = self.conv(self.features, (3, 3), 1, 1)(hidden)
+    hidden = self.norm()(hidden)
+    return nn.relu(hidden + _shortcut(self, inputs, hidden.shape[-1]))
+
+
+class _Bottleneck(nn.Module):
+  """1x1, 3x3 (which strides, as in v1.5), 1x1 to four times as many."""
+
+  features: int
+  stride: int
+  conv: Any
+  norm: Any
+
+  @nn.compact
+  def __call__(self, inputs):
+    hidden = self.conv(self.features, (1, 1))(inputs)
+    hidden = nn.relu(self.norm()(hidden))
+    hidden = self.conv(self.features, (3, 3), self.stride, 1)(hidden)
+    hidden = nn.relu(self.norm()(hidden))
+    hidden = self.conv(4 * self.features, (1, 1))(hidden)
+    hidden = self.norm()(hidden)
+    return nn.relu(hidden + _shortcut(self, inputs, hidden.shape[-1]))
+
+
+def _shortcut(block, inputs, features):
+  if inputs.shape[-1] == features and block.stride == 1:
+    return inputs
+  inputs = block.conv(features, (1, 1), block.stride, name="shortcut")(inputs)
+  return block.norm(name="shortcut_norm")(inputs)

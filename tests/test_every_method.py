@@ -1,0 +1,113 @@
+"""Every folder under methods/ keeps the contract, found by itself."""
+
+import importlib
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+import gcl_jax.methods
+from gcl_jax import main
+from gcl_jax.engine import parallel
+from gcl_jax.engine.checkpoint import Checkpoints
+
+METHODS = sorted(
+  path.parent.name
+  for path in pathlib.Path(gcl_jax.methods.__path__[0]).glob("*/stages.py")
+)
+
+
+class Killed(BaseException):
+  """Stands for SIGKILL: nothing in the program catches it."""
+
+
+def tiny(method, **changes):
+  module = importlib.import_module(f"gcl_jax.methods.{method}.config")
+  config = module.get_config("tiny")
+  config.update_from_flattened_dict(changes)
+  return config
+
+
+def run(config, workdir):
+  return main.run(config, workdir, parallel.make_mesh(jax.devices()[:2]))
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def whole(request, tmp_path_factory):
+  """(method, workdir, manifests) of an uninterrupted run."""
+  workdir = tmp_path_factory.mktemp(request.param)
+  return request.param, workdir, run(tiny(request.param), workdir)
+
+
+def test_there_is_a_method():
+  assert "severity" in METHODS
+
+
+def test_a_run_leaves_its_report(whole):
+  method, workdir, manifests = whole
+  config = tiny(method)
+  report = json.loads((workdir / "report.json").read_text())
+  assert report["method"] == method
+  assert report["preset"] == "tiny" and report["seed"] == config.seed
+  for name, metric in report["metrics"].items():
+    assert set(metric) == {"value", "low", "high", "n"}, name
+  assert "probe/macro_auroc" in report["metrics"]
+  for facts in report["throughput"].values():
+    assert {"images_per_s", "data_wait", "mfu", "peak_bytes", "compile_s"} <= {
+      *facts
+    }
+  page = (workdir / "report.html").read_text()
+  assert "<html" in page and 'src="http' not in page
+  assert set(manifests) == {
+    p.parent.name for p in workdir.glob("*/manifest.json")
+  }
+
+
+def test_a_finished_run_does_nothing_again(whole):
+  method, workdir, _ = whole
+  before = {p: p.stat().st_mtime_ns for p in workdir.glob("*/manifest.json")}
+  run(tiny(method), workdir)
+  assert before == {
+    p: p.stat().st_mtime_ns for p in workdir.glob("*/manifest.json")
+  }
+
+
+def test_killed_after_every_save_and_resumed_equals_uninterrupted(
+  whole, tmp_path, monkeypatch
+):
+  method, _, expected = whole
+  killed = set()
+  save = Checkpoints.save
+
+  def save_then_die(self, step, state, **options):
+    save(self, step, state, **options)
+    if (self.directory, step) not in killed and not options.get("finished"):
+      killed.add((self.directory, step))
+      raise Killed
+
+  monkeypatch.setattr(Checkpoints, "save", save_then_die)
+  for _ in range(40):
+    try:
+      found = run(tiny(method), tmp_path)
+      break
+    except Killed:
+      continue
+  assert len(killed) >= 3
+  for stage, manifest in expected.items():
+    if stage != "report":
+      assert manifest["arrays"] == found[stage]["arrays"], stage
+
+
+def test_pmap_gives_the_same(whole, tmp_path):
+  method, workdir, _ = whole
+  run(tiny(method, parallel="pmap"), tmp_path)
+  reports = [
+    json.loads((folder / "report.json").read_text())["metrics"]
+    for folder in (workdir, tmp_path)
+  ]
+  assert reports[0].keys() == reports[1].keys()
+  for name in (n for n in reports[0] if n.startswith(("severity", "baseline"))):
+    ours, theirs = (r[name]["value"] for r in reports)
+    np.testing.assert_allclose(ours, theirs, atol=1e-3, err_msg=name)

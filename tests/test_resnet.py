@@ -1,0 +1,360 @@
+"""ResNets and their layers against linen's own and a numpy network."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from gcl_jax.models.heads import linear, projection
+from gcl_jax.models.layers import Conv, conv, max_pool
+from gcl_jax.models.resnet import resnet
+
+# Whole networks compile in a third of the time without LLVM's optimiser.
+quick_jit = functools.partial(
+  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+)
+
+
+def normal(*shape, seed=0):
+  return jnp.float32(np.random.default_rng(seed).normal(size=shape))
+
+
+@pytest.mark.parametrize(
+  "image, kernel, strides, padding",
+  [
+    ((2, 4), (3, 3), 1, 1),  # one product on a CPU
+    ((3, 8), (3, 3), 2, 1),  # the same, strided
+    ((5, 7), (7, 7), 2, 3),
+    ((4, 3), (2, 3), 1, 0),
+    ((5, 8), (1, 1), 1, 0),
+    ((5, 8), (1, 1), 2, 0),
+    ((6, 9), (3, 3), 1, 1),  # native
+    ((7, 10), (3, 3), 2, 1),
+  ],
+)
+def test_conv_equals_linen(image, kernel, strides, padding):
+  inputs = normal(3, *image, 5)
+  options = {"use_bias": True, "padding": padding}
+  ours = Conv(4, kernel, strides, **options)
+  theirs = nn.Conv(4, kernel, strides, **options)
+  variables = theirs.init(jax.random.key(0), inputs)
+  shapes = jax.eval_shape(ours.init, jax.random.key(0), inputs)
+  assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, variables)
+  target = normal(*theirs.apply(variables, inputs).shape, seed=1)
+
+  def pull(module):
+    def loss(variables, inputs):
+      outputs = module.apply(variables, inputs)
+      return jnp.sum(outputs * target), outputs
+
+    run = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+    return jax.jit(run)(variables, inputs)
+
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=3e-5),
+    pull(ours),
+    pull(theirs),
+  )
+
+
+def test_small_maps_are_products_on_a_cpu_only():
+  step = jax.jit(functools.partial(conv, padding=1))
+  shapes = [
+    jax.ShapeDtypeStruct(s, jnp.float32) for s in [(2, 2, 4, 8), (3, 3, 8, 8)]
+  ]
+  for platform, native in (("cpu", False), ("tpu", True), ("cuda", True)):
+    text = step.trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
+    assert ("stablehlo.convolution" in text) == native
+    assert ("dot_general" in text) != native
+
+
+@pytest.mark.parametrize("size", [(6, 8), (5, 7), (1, 4)])
+def test_max_pool_equals_linen(size):
+  images = normal(2, *size, 3)
+  pools = (
+    max_pool,
+    lambda x: nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))),
+  )
+  target = normal(*pools[1](images).shape, seed=1)
+  (ours, ours_back), (theirs, theirs_back) = (
+    jax.jit(lambda x, pool=pool: (pool(x), jax.vjp(pool, x)[1](target)[0]))(
+      images
+    )
+    for pool in pools
+  )
+  np.testing.assert_array_equal(ours, theirs)
+  np.testing.assert_allclose(ours_back, theirs_back, rtol=1e-6)
+
+
+# -- the network against numpy ----------------------------------------------
+
+
+def np_conv(x, kernel, stride, padding):
+  h, w = kernel.shape[:2]
+  x = np.pad(x, ((0, 0), (padding,) * 2, (padding,) * 2, (0, 0)))
+  rows = range(0, x.shape[1] - h + 1, stride)
+  columns = range(0, x.shape[2] - w + 1, stride)
+  out = [
+    [np.tensordot(x[:, i : i + h, j : j + w], kernel, 3) for j in columns]
+    for i in rows
+  ]
+  return np.stack([np.stack(r, 1) for r in out], 1)
+
+
+def np_pool(x):
+  x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
+  out = [
+    [
+      x[:, i : i + 3, j : j + 3].max((1, 2))
+      for j in range(0, x.shape[2] - 2, 2)
+    ]
+    for i in range(0, x.shape[1] - 2, 2)
+  ]
+  return np.stack([np.stack(r, 1) for r in out], 1)
+
+
+def np_resnet(variables, x, blocks, bottleneck, stem, train):
+  """The network of the paper, written out; returns features and means."""
+
+  def layer(x, names, stride, padding):
+    conv_name, norm_name = names
+    params, stats = variables["params"], variables["batch_stats"]
+    for name in norm_name[:-1]:
+      params, stats = params[name], stats[name]
+    x = np_conv(x, np.asarray(params[conv_name]["kernel"]), stride, padding)
+    norm, seen = params[norm_name[-1]], stats[norm_name[-1]]
+    mean, var = seen["mean"], seen["var"]
+    if train:
+      mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    return (x - mean) / np.sqrt(var + 1e-5) * norm["scale"] + norm["bias"]
+
+  stride, padding = (1, 1) if stem == "cifar" else (2, 3)
+  x = np.maximum(layer(x, ("stem", ["stem_norm"]), stride, padding), 0)
+  x = np_pool(x) if stem == "imagenet" else x
+  means = [x.mean((1, 2))]
+  for stage, count in enumerate(blocks):
+    for index in range(count):
+      stride = 2 if stage and not index else 1
+      name = f"stage{stage + 1}_block{index + 1}"
+      # Stride and padding of each convolution of the block.
+      plan = [(1, 0), (stride, 1), (1, 0)] if bottleneck else [
+        (stride, 1), (1, 1)
+      ]  # fmt: skip
+      hidden = x
+      for k, (s, p) in enumerate(plan):
+        names = (f"Conv_{k}", [name, f"BatchNorm_{k}"])
+        hidden = layer(hidden, names, s, p)
+        hidden = np.maximum(hidden, 0) if k < len(plan) - 1 else hidden
+      if "shortcut" in variables["params"][name]:
+        names = ("shortcut", [name, "shortcut_norm"])
+        x = layer(x, names, stride, 0)
+      x = np.maximum(hidden + x, 0)
+    means.append(x.mean((1, 2)))
+  return means
+
+
+def random_variables(model, image_shape):
+  """Initial kernels; random scales, biases and statistics."""
+  variables = quick_jit(lambda key: model.init(key, image_shape))(
+    jax.random.key(0)
+  )
+  random = np.random.default_rng(0)
+  return jax.tree.map(
+    lambda x: (
+      x if x.ndim > 1 else jnp.float32(random.uniform(0.5, 1.5, x.shape))
+    ),
+    variables,
+  )
+
+
+@pytest.mark.parametrize(
+  "arch, stem, train",
+  [
+    ("resnet18", "cifar", True),
+    ("resnet18", "imagenet", False),
+    ("resnet34", "oct", False),
+    ("resnet50", "imagenet", True),
+  ],
+)
+def test_network_equals_numpy(arch, stem, train):
+  model = resnet(arch, stem, width=4)
+  images = normal(3, 17, 22, 1)
+  variables = random_variables(model, (17, 22, 1))
+  run = quick_jit(functools.partial(model.apply, train=train, taps=True))
+  features, stats, means = run(variables, images)
+  blocks = (2, 2, 2, 2) if arch == "resnet18" else (3, 4, 6, 3)
+  expected = np_resnet(
+    jax.tree.map(np.asarray, variables),
+    np.asarray(images, np.float64),
+    blocks,
+    arch == "resnet50",
+    stem,
+    train,
+  )
+  assert features.shape == (3, model.feature_dim)
+  np.testing.assert_array_equal(features, means[-1])
+  assert len(means) == len(expected) == 5
+  for ours, theirs in zip(means, expected, strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-3)
+  same = jax.tree.map(np.array_equal, stats, variables["batch_stats"])
+  assert any(jax.tree.leaves(same)) != train
+
+
+@pytest.mark.parametrize(
+  "arch, count",
+  [("resnet18", 11176512), ("resnet34", 21284672), ("resnet50", 23508032)],
+)
+def test_published_sizes(arch, count):
+  # torchvision's counts less the 1000-class layer.
+  init = functools.partial(
+    resnet(arch, "imagenet").init, image_shape=(64, 64, 3)
+  )
+  params = jax.eval_shape(init, jax.random.key(0))["params"]
+  assert sum(x.size for x in jax.tree.leaves(params)) == count
+
+
+def test_init_is_kaiming_and_follows_the_key():
+  model = resnet("resnet18", width=16)
+  init = quick_jit(lambda key: model.init(key, (16, 16, 3)))
+  variables, again, other = (init(jax.random.key(k)) for k in (0, 0, 1))
+  first = variables["params"]["stage4_block1"]["Conv_1"]["kernel"]
+  second = variables["params"]["stage4_block2"]["Conv_0"]["kernel"]
+  assert first.shape == second.shape == (3, 3, 128, 128)
+  np.testing.assert_allclose(np.std(first), np.sqrt(2 / (9 * 128)), rtol=0.02)
+  assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.02
+  jax.tree.map(np.testing.assert_array_equal, variables, again)
+  kernel = other["params"]["stage4_block1"]["Conv_1"]["kernel"]
+  assert not np.array_equal(kernel, first)
+  norm = variables["params"]["stem_norm"]
+  assert np.all(norm["scale"] == 1) and not np.any(norm["bias"])
+  stats = variables["batch_stats"]["stem_norm"]
+  assert np.all(stats["var"] == 1) and not np.any(stats["mean"])
+
+
+def test_batch_statistics_are_of_all_devices():
+  model = resnet("resnet18", "imagenet", width=2)
+  images, target = normal(8, 32, 32, 1), normal(8, 16, seed=1)
+  variables = random_variables(model, (32, 32, 1))
+
+  def step(params, images, target, axis_name=None):
+    def loss(params):
+      features, stats = model.apply(
+        {"params": params, "batch_stats": variables["batch_stats"]},
+        images,
+        train=True,
+        axis_name=axis_name,
+      )
+      return jnp.mean(jnp.sum(features * target, axis=1)), stats
+
+    (value, stats), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+    if axis_name:
+      value, gradient = jax.lax.pmean((value, gradient), axis_name)
+    return value, stats, gradient
+
+  params = variables["params"]
+  expected = quick_jit(step)(params, images, target)
+  local = functools.partial(step, axis_name="data")
+  split = (x.reshape(2, 4, *x.shape[1:]) for x in (images, target))
+  run = jax.vmap(local, (None, 0, 0), axis_name="data")
+  named = jax.tree.map(lambda x: x[1], quick_jit(run)(params, *split))
+  mesh = jax.make_mesh(
+    (2,), ("data",), (AxisType.Auto,), devices=jax.devices()[:2]
+  )
+  run = jax.shard_map(
+    local,
+    mesh=mesh,
+    in_specs=(P(), P("data"), P("data")),
+    out_specs=P(),
+    check_vma=False,
+  )
+  for found in (named, quick_jit(run)(params, images, target)):
+    jax.tree.map(
+      lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-3, atol=2e-4),
+      found,
+      expected,
+    )
+
+
+def test_evaluation_looks_at_one_image_at_a_time():
+  model = resnet("resnet18", "oct", width=2)
+  variables = random_variables(model, (16, 16, 1))
+  images = normal(4, 16, 16, 1)
+  run = quick_jit(model.apply)
+  together, stats = run(variables, images)
+  alone, _ = run(variables, images[2:3])
+  np.testing.assert_allclose(together[2:3], alone, rtol=1e-4, atol=1e-5)
+  jax.tree.map(np.testing.assert_array_equal, stats, variables["batch_stats"])
+
+
+def test_bfloat16_keeps_parameters_statistics_and_features_in_float32():
+  exact = resnet("resnet18", "oct", width=4)
+  rough = resnet("resnet18", "oct", width=4, dtype="bfloat16")
+  variables = quick_jit(lambda key: exact.init(key, (16, 16, 1)))(
+    jax.random.key(0)
+  )
+  shapes = jax.eval_shape(
+    lambda key: rough.init(key, (16, 16, 1)), jax.random.key(0)
+  )
+  assert {x.dtype for x in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
+  run = functools.partial(rough.apply, train=True)
+  images = normal(4, 16, 16, 1)
+  features, stats = quick_jit(run)(variables, images)
+  assert features.dtype == jnp.float32
+  assert {x.dtype for x in jax.tree.leaves(stats)} == {jnp.dtype("float32")}
+  assert "bf16" in quick_jit(run).lower(variables, images).as_text()
+  expected, _ = quick_jit(functools.partial(exact.apply, train=True))(
+    variables, images
+  )
+  error = np.linalg.norm(features - expected) / np.linalg.norm(expected)
+  assert 1e-4 < error < 0.2
+
+
+@pytest.mark.parametrize(
+  "options", [{"arch": "resnet7"}, {"stem": "x"}, {"dtype": "float16"}]
+)
+def test_unknown_names_are_refused(options):
+  with pytest.raises(ValueError, match="must be one of"):
+    resnet(**options)
+
+
+# -- heads ------------------------------------------------------------------
+
+
+def test_projection_equals_numpy_and_has_unit_length():
+  model = projection(hidden=7, out=5)
+  variables = model.init(jax.random.key(0), (6,))
+  features = normal(4, 6)
+  (first, second) = variables["params"].values()
+  hidden = np.maximum(features @ first["kernel"] + first["bias"], 0)
+  expected = hidden @ second["kernel"] + second["bias"]
+  expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+  projected = model.apply(variables, features)
+  assert model.feature_dim == 5
+  np.testing.assert_allclose(projected, expected, rtol=1e-5, atol=1e-6)
+  rough = model.apply(variables, features.astype(jnp.bfloat16))
+  assert rough.dtype == jnp.float32
+  np.testing.assert_allclose(np.linalg.norm(rough, axis=1), 1, rtol=1e-6)
+
+
+def test_projection_of_nothing_is_nothing():
+  model = projection(hidden=4, out=3)
+  variables = model.init(jax.random.key(0), (2,))
+  loss = lambda x: jnp.sum(model.apply(variables, x))  # noqa: E731
+  value, gradient = jax.value_and_grad(loss)(jnp.zeros((1, 2)))
+  assert value == 0 and np.all(np.isfinite(gradient))
+
+
+def test_linear_equals_numpy():
+  model = linear(3)
+  variables = model.init(jax.random.key(0), (6,))
+  kernel, bias = (variables["params"][k] for k in ("kernel", "bias"))
+  assert kernel.shape == (6, 3) and np.abs(kernel).max() <= 6**-0.5
+  features = normal(4, 6)
+  np.testing.assert_allclose(
+    model.apply(variables, features), features @ kernel + bias, rtol=1e-5
+  )

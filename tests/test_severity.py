@@ -1,0 +1,228 @@
+"""The severity method's own promises, on the tiny preset."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from gcl_jax import data, main
+from gcl_jax.engine import parallel
+from gcl_jax.engine.checkpoint import load_artifact
+from gcl_jax.errors import ConfigError, DataError
+from gcl_jax.methods.severity import (
+  healthy,
+  images,
+  pooling,
+  pretrain,
+  scoring,
+)
+from gcl_jax.methods.severity.config import PRESETS, get_config
+
+
+def tiny(**changes):
+  config = get_config("tiny")
+  config.references = ()
+  config.update_from_flattened_dict(changes)
+  return config
+
+
+def two_devices():
+  return parallel.make_mesh(jax.devices()[:2])
+
+
+def run_until(config, workdir, last):
+  for stage in ("data", "gradcon", "score", "bin", "supcon"):
+    found = main.run(config, workdir, two_devices(), only=stage)
+    if stage == last:
+      return found
+  raise AssertionError(last)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("strict")
+  run_until(tiny(), workdir, "supcon")
+  return workdir
+
+
+def with_noise_in_the_evaluation_part(dataset, held_out):
+  """The same ids and labels, but other evaluation images."""
+  noise = np.random.default_rng(0)
+
+  def read(row):
+    image = dataset.read(row)
+    if held_out[row]:
+      return noise.integers(0, 256, image.shape).astype(np.uint8)
+    return image
+
+  return dataclasses.replace(dataset, read=read)
+
+
+def test_evaluation_images_touch_nothing(finished, tmp_path, monkeypatch):
+  config = tiny()
+  dataset = data.load(config.data)
+  held_out = images.parts(dataset, config.data, config.seed) == "eval"
+  assert held_out.any() and not held_out.all()
+  changed = with_noise_in_the_evaluation_part(dataset, held_out)
+  monkeypatch.setattr(data, "load", lambda _: changed)
+  run_until(config, tmp_path, "supcon")
+  for stage in ("gradcon", "supcon"):
+    before = json.loads((finished / stage / "manifest.json").read_text())
+    after = json.loads((tmp_path / stage / "manifest.json").read_text())
+    assert before["arrays"] == after["arrays"], stage
+  for stage, key in (("score", "score"), ("bin", "edges")):
+    before = load_artifact(finished / stage / "artifact")[key]
+    after = load_artifact(tmp_path / stage / "artifact")[key]
+    if stage == "bin":
+      np.testing.assert_array_equal(before["severity"], after["severity"])
+    else:
+      np.testing.assert_array_equal(before[~held_out], after[~held_out])
+      assert not np.array_equal(before[held_out], after[held_out])
+
+
+def test_healthy_training_scans_are_scored_by_a_model_that_never_saw_them(
+  finished,
+):
+  gradcon = load_artifact(finished / "gradcon" / "artifact")
+  table = load_artifact(finished / "data" / "artifact")["table"]
+  fold = gradcon["fold"]
+  used = (table["healthy"] == 1) & (table["part"] == "train")
+  np.testing.assert_array_equal(fold >= 0, used)
+  use = scoring._usable(fold, 2)
+  for number in (0, 1):
+    groups = set(table["group"][fold == number])
+    assert groups and not groups & set(table["group"][fold == 1 - number])
+    assert use[fold == number].tolist() == [[number == 0, number == 1]] * sum(
+      fold == number
+    )
+    rows = gradcon["models"][str(number)]["validation_rows"]
+    assert set(fold[rows]) == {1 - number}, "validated on seen groups"
+  assert use[fold < 0].all()
+
+
+def test_scores_of_models_are_levelled_before_they_are_averaged():
+  rng = np.random.default_rng(0)
+  true = rng.normal(size=40)
+  values = np.stack([true, 3 * true + 7], 1)
+  level = scoring.levelled(values, [np.arange(20), np.arange(20)])
+  np.testing.assert_allclose(level[:, 0], level[:, 1])
+  use = np.ones((40, 2), bool)
+  use[:5, 0] = False
+  one_model = scoring.combined(level, use)
+  np.testing.assert_allclose(one_model, level[:, 1])
+
+
+def test_score_is_error_minus_beta_times_cosine(finished):
+  found = load_artifact(finished / "score" / "artifact")
+  np.testing.assert_allclose(found["grad"].shape, found["recon"].shape)
+  assert found["cos"].shape == (len(found["ids"]), 4)
+  # One model on the absolute scale: score = recon - 0.12 mean cos, exactly.
+  config = get_config("tiny")
+  config.score.beta_scale = "absolute"
+  beta = scoring._beta(config.score, np.zeros((3, 1)), [np.arange(3)])
+  np.testing.assert_array_equal(beta, [0.12])
+
+
+def test_pooling_by_layers_against_plain_numpy():
+  rng = np.random.default_rng(0)
+  residual = rng.normal(size=(3, 24, 16, 1)).astype(np.float32)
+  expected = []
+  for image in residual[..., 0].astype(np.float64):
+    smooth = ndimage.gaussian_filter1d(image, 24 * 0.7 / 48, axis=0)
+    blocks = np.split(smooth**2, 4, axis=1)
+    worst = [np.sort(block.mean(1))[-4:].mean() for block in blocks]
+    expected.append(np.mean(np.log(np.array(worst) + pooling.FLOOR)))
+  found = pooling.by_layers(residual)
+  np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
+
+
+def test_pooling_by_layers_sees_a_bad_row_that_the_mean_hardly_does():
+  even = np.full((1, 48, 128, 1), 0.1, np.float32)
+  lesion = even.copy()
+  lesion[:, 20:26] *= 2
+  more = pooling.by_layers(lesion) - pooling.by_layers(even)
+  assert np.exp(more) > 1.5 * np.mean(lesion**2) / np.mean(even**2)
+
+
+def test_a_model_without_reference_gradients_is_refused():
+  class Nothing:
+    config = get_config("tiny")
+
+  class Pixels:
+    pixels = np.zeros((2, 32, 64, 1), np.uint8)
+
+  with pytest.raises(DataError, match="no reference gradients"):
+    scoring._sweep(Nothing, Pixels, {"params": {}, "count": 0}, "score")
+
+
+def test_mean_image_loss_is_the_error_of_the_mean_image():
+  pixels = np.random.default_rng(0).integers(0, 256, (300, 4, 6, 1), np.uint8)
+  x = pixels / 255
+  expected = np.mean((x - x.mean(0)) ** 2)
+  assert healthy.mean_image_loss(pixels) == pytest.approx(expected, rel=1e-12)
+
+
+def test_alpha_is_absolute_or_a_share_of_the_mean_image_loss():
+  config = get_config("tiny").autoencoder
+  assert healthy.absolute_alpha(config, 0.02) == pytest.approx(
+    config.alpha * 0.02
+  )
+  config.alpha_scale = "absolute"
+  assert healthy.absolute_alpha(config, 0.02) == config.alpha
+
+
+def test_missing_column_values_are_like_no_other():
+  labels = pretrain.codes(np.array([1.0, np.nan, 1.0, np.nan, 2.0]))
+  assert labels[0] == labels[2] != labels[4]
+  assert len({labels[1], labels[3], labels[0], labels[4]}) == 4
+  words = pretrain.codes(np.array(["a", "", "a", ""]))
+  assert words[0] == words[2] and len(set(words[[0, 1, 3]])) == 3
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_presets_are_complete(preset):
+  config = get_config(preset)
+  assert config.preset == preset and config.method == "severity"
+  main.method_stages(config).stages(config)
+
+
+def test_an_unknown_preset_names_the_near_one():
+  with pytest.raises(ConfigError, match="did you mean 'octdl'"):
+    get_config("octld")
+
+
+@pytest.mark.parametrize(
+  ("changes", "stage", "message"),
+  [
+    ({"score.mode": "gradcom"}, "score", "score.mode"),
+    ({"bin.rule": "equal"}, "bin", "bin.rule"),
+    ({"supcon.labels": ("CST",)}, "supcon", "neither a bin"),
+    ({"supcon.labels": ("severity", "eye")}, "supcon", "one weight"),
+    ({"supcon.loss": "nce"}, "supcon", "supcon.loss"),
+  ],
+)
+def test_bad_settings_are_named(finished, tmp_path, changes, stage, message):
+  order = ["data", "gradcon", "score", "bin", "supcon"]
+  for name in order[: order.index(stage)]:
+    (tmp_path / name).symlink_to(finished / name)
+  if stage == "supcon":
+    (tmp_path / "bin").unlink()
+    main.run(tiny(**changes), tmp_path, two_devices(), only="bin")
+  with pytest.raises(ConfigError, match=message):
+    main.run(tiny(**changes), tmp_path, two_devices(), only=stage)
+
+
+def test_several_label_sets_train_together(finished, tmp_path):
+  changes = {
+    "supcon.labels": ("severity", "eye"),
+    "supcon.label_weights": (0.5, 0.5),
+  }
+  for name in ("data", "gradcon", "score"):
+    (tmp_path / name).symlink_to(finished / name)
+  for stage in ("bin", "supcon"):
+    main.run(tiny(**changes), tmp_path, two_devices(), only=stage)
+  lines = (tmp_path / "supcon" / "metrics.jsonl").read_text().splitlines()
+  assert "positives/eye" in json.loads(lines[-1])
