@@ -79,6 +79,7 @@ def make_mesh(config: Any, batch_sizes: Sequence[int]) -> Any:
   """Joins the processes and takes the devices that divide every batch."""
   wanted = config.devices or distributed.cpu_devices()
   distributed.configure_cpu(distributed.usable_devices(batch_sizes, wanted))
+  distributed.keep_memory()
   distributed.start()
   available = min(jax.device_count(), config.devices or jax.device_count())
   count = distributed.usable_devices(batch_sizes, available)

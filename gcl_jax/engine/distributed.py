@@ -1,6 +1,9 @@
 """Who am I among the processes, and how many devices does a CPU count for."""
 
+import contextlib
+import ctypes
 import os
+import sys
 
 import jax
 from jax.experimental import multihost_utils
@@ -69,6 +72,21 @@ def local_share(count: int) -> slice:
 def cpu_devices(limit: int = 4) -> int:
   """One virtual device per core this process may use, at most `limit`."""
   return max(1, min(limit, len(os.sched_getaffinity(0))))
+
+
+def keep_memory() -> None:
+  """Tells glibc to keep the memory XLA frees; elsewhere it does nothing.
+
+  By default every large buffer of a step goes back to the system and is
+  faulted in again at the next one: about a fifth of a CPU training step.
+  The three calls are M_MMAP_MAX = 0, M_TRIM_THRESHOLD = 2 GiB and
+  M_ARENA_MAX = 1.
+  """
+  if sys.platform == "linux":
+    with contextlib.suppress(OSError, AttributeError):
+      libc = ctypes.CDLL("libc.so.6")
+      for option, value in ((-4, 0), (-1, 2**31 - 1), (-8, 1)):
+        libc.mallopt(option, value)
 
 
 def configure_cpu(count: int) -> None:

@@ -81,7 +81,14 @@ def _data() -> ml_collections.ConfigDict:
       train_table="",  # the published split files of OLIVES
       test_table="",
       phantom=ml_collections.ConfigDict(
-        dict(patients=60, visits=2, scans=3, size=(96, 256), seed=0)
+        dict(
+          patients=60,
+          visits=2,
+          scans=3,
+          size=(96, 256),
+          healthy_fraction=0.4,
+          seed=0,
+        )
       ),
       eval_fraction=0.3,  # of the groups, where the set has no split
       allow_group_overlap=False,  # written into the report when used
@@ -217,22 +224,35 @@ def _finetune() -> ml_collections.ConfigDict:
 def _demo(config: ml_collections.ConfigDict) -> None:
   """The embedded phantom on two CPU cores in under three minutes."""
   config.data.name = "phantom"
-  config.autoencoder.update(
-    batch_size=16, steps=500, learning_rate=2e-3, schedule="cosine"
+  # As in the paper the healthy scans are another cohort, so one model does.
+  config.healthy_data.name = "phantom"
+  config.healthy_data.phantom.update(
+    patients=100, visits=1, scans=2, healthy_fraction=1.0, seed=1
   )
+  config.autoencoder.update(
+    batch_size=16,
+    steps=600,
+    learning_rate=2e-3,
+    schedule="cosine",
+    patience=1000,
+    folds=1,
+  )
+  config.score.pooling = "layers"
   config.supcon.update(
     width=16, stem="imagenet", epochs=8, optimizer="adamw", learning_rate=1e-3
   )
-  config.probe.bootstrap = 500
+  config.probe.update(fractions=(0.1, 1.0), bootstrap=500)
+  config.finetune.steps = 80
 
 
 def _tiny(config: ml_collections.ConfigDict) -> None:
   """The demo in under 20 seconds, for tests; its figures mean nothing."""
   _demo(config)
   config.data.phantom.update(patients=20, visits=1, scans=1, size=(64, 128))
+  config.healthy_data.name = ""
   config.preprocess.size = (32, 64)
   config.autoencoder.update(
-    widths=(8, 8, 8, 8), batch_size=8, steps=12, eval_every=6
+    widths=(8, 8, 8, 8), batch_size=8, steps=12, eval_every=6, folds=2
   )
   config.score.update(batch_size=8, chunk=4)
   config.supcon.update(

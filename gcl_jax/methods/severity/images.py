@@ -5,6 +5,7 @@ its group, its part (train or eval), whether it belongs to the pre-training
 pool, and its labels. Everything after this stage joins by image id.
 """
 
+import dataclasses
 import hashlib
 import json
 from typing import Any
@@ -28,6 +29,7 @@ def run(context: Any) -> dict[str, Any]:
   sets = [(pool, part, np.ones(len(pool), bool))]
   if config.healthy_data.name:
     healthy = _only_healthy(data.load(config.healthy_data))
+    healthy = _apart(healthy)
     healthy = limited(healthy, config.healthy_data.limit)
     sets.append(
       (healthy, np.full(len(healthy), "train"), np.zeros(len(healthy), bool))
@@ -86,6 +88,14 @@ def parts(dataset: Dataset, config: Any, seed: int) -> np.ndarray:
 
 def _only_healthy(dataset: Dataset) -> Dataset:
   return dataset.select(np.asarray(dataset.table["healthy"]) == 1)
+
+
+def _apart(dataset: Dataset) -> Dataset:
+  """Ids and groups that cannot be those of the pool by accident."""
+  table = dict(dataset.table)
+  for name in ("id", "group"):
+    table[name] = np.array([f"healthy_data:{v}" for v in table[name]])
+  return dataclasses.replace(dataset, table=table)
 
 
 def _check_healthy(table: dict[str, np.ndarray]) -> None:
