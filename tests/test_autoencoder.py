@@ -249,3 +249,15 @@ def test_a_size_that_cannot_come_back_is_named(padding, shape, message):
 def test_an_impossible_autoencoder_is_refused(arguments, message):
   with pytest.raises(ValueError, match=message):
     autoencoder(**arguments)
+
+
+def test_he_initialisation_keeps_the_scale_through_the_layers():
+  model = autoencoder(1, widths=(64, 64, 64, 64), initialiser="he")
+  params = model.init(jax.random.key(0), (32, 32, 1))
+  for name, layer in params.items():
+    seen = (16 if name.startswith("e") else 4) * layer["kernel"].shape[2]
+    spread = float(np.std(layer["kernel"]))
+    assert spread == pytest.approx(np.sqrt(2 / seen), rel=0.1), name
+    assert not np.any(layer["bias"]), name
+  with pytest.raises(ValueError, match="initialiser"):
+    autoencoder(initialiser="zeros")

@@ -19,6 +19,7 @@ Params = dict[str, dict[str, jax.Array]]
 
 # Paddings of the released code, which only close at sides 12, 28, 44, ...
 PAPER28 = "paper28"
+INITIALISERS = ("torch", "he")
 _PADDINGS = {
   1: ((1, 1, 1, 1), (1, 1, 1, 1)),
   PAPER28: ((2, 2, 2, 2), (2, 1, 2, 1)),
@@ -56,12 +57,12 @@ def autoencoder(
   channels: int = 1,
   padding: int | str = 1,
   widths: Sequence[int] = (32, 32, 64, 64),
+  initialiser: str = "torch",
 ) -> Autoencoder:
   """The autoencoder of GradCON (Kwon et al., ECCV 2020).
 
-  Weights start as in PyTorch: uniform in +-1/sqrt(fan_in), kernels and
-  biases. With the default widths it has 230,721 parameters at one channel
-  and 232,771 at three.
+  With the default widths it has 230,721 parameters at one channel and 232,771
+  at three.
 
   Args:
     channels: channels of the images, 1 or more.
@@ -70,6 +71,10 @@ def autoencoder(
       12, 28, 44, ...: a 28x28 image has a 3x3 latent.
     widths: channels after each of the four encoder layers; the decoder
       mirrors them.
+    initialiser: "torch", the authors': kernels and biases uniform in
+      +-1/sqrt(fan_in). "he": biases 0 and kernels normal with variance 2 over
+      the inputs that an output sees (16 cin in the encoder, 4 cin in the
+      decoder), which keeps the scale through the ReLUs: He et al. 2015.
 
   Returns:
     Autoencoder, a NamedTuple of pure functions.
@@ -78,6 +83,10 @@ def autoencoder(
     ValueError: another padding, not four widths, a width below 1; from init,
       apply and encode, a size or channel count the model cannot take.
   """
+  if initialiser not in INITIALISERS:
+    raise ValueError(
+      f"initialiser must be one of {INITIALISERS}, got {initialiser!r}"
+    )
   if padding not in _PADDINGS:
     raise ValueError(f'padding must be 1 or "{PAPER28}", got {padding!r}')
   widths = tuple(widths)
@@ -101,7 +110,8 @@ def autoencoder(
     check_size(image_shape, channels, padding)
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     shapes = jax.eval_shape(module.init, key, images)["params"]
-    return jax.jit(lambda key: _draw(key, shapes))(key)
+    draw = _draw if initialiser == "torch" else _draw_he
+    return jax.jit(lambda key: draw(key, shapes))(key)
 
   return Autoencoder(
     init=init,
@@ -154,6 +164,24 @@ def _draw(key: jax.Array, shapes: Any) -> Params:
       piece = values[start : start + leaf.size]
       params[name][part] = bound * piece.reshape(leaf.shape)
       start += leaf.size
+  return params
+
+
+def _draw_he(key: jax.Array, shapes: Any) -> Params:
+  """Normal kernels for ReLU layers, zero biases, cut from one draw."""
+  total = sum(layer["kernel"].size for layer in shapes.values())
+  values = jax.random.normal(key, (total,))
+  params, start = {}, 0
+  for name, layer in shapes.items():
+    kernel = layer["kernel"]
+    # At stride 2 an output of the decoder sees 2 x 2 positions.
+    seen = (4 if name in _DECODER else 16) * kernel.shape[2]
+    piece = values[start : start + kernel.size].reshape(kernel.shape)
+    params[name] = {
+      "kernel": piece * (2 / seen) ** 0.5,
+      "bias": jnp.zeros(layer["bias"].shape),
+    }
+    start += kernel.size
   return params
 
 

@@ -114,6 +114,7 @@ def _autoencoder() -> ml_collections.ConfigDict:
     dict(
       padding="1",  # or paper28: the authors' paddings, sides 12 mod 16
       widths=(32, 32, 64, 64),
+      initialiser="torch",  # the authors', or he
       batch_size=32,
       steps=900,
       learning_rate=1e-3,
@@ -231,8 +232,8 @@ def _demo(config: ml_collections.ConfigDict) -> None:
   )
   config.autoencoder.update(
     batch_size=16,
-    steps=600,
-    learning_rate=2e-3,
+    steps=1000,
+    learning_rate=3e-3,
     schedule="cosine",
     patience=1000,
     folds=1,
@@ -312,6 +313,8 @@ def _octdl(config: ml_collections.ConfigDict) -> None:
     learning_rate=2e-3,
     schedule="cosine",
     alpha=0.0,
+    initialiser="he",
+    folds=3,
     patience=1000,
   )
   config.score.update(mode="recon", pooling="layers")

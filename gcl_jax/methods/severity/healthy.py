@@ -28,7 +28,9 @@ MAX_VALIDATION = 256  # healthy scans, enough for the mean of an error
 def make_model(config: Any, channels: int) -> Any:
   """The autoencoder of `config.autoencoder`."""
   padding = config.padding if config.padding == "paper28" else 1
-  return autoencoder(channels, padding, tuple(config.widths))
+  return autoencoder(
+    channels, padding, tuple(config.widths), config.initialiser
+  )
 
 
 def run(context: Any) -> dict[str, Any]:
