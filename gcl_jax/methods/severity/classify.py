@@ -53,7 +53,7 @@ def fit(context: Any, images: Images, variables, names, rows, stage: str):
 def probabilities(context: Any, images: Images, trained, names, rows, stage):
   """float32[R, K] of the rows under a trained classifier."""
   config = context.config
-  mean, std = pretrain.pixel_statistics(images)
+  mean, std = images.pixel_statistics()
   size = config.score.batch_size
   return finetune.predict(
     pretrain.make_encoder(config.supcon),
@@ -111,7 +111,7 @@ def _sweep(context, images: Images, trained, label, rows, source):
   """Scores of all images; Mahalanobis stages are weighted on the training
   images, as released."""
   apply = _network(context.config)
-  mean, std = pretrain.pixel_statistics(images)
+  mean, std = images.pixel_statistics()
   tree = {"network": jax.tree.map(jnp.asarray, trained)}
   if source == "mahalanobis":
     truth = np.asarray(images.table[label], float)
@@ -150,7 +150,7 @@ def _map(context, function, tree, pixels, name):
 
 def _fit_mahalanobis(context, images, apply, tree, truth, rows):
   """Class means and tied covariance per stage, from the training images."""
-  mean, std = pretrain.pixel_statistics(images)
+  mean, std = images.pixel_statistics()
 
   def taps(tree, batch):
     return apply(tree["network"], augment.normalise(batch["image"], mean, std))[

@@ -268,6 +268,13 @@ class Images:
     """bool[N]: known not to be healthy (unknown is neither)."""
     return self.table["healthy"] == 0
 
+  def pixel_statistics(self) -> tuple[float, float]:
+    """Mean and standard deviation of training pixels scaled to [0, 1]."""
+    rows = np.flatnonzero(self.train)
+    rows = rows[:: max(1, len(rows) // 500)]
+    pixels = np.asarray(self.pixels[rows], np.float32) / 255
+    return float(pixels.mean()), float(max(pixels.std(), 1e-3))
+
   def pool(self, protocol: str) -> np.ndarray:
     """bool[N]: what pre-training may see under this protocol."""
     return self.table["pool"] & (self.train | (protocol == "transductive"))

@@ -12,20 +12,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn import cluster
 
 from gcl_jax import binning
-from gcl_jax.engine import feed, parallel, sweep, train
+from gcl_jax.engine import feed, parallel, train
 from gcl_jax.engine.optim import make_optimizer
 from gcl_jax.engine.state import State, create
 from gcl_jax.errors import ConfigError, DataError
 from gcl_jax.evaluation import encoders
-from gcl_jax.methods.severity import scoring, steps
+from gcl_jax.methods.severity import clustering, scoring, steps
 from gcl_jax.methods.severity.images import Images
 from gcl_jax.models import heads
 
 LOSSES = ("supcon", "soft", "moco", "pcl")
-PCL_SMOOTHING = 10  # added to a cluster size inside the logarithm of phi
 
 
 def make_encoder(config: Any) -> Any:
@@ -67,7 +65,9 @@ def run(context: Any, name: str = "supcon") -> dict[str, Any]:
       checkpoints=context.checkpoints(),
       save_every=max(1, total // 5),
       every=len(rows) // size if loss == "pcl" else 0,
-      on_every=_clustering(context, images, rows, encoder, head, loss),
+      on_every=clustering.every_epoch(
+        context, images, rows, encoder, head, loss
+      ),
     )
   variables = {
     "params": state.params["encoder"],
@@ -107,7 +107,7 @@ def _optimizer(config: Any, total: int, epoch: int):
 
 def views_of(config: Any, images: Images) -> dict[str, Any]:
   """Keywords of `augment.two_views`; mean and sd of the pool's pixels."""
-  mean, std = pixel_statistics(images)
+  mean, std = images.pixel_statistics()
   return dict(
     crop_scale=tuple(config.crop_scale),
     flip=config.flip,
@@ -117,14 +117,6 @@ def views_of(config: Any, images: Images) -> dict[str, Any]:
     mean=mean,
     std=std,
   )
-
-
-def pixel_statistics(images: Images) -> tuple[float, float]:
-  """Mean and standard deviation of the training pixels, scaled to [0, 1]."""
-  rows = np.flatnonzero(images.train)
-  rows = rows[:: max(1, len(rows) // 500)]
-  pixels = np.asarray(images.pixels[rows], np.float32) / 255
-  return float(pixels.mean()), float(max(pixels.std(), 1e-3))
 
 
 def _step(config, loss, label_names, encoder, head, optimizer, images):
@@ -174,7 +166,7 @@ def _start(context, images, encoder, head, optimizer, loss, pool: int) -> State:
         slow=params, slow_stats=variables["batch_stats"], queue=queue
       )
     if loss == "pcl":
-      extra["clusters"] = _no_clusters(config, pool, len(images))
+      extra["clusters"] = clustering.none_yet(config, pool, len(images))
     return create(params, optimizer, for_steps, extra)
 
   key = jax.random.key(context.config.seed)
@@ -249,92 +241,3 @@ def _standard_scores(context, images) -> np.ndarray:
   score = np.asarray(context.load("score")["score"], np.float32)
   pool = score[images.pool(context.config.protocol)]
   return ((score - pool.mean()) / max(pool.std(), 1e-12)).astype(np.float32)
-
-
-def _cluster_counts(config: Any, pool: int) -> list[int]:
-  """PCL's numbers of clusters, at least two images a cluster."""
-  return [max(2, min(count, pool // 2)) for count in config.clusters]
-
-
-def _no_clusters(config: Any, pool: int, total: int) -> dict[str, Any]:
-  counts = _cluster_counts(config, pool)
-  return dict(
-    ready=jnp.float32(0),
-    centroids=[jnp.zeros((k, config.head_out)) for k in counts],
-    assignments=[jnp.zeros(total, jnp.int32) for _ in counts],
-    densities=[jnp.ones(k) for k in counts],
-  )
-
-
-def _clustering(context, images, rows, encoder, head, loss):
-  """PCL's E-step, once an epoch: k-means on the momentum embeddings."""
-  if loss != "pcl":
-    return None
-  config = context.config.supcon
-  mean, std = pixel_statistics(images)
-
-  def on_every(state: State):
-    tree = {
-      "encoder": {
-        "params": state.extra["slow"]["encoder"],
-        "batch_stats": state.extra["slow_stats"],
-      },
-      "head": state.extra["slow"]["head"],
-    }
-    unit = sweep.map_examples(
-      encoders.embedder(encoder, head, mean, std),
-      tree,
-      {"image": images.pixels[rows]},
-      mesh=context.mesh,
-      mode=context.mode,
-      batch_size=config.batch_size,
-      name="pcl/cluster",
-      telemetry=None,
-    )
-    clusters = _kmeans(
-      unit,
-      rows,
-      len(images),
-      _cluster_counts(config, len(rows)),
-      config.temperature,
-      context.config.seed,
-    )
-    extra = {**state.extra, "clusters": clusters}
-    return (
-      parallel.replicate(state.replace(extra=extra), context.mesh),
-      {},
-      False,
-    )
-
-  return on_every
-
-
-def _kmeans(unit, rows, total, counts, temperature, seed) -> dict[str, Any]:
-  """Centroids, assignments and densities of each clustering.
-
-  density of a cluster of Z members: phi = sum of distances / (Z log(Z + 10)),
-  clipped to its 10th and 90th percentile and scaled to mean `temperature`.
-  """
-  centroids, assignments, densities = [], [], []
-  for count in counts:
-    found = cluster.KMeans(count, n_init=1, random_state=seed).fit(unit)
-    centre = found.cluster_centers_
-    centre /= np.linalg.norm(centre, axis=1, keepdims=True) + 1e-12
-    distance = np.linalg.norm(unit - centre[found.labels_], axis=1)
-    members = np.bincount(found.labels_, minlength=count)
-    spread = np.bincount(found.labels_, distance, count)
-    phi = spread / np.maximum(members * np.log(members + PCL_SMOOTHING), 1e-12)
-    phi = np.where(members > 1, phi, phi.max())
-    phi = np.clip(phi, *np.percentile(phi, (10, 90)))
-    phi = temperature * phi / max(phi.mean(), 1e-12)
-    label = np.zeros(total, np.int32)
-    label[rows] = found.labels_
-    centroids.append(jnp.asarray(centre, jnp.float32))
-    assignments.append(jnp.asarray(label))
-    densities.append(jnp.asarray(np.maximum(phi, 1e-3), jnp.float32))
-  return dict(
-    ready=jnp.float32(1),
-    centroids=centroids,
-    assignments=assignments,
-    densities=densities,
-  )

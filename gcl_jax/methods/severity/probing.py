@@ -109,7 +109,7 @@ def encoder_names(config: Any) -> tuple[str, ...]:
 def _features(context: Any, images: Images, name: str) -> np.ndarray:
   config = context.config
   stage = "supcon" if name == METHOD else name
-  mean, std = pretrain.pixel_statistics(images)
+  mean, std = images.pixel_statistics()
   size = config.score.batch_size
   return encoders.features(
     pretrain.make_encoder(config.supcon),

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gcl_jax.methods.severity import grading, pages
+from gcl_jax.methods.severity import grading, page_facts, pages
 from gcl_jax.methods.severity.images import Images, dumps
 from gcl_jax.report import html
 
@@ -40,7 +40,7 @@ def _write_json(context: Any, metrics: dict, notes: list[str]) -> None:
     "seed": config.seed,
     "protocol": config.protocol,
     "metrics": metrics,
-    "throughput": pages.throughput(context),
+    "throughput": page_facts.throughput(context),
     "stages": {
       name: context.manifest(name)["wall_s"] for name in context.stage.inputs
     },

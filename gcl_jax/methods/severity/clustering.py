@@ -1,0 +1,102 @@
+"""PCL's E-step: k-means on the momentum embeddings of the pool."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from sklearn import cluster
+
+from gcl_jax.engine import parallel, sweep
+from gcl_jax.engine.state import State
+from gcl_jax.evaluation import encoders
+
+SMOOTHING = 10  # added to a cluster's size inside the logarithm of phi
+
+
+def counts_of(config: Any, pool: int) -> list[int]:
+  """PCL's numbers of clusters, at least two images a cluster."""
+  return [max(2, min(count, pool // 2)) for count in config.clusters]
+
+
+def none_yet(config: Any, pool: int, total: int) -> dict[str, Any]:
+  counts = counts_of(config, pool)
+  return dict(
+    ready=jnp.float32(0),
+    centroids=[jnp.zeros((k, config.head_out)) for k in counts],
+    assignments=[jnp.zeros(total, jnp.int32) for _ in counts],
+    densities=[jnp.ones(k) for k in counts],
+  )
+
+
+def every_epoch(context, images, rows, encoder, head, loss):
+  """PCL's E-step, once an epoch: k-means on the momentum embeddings."""
+  if loss != "pcl":
+    return None
+  config = context.config.supcon
+  mean, std = images.pixel_statistics()
+
+  def on_every(state: State):
+    tree = {
+      "encoder": {
+        "params": state.extra["slow"]["encoder"],
+        "batch_stats": state.extra["slow_stats"],
+      },
+      "head": state.extra["slow"]["head"],
+    }
+    unit = sweep.map_examples(
+      encoders.embedder(encoder, head, mean, std),
+      tree,
+      {"image": images.pixels[rows]},
+      mesh=context.mesh,
+      mode=context.mode,
+      batch_size=config.batch_size,
+      name="pcl/cluster",
+      telemetry=None,
+    )
+    clusters = _kmeans(
+      unit,
+      rows,
+      len(images),
+      counts_of(config, len(rows)),
+      config.temperature,
+      context.config.seed,
+    )
+    extra = {**state.extra, "clusters": clusters}
+    return (
+      parallel.replicate(state.replace(extra=extra), context.mesh),
+      {},
+      False,
+    )
+
+  return on_every
+
+
+def _kmeans(unit, rows, total, counts, temperature, seed) -> dict[str, Any]:
+  """Centroids, assignments and densities of each clustering.
+
+  density of a cluster of Z members: phi = sum of distances / (Z log(Z + 10)),
+  clipped to its 10th and 90th percentile and scaled to mean `temperature`.
+  """
+  centroids, assignments, densities = [], [], []
+  for count in counts:
+    found = cluster.KMeans(count, n_init=1, random_state=seed).fit(unit)
+    centre = found.cluster_centers_
+    centre /= np.linalg.norm(centre, axis=1, keepdims=True) + 1e-12
+    distance = np.linalg.norm(unit - centre[found.labels_], axis=1)
+    members = np.bincount(found.labels_, minlength=count)
+    spread = np.bincount(found.labels_, distance, count)
+    phi = spread / np.maximum(members * np.log(members + SMOOTHING), 1e-12)
+    phi = np.where(members > 1, phi, phi.max())
+    phi = np.clip(phi, *np.percentile(phi, (10, 90)))
+    phi = temperature * phi / max(phi.mean(), 1e-12)
+    label = np.zeros(total, np.int32)
+    label[rows] = found.labels_
+    centroids.append(jnp.asarray(centre, jnp.float32))
+    assignments.append(jnp.asarray(label))
+    densities.append(jnp.asarray(np.maximum(phi, 1e-3), jnp.float32))
+  return dict(
+    ready=jnp.float32(1),
+    centroids=centroids,
+    assignments=assignments,
+    densities=densities,
+  )

@@ -1,0 +1,121 @@
+"""Sections of the report about the encoder: its map and its probes."""
+
+from typing import Any
+
+import numpy as np
+
+from gcl_jax.methods.severity import page_facts, probing
+from gcl_jax.report import figures, html, projection
+
+
+def embedding(context, images, score) -> html.Section:
+  artifact = context.load("probe")
+  config = context.config.report
+  rows = artifact["rows"]
+  words = page_facts.classes_of(images)
+  blocks = []
+  for method in dict.fromkeys(("pca", config.embedding)):
+    points, kept = projection.project_2d(
+      artifact["features"],
+      method,
+      context.config.seed,
+      limit=config.embedding_points,
+    )
+    shown = rows[kept]
+    name = {"pca": "Principal components", "tsne": "t-SNE"}[method]
+    blocks += [
+      html.Figure(
+        figures.embedding(
+          points, score[shown], kind="continuous", label="severity score"
+        ),
+        f"{name} of the frozen features of the evaluation images, by score.",
+      ),
+      html.Figure(
+        figures.embedding(points, words[shown], label="class"),
+        f"The same {name} by class.",
+      ),
+    ]
+  return html.Section("What the encoder sees", blocks)
+
+
+def probe(context, images, metrics) -> html.Section:
+  config = context.config
+  names = probing.encoder_names(config)
+  fractions = sorted(config.probe.fractions)
+  blocks: list[Any] = []
+  for fraction in reversed(fractions):
+    bars = {n: metrics[f"probe/{n}@{fraction:g}/macro_auroc"] for n in names}
+    blocks.append(
+      html.Figure(
+        figures.bars(
+          bars,
+          xlabel="macro AUROC",
+          highlight=probing.METHOD,
+          reference=("chance", 0.5),
+        ),
+        f"Linear probe on {fraction:.0%} of the labelled training groups."
+        " supervised = the same network trained end to end.",
+      )
+    )
+  table = []
+  for n in names:
+    for fraction in fractions:
+      key = f"probe/{n}@{fraction:g}"
+      table.append(
+        [n, f"{fraction:.0%}"]
+        + [
+          page_facts.interval(metrics.get(f"{key}/{m}"))
+          if f"{key}/{m}" in metrics
+          else "-"
+          for m in (
+            "macro_auroc",
+            "weighted_auroc",
+            "macro_f1",
+            "knn_macro_auroc",
+          )
+        ]
+      )
+  blocks.append(
+    html.Table(
+      (
+        "encoder",
+        "groups",
+        "macro AUROC",
+        "weighted AUROC",
+        "macro F1",
+        "kNN macro AUROC",
+      ),
+      table,
+      align="lrrrrr",
+    )
+  )
+  blocks.append(_per_label(images, metrics))
+  blocks.append(_probe_roc(context, images))
+  return html.Section("What the encoder is worth", blocks)
+
+
+def _per_label(images, metrics) -> html.Table:
+  columns = ("auroc", "ap", "f1", "sensitivity", "specificity", "accuracy")
+  rows = [
+    [n, *(page_facts.interval(metrics.get(f"probe/{n}/{c}")) for c in columns)]
+    for n in images.labels
+  ]
+  return html.Table(
+    ("label", "AUROC", "AP", "F1", "sensitivity", "specificity", "accuracy"),
+    rows,
+    "Each label, this method's frozen encoder, all training labels.",
+    align="lrrrrrr",
+  )
+
+
+def _probe_roc(context, images) -> html.Figure:
+  artifact = context.load("probe")
+  values, rows = artifact["probabilities"][probing.METHOD], artifact["rows"]
+  curves = {}
+  for i, name in enumerate(images.labels[:6]):
+    truth = np.asarray(images.table[name], float)[rows]
+    if not np.isnan(values[:, i]).any():
+      curves[name] = (truth, values[:, i])
+  return html.Figure(
+    figures.roc(curves), "ROC of the linear probe, one curve a label."
+  )
