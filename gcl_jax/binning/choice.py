@@ -7,6 +7,7 @@ from gcl_jax.binning.rules import (
   equal_count,
   equal_width,
   expected_positives,
+  fit_scores,
 )
 from gcl_jax.errors import DataError
 

@@ -46,7 +46,7 @@ def equal_width(scores: np.ndarray, bins: int) -> Bins:
     >>> equal_width(np.array([0.0, 1.0, 2.0, 4.0]), 2).labels
     array([0, 0, 0, 1], dtype=int32)
   """
-  scores = _fit_scores(scores, bins)
+  scores = fit_scores(scores, bins)
   low, high = scores.min(), scores.max()
   # Multiply before dividing: an edge that is a float comes out as that float,
   # so an integer score on an edge falls in the bin below it.
@@ -75,7 +75,7 @@ def equal_count(scores: np.ndarray, bins: int) -> Bins:
     >>> equal_count(np.array([0.1, 9.0, 0.3, 0.2]), 2).labels
     array([0, 1, 1, 0], dtype=int32)
   """
-  scores = _fit_scores(scores, bins)
+  scores = fit_scores(scores, bins)
   ordered = np.sort(scores, kind="stable")
   ranks = np.searchsorted(ordered, scores, side="left")
   labels = (ranks * bins // len(scores)).astype(np.int32)
@@ -100,7 +100,7 @@ def from_edges(scores: np.ndarray, edges: np.ndarray) -> Bins:
     >>> from_edges(np.array([-5.0, 1.5, 99.0]), np.array([0.0, 1, 2])).labels
     array([0, 1, 1], dtype=int32)
   """
-  scores = finite_scores(scores)
+  scores = _finite_scores(scores)
   edges = np.asarray(edges, np.float64)
   if edges.ndim != 1 or len(edges) < 2 or not np.isfinite(edges).all():
     raise DataError(
@@ -163,7 +163,7 @@ def _with_positive(counts: np.ndarray, total: int, drawn: int) -> float:
   return float(1 - np.sum(counts * none) / total)
 
 
-def finite_scores(scores: np.ndarray) -> np.ndarray:
+def _finite_scores(scores: np.ndarray) -> np.ndarray:
   """Scores as a float64 vector; DataError if one is not finite."""
   scores = np.asarray(scores, np.float64)
   if scores.ndim != 1 or not len(scores):
@@ -178,8 +178,14 @@ def finite_scores(scores: np.ndarray) -> np.ndarray:
   return scores
 
 
-def _fit_scores(scores: np.ndarray, bins: int) -> np.ndarray:
-  scores = finite_scores(scores)
+def fit_scores(scores: np.ndarray, bins: int) -> np.ndarray:
+  """Scores that edges can be fitted on, float64.
+
+  Raises:
+    DataError: a score is not finite, or all are equal.
+    ConfigError: fewer than 2 bins.
+  """
+  scores = _finite_scores(scores)
   if bins < 2:
     raise ConfigError(f"the number of bins must be 2 or more, got {bins}")
   if scores.min() == scores.max():

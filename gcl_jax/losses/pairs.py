@@ -107,12 +107,14 @@ def _finish(running: _Running) -> jax.Array:
 
 
 def gather(values, axis_name):
+  """Rows of all devices, [B of all, ...]; the values where none is mapped."""
   if axis_name is None:
     return values
   return lax.all_gather(values, axis_name, tiled=True)
 
 
 def check(features, weights, temperature, block_size) -> int:
+  """The batch size, after refusing arguments that cannot be meant."""
   if features.ndim != 3:
     raise ValueError(
       "features must be float[images, views, dimensions],"
@@ -133,6 +135,7 @@ def check(features, weights, temperature, block_size) -> int:
 
 
 def check_labels(labels, batch) -> None:
+  """Refuses labels that are not int[batch]."""
   if labels.shape != (batch,):
     raise ValueError(
       f"labels must be int[{batch}], one per image, got {labels.shape}"

@@ -19,6 +19,7 @@ def counts_of(config: Any, pool: int) -> list[int]:
 
 
 def none_yet(config: Any, pool: int, total: int) -> dict[str, Any]:
+  """Clusterings of the right shapes before the first E-step."""
   counts = counts_of(config, pool)
   return dict(
     ready=jnp.float32(0),

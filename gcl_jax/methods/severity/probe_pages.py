@@ -9,6 +9,7 @@ from gcl_jax.report import figures, html, projection
 
 
 def embedding(context, images, score) -> html.Section:
+  """Frozen features in the plane, by score and by class."""
   artifact = context.load("probe")
   config = context.config.report
   rows = artifact["rows"]
@@ -39,6 +40,7 @@ def embedding(context, images, score) -> html.Section:
 
 
 def probe(context, images, metrics) -> html.Section:
+  """Every encoder at every label fraction, then label by label."""
   config = context.config
   names = probing.encoder_names(config)
   fractions = sorted(config.probe.fractions)

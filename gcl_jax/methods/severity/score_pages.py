@@ -18,6 +18,7 @@ NAMES = {
 
 
 def severity(images, scores, metrics, context) -> html.Section:
+  """The score by class, beside its opponents and the truth."""
   rows = images.evaluation
   score = scores["severity"]
   edges = context.load("bin")["edges"]["severity"]
@@ -101,6 +102,7 @@ def _score_table(scores, metrics) -> html.Table:
 
 
 def gallery(context, images, score) -> html.Section:
+  """Evaluation scans at equal steps of rank."""
   rows = np.flatnonzero(images.evaluation)
   order = rows[np.argsort(score[rows], kind="stable")]
   count = min(context.config.report.gallery, len(order))
@@ -119,6 +121,7 @@ def gallery(context, images, score) -> html.Section:
 
 
 def autoencoder(context, images, score) -> html.Section:
+  """Losses, and what the healthy model makes of scans."""
   artifact = context.load("gradcon")
   lines, references = {}, {}
   for number, model in sorted(artifact["models"].items()):
