@@ -29,36 +29,34 @@ BINS = {
   }
   for count in (10, 50, 500, 5000)
 }
-SAMPLER = {"supcon.images_per_bin": 4}
+RULE = {"bin.rule": "choose"}
 CONDITIONS = {
   "supcon, our rule": {
-    "bin.rule": "choose",
+    **RULE,
     "references": ("random", "simclr", "supervised"),
   },
   **BINS,
-  "supcon, 50 bins, bin-aware sampler": {**BINS["supcon, 50 bins"], **SAMPLER},
-  "supcon, our rule, bin-aware sampler": {"bin.rule": "choose", **SAMPLER},
-  "supcon, our rule, recon bins": {
-    "bin.rule": "choose",
+  "supcon, our rule, shuffled bins": {
+    **RULE,
+    "supcon.labels": ("shuffled",),
+  },
+  "supcon, our rule, bins of the plain error": {
+    **RULE,
     "supcon.labels": ("severity.recon",),
   },
-  "supcon, our rule, gradient bins": {
-    "bin.rule": "choose",
-    "supcon.labels": ("severity.grad",),
+  "supcon, our rule, bin-aware sampler": {
+    **RULE,
+    "supcon.images_per_bin": 4,
   },
-  "supcon, our rule, shuffled bins": {
-    "bin.rule": "choose",
-    "supcon.labels": ("shuffled",),
-  },
-  "supcon, 50 bins, shuffled": {
-    **BINS["supcon, 50 bins"],
-    "supcon.labels": ("shuffled",),
-  },
-  "supcon, kernel on score distance": {"supcon.loss": "soft"},
+  "supcon, kernel on score distance": {**RULE, "supcon.loss": "soft"},
   "supcon, three scores as three label sets": {
-    "bin.rule": "choose",
+    **RULE,
     "supcon.labels": ("severity.recon", "severity.grad", "severity.gradcon"),
     "supcon.label_weights": (0.34, 0.33, 0.33),
+  },
+  "supcon, 50 bins, bin-aware sampler": {
+    **BINS["supcon, 50 bins"],
+    "supcon.images_per_bin": 4,
   },
 }
 SHARED = ("data", "gradcon", "score")

@@ -1,5 +1,6 @@
-"""Does the severity score grade severity? Beside label-free opponents."""
+"""Stage `grade`: does the score grade severity? Beside label-free opponents."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,22 @@ from gcl_jax.evaluation import baselines, metrics
 from gcl_jax.methods.severity.images import Images
 
 TRUTH = "severity"  # the meta column with the known severity of a phantom
+
+
+def run(context: Any) -> dict[str, Any]:
+  """Scores of every image and their metrics on the evaluation groups.
+
+  Returns:
+    `scores`: float[N] per name; `metrics`: flat names -> {value, low, high, n}
+    as JSON.
+  """
+  images = Images(context)
+  scores = scores_of(context, images)
+  metrics_ = measure(context, images, scores)
+  for name, metric in metrics_.items():
+    if name.endswith(("auroc", "spearman")) and metric["value"] is not None:
+      context.telemetry.say(f"{name}: {metric['value']:.3f}")
+  return {"scores": scores, "metrics": json.dumps(metrics_)}
 
 
 def scores_of(context: Any, images: Images) -> dict[str, np.ndarray]:

@@ -48,7 +48,7 @@ def classes_of(images: Images) -> np.ndarray:
 
 
 def interval(metric: dict | None) -> str:
-  """"0.812 [0.755, 0.861]", or undefined."""
+  """A metric in words, as 0.812 [0.755, 0.861]; or undefined."""
   if not metric or metric["value"] is None:
     return "undefined"
   if metric["low"] is None:

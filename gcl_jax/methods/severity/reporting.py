@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gcl_jax.methods.severity import grading, page_facts, pages
+from gcl_jax.methods.severity import page_facts, pages
 from gcl_jax.methods.severity.images import Images, dumps
 from gcl_jax.report import html
 
@@ -13,8 +13,8 @@ from gcl_jax.report import html
 def run(context: Any) -> dict[str, Any]:
   """Writes report.json and report.html into the run's folder."""
   images = Images(context)
-  scores = grading.scores_of(context, images)
-  metrics = grading.measure(context, images, scores)
+  grades = context.load("grade")
+  metrics = json.loads(grades["metrics"])
   metrics.update(json.loads(str(context.load("probe")["metrics"])))
   notes = warnings_of(context, images, metrics)
   _write_json(context, metrics, notes)
@@ -23,7 +23,7 @@ def run(context: Any) -> dict[str, Any]:
     title=f"Severity labels: {context.config.preset}",
     subtitle=_subtitle(context, images),
     cards=_cards(context, metrics),
-    sections=pages.sections(context, images, scores, metrics),
+    sections=pages.sections(context, images, grades["scores"], metrics),
     footer=f"gcl_jax, method severity, seed {context.config.seed}."
     " Not for clinical use.",
     warnings=notes,

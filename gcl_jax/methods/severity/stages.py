@@ -10,6 +10,7 @@ from typing import Any
 from gcl_jax.engine.stages import Stage
 from gcl_jax.errors import ConfigError
 from gcl_jax.methods.severity import (
+  grading,
   healthy,
   images,
   pretrain,
@@ -51,6 +52,7 @@ def stages(config: Any) -> tuple[Stage, ...]:
       scores,
       ("seed", "score", "classifier", "autoencoder"),
     ),
+    Stage("grade", grading.run, (*scores, "score"), ("seed", "probe")),
     Stage("bin", scoring.run_bins, (*scores, "score"), (*ENCODER, "bin")),
     Stage("supcon", pretrain.run, ("data", "score", "bin"), ENCODER),
     *trained,
@@ -63,7 +65,7 @@ def stages(config: Any) -> tuple[Stage, ...]:
     Stage(
       "report",
       reporting.run,
-      ("data", *scores[1:], "score", "bin", *encoders, "probe"),
+      ("data", *scores[1:], "score", "grade", "bin", *encoders, "probe"),
       ("report", "seed"),
     ),
   )
