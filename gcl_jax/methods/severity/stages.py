@@ -1,7 +1,8 @@
 """What the severity method runs, in order, and what each stage reads.
 
 data -> gradcon -> score -> bin -> supcon -> probe -> report
-                      references -----^
+                     |       references -----^         ^
+                     +-> grade ------------------------+
 """
 
 import functools
@@ -10,6 +11,7 @@ from typing import Any
 from gcl_jax.engine.stages import Stage
 from gcl_jax.errors import ConfigError
 from gcl_jax.methods.severity import (
+  classify,
   grading,
   healthy,
   images,
@@ -50,7 +52,7 @@ def stages(config: Any) -> tuple[Stage, ...]:
       "score",
       scoring.run_scores,
       scores,
-      ("seed", "score", "classifier", "autoencoder"),
+      _score_sections(config),
     ),
     Stage("grade", grading.run, (*scores, "score"), ("seed", "probe")),
     Stage("bin", scoring.run_bins, (*scores, "score"), (*ENCODER, "bin")),
@@ -69,6 +71,13 @@ def stages(config: Any) -> tuple[Stage, ...]:
       ("report", "seed"),
     ),
   )
+
+
+def _score_sections(config: Any) -> tuple[str, ...]:
+  """What the scores depend on besides the data and the autoencoders."""
+  if config.score.source in classify.SOURCES:
+    return ("seed", "score", "classifier", "finetune", "supcon")
+  return ("seed", "score", "autoencoder")
 
 
 def batch_sizes(config: Any) -> tuple[int, ...]:
