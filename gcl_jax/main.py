@@ -9,6 +9,7 @@ are not finite, 75 stopped after saving (run again to go on).
 
 import importlib
 import os
+import pathlib
 import re
 import sys
 from collections.abc import Sequence
@@ -42,6 +43,9 @@ def main(argv: list[str]) -> None:
   method = method_stages(config)
   mesh = make_mesh(config, method.batch_sizes(config))
   run(config, workdir, mesh, _STAGE.value)
+  report = pathlib.Path(workdir) / "report.html"
+  if report.exists() and distributed.is_main():
+    print(f"report: {report}", flush=True)
 
 
 def method_stages(config: Any) -> Any:

@@ -57,9 +57,17 @@ def measure(context: Any, images: Images, scores: dict) -> dict[str, Any]:
     adjusted = _without_texture(images, score)
     if adjusted is not None:
       out.update(_auroc(context, images, adjusted, f"{auroc}_adjusted"))
-    if TRUTH in images.table:
+    if truth_of(images) is not None:
       out[metric_name(name, "spearman")] = _spearman(context, images, score)
   return out
+
+
+def truth_of(images: Images) -> np.ndarray | None:
+  """float[N], nan = unknown; None without such a column of numbers."""
+  truth = images.table.get(TRUTH)
+  if truth is None or np.asarray(truth).dtype.kind not in "fiub":
+    return None
+  return np.asarray(truth, float)
 
 
 def metric_name(name: str, key: str) -> str:
@@ -86,11 +94,11 @@ def _auroc(context, images, score, key) -> dict[str, Any]:
 
 
 def _spearman(context, images, score) -> dict[str, Any]:
-  rows = images.evaluation
-  truth = np.asarray(images.table[TRUTH], float)[rows]
+  truth = truth_of(images)
+  rows = images.evaluation & np.isfinite(truth)
   return metrics.bootstrap(
     metrics.spearman,
-    truth,
+    truth[rows],
     score[rows],
     groups=images.groups[rows],
     samples=context.config.probe.bootstrap,
@@ -109,6 +117,8 @@ def _without_texture(images: Images, score: np.ndarray):
     if name in images.table:
       columns.append(np.asarray(images.table[name], float)[:, None])
   features = np.concatenate(columns, 1)
+  # The second data set, or a row of the table, may not know an export size.
+  features = features[:, np.isfinite(features).all(0)]
   if len(fit) < 3 * features.shape[1]:
     return None
   return baselines.regress_out(score, features, fit)

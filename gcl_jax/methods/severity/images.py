@@ -15,20 +15,24 @@ import numpy as np
 from gcl_jax import data
 from gcl_jax.data import preprocess, splits
 from gcl_jax.data.source import Dataset
-from gcl_jax.errors import DataError
+from gcl_jax.errors import ConfigError, DataError
 from gcl_jax.evaluation import baselines
 
+PROTOCOLS = ("strict", "transductive")
+OURS = ("part", "pool")  # columns that this stage adds
 SAMPLES = 6  # scans whose way through the preparation the report shows
 
 
 def run(context: Any) -> dict[str, Any]:
   """Reads, prepares and splits; returns the table (the artifact)."""
   config = context.config
-  pool = limited(context.dataset, config.data.limit)
+  check_protocol(config.protocol)
+  _check_size(config.preprocess.size)
+  pool = _renamed(limited(context.dataset, config.data.limit))
   part = parts(pool, config.data, config.seed)
   sets = [(pool, part, np.ones(len(pool), bool))]
   if config.healthy_data.name:
-    healthy = _only_healthy(data.load(config.healthy_data))
+    healthy = _renamed(_only_healthy(data.load(config.healthy_data)))
     healthy = _apart(healthy)
     healthy = limited(healthy, config.healthy_data.limit)
     sets.append(
@@ -38,13 +42,16 @@ def run(context: Any) -> dict[str, Any]:
     pool.groups, part, allow=config.data.allow_group_overlap
   )
   images, kept, facts = _read_all(context, sets)
+  if not kept[0]:
+    raise DataError(f"no image could be read; the first: {facts['bad'][0][1]}")
   table = _merge(sets, kept)
   splits.check_duplicates(facts["hashes"], table["part"], table["id"])
-  _check_healthy(table)
+  if config.score.source == "autoencoder":
+    _check_healthy(table)
   return {
-    "table": table,
-    "labels": np.array(pool.labels),
-    "meta": np.array(pool.meta),
+    "table": {_as_key(name): values for name, values in table.items()},
+    "labels": np.array(pool.labels, str),
+    "meta": np.array(pool.meta, str),
     "texture": np.stack(facts["texture"]),
     "raw_samples": facts["raw"],
     "sample_rows": np.array(facts["rows"]),
@@ -53,6 +60,19 @@ def run(context: Any) -> dict[str, Any]:
     "images_sha256": np.array(images),
     "fingerprint": np.array(pool.fingerprint()),
   }
+
+
+def check_protocol(protocol: str) -> None:
+  """Refuses a protocol that is neither strict nor transductive."""
+  if protocol not in PROTOCOLS:
+    raise ConfigError(f"protocol {protocol!r} is not one of {PROTOCOLS}")
+
+
+def _check_size(size: tuple) -> None:
+  if len(size) != 2 or min(size) < 1:
+    raise ConfigError(
+      f"preprocess.size {tuple(size)} is not two numbers, rows and columns"
+    )
 
 
 def limited(dataset: Dataset, groups: int) -> Dataset:
@@ -73,21 +93,41 @@ def _stable_hash(name: Any) -> str:
 def parts(dataset: Dataset, config: Any, seed: int) -> np.ndarray:
   """ "train" or "eval" for every row, whole groups in one part.
 
-  The data set's own split where every row has one, else a random one by
-  group, stratified by the healthy column where there is one.
+  The data set's own split where a row has one. A row without follows its
+  group where that is in one part only; the other groups are drawn at random,
+  stratified by the healthy column where there is one.
   """
-  named = dataset.table.get("split")
-  if named is not None and np.isin(named, ("train", "eval")).all():
-    return np.asarray(named, "U5")
-  healthy = dataset.table.get("healthy")
-  held_out = splits.split_by_group(
-    dataset.groups, config.eval_fraction, seed, stratify=healthy
-  )
-  return np.where(held_out, "eval", "train")
+  named = np.asarray(dataset.table.get("split", np.full(len(dataset), "")))
+  part, groups = np.array(named, "U5"), dataset.groups
+  for name, other in (("train", "eval"), ("eval", "train")):
+    mine, theirs = groups[named == name], groups[named == other]
+    part[(part == "") & np.isin(groups, mine) & ~np.isin(groups, theirs)] = name
+  open_ = np.flatnonzero(part == "")
+  if len(set(groups[open_].tolist())) == 1 and len(open_) < len(part):
+    part[open_] = "train"
+  elif len(open_):
+    healthy = dataset.table.get("healthy")
+    held_out = splits.split_by_group(
+      groups[open_],
+      config.eval_fraction,
+      seed,
+      stratify=None if healthy is None else np.asarray(healthy)[open_],
+    )
+    part[open_] = np.where(held_out, "eval", "train")
+  return part
 
 
 def _only_healthy(dataset: Dataset) -> Dataset:
-  return dataset.select(np.asarray(dataset.table["healthy"]) == 1)
+  """Its healthy scans, those of a published evaluation part left alone."""
+  if "healthy" not in dataset.table:
+    raise DataError(
+      f"healthy_data {dataset.name!r} does not say which scans are healthy:"
+      " name the column (or class) with --config.healthy_data.healthy_column"
+    )
+  chosen = np.asarray(dataset.table["healthy"]) == 1
+  if "split" in dataset.table:
+    chosen &= np.asarray(dataset.table["split"]) != "eval"
+  return dataset.select(chosen)
 
 
 def _apart(dataset: Dataset) -> Dataset:
@@ -133,7 +173,7 @@ def _read_all(context: Any, sets: list) -> tuple[str, list, dict[str, Any]]:
           continue
         images[count, :, :, 0] = prepared(raw, config.preprocess)
         facts["hashes"].append(hashlib.sha256(raw.tobytes()).hexdigest())
-        facts["texture"].append(baselines.texture_features([raw])[0])
+        facts["texture"].append(_texture(raw))
         if number == 0 and row in chosen:
           facts["raw"][f"{len(facts['rows'])}"] = raw
           facts["rows"].append(count)
@@ -142,6 +182,10 @@ def _read_all(context: Any, sets: list) -> tuple[str, list, dict[str, Any]]:
   images.flush()
   del images
   return _truncate(path, count), kept, facts
+
+
+def _texture(raw: np.ndarray) -> np.ndarray:
+  return baselines.texture_features([raw], [raw.shape[:2]])[0]
 
 
 def prepared(raw: np.ndarray, config: Any) -> np.ndarray:
@@ -213,6 +257,29 @@ def _merge(sets: list, kept: list) -> dict[str, np.ndarray]:
   return merged
 
 
+def _renamed(dataset: Dataset) -> Dataset:
+  """A column with the name of one of `OURS` becomes `<name>_in_table`."""
+
+  def new(name):
+    return f"{name}_in_table" if name in OURS else name
+
+  return dataclasses.replace(
+    dataset,
+    table={new(name): values for name, values in dataset.table.items()},
+    labels=tuple(map(new, dataset.labels)),
+    meta=tuple(map(new, dataset.meta)),
+  )
+
+
+def _as_key(name: str) -> str:
+  """A column's name as the key of an artifact, which may hold no slash."""
+  return name.replace("%", "%25").replace("/", "%2F")
+
+
+def _from_key(key: str) -> str:
+  return key.replace("%2F", "/").replace("%25", "%")
+
+
 def _blank(name: str, sets: list):
   columns = [d.table[name] for d, *_ in sets if name in d.table]
   text = columns and np.asarray(columns[0]).dtype.kind in "UO"
@@ -237,7 +304,7 @@ class Images:
         f" {path.parent} and run again"
       )
     self.pixels = np.load(path, mmap_mode="r")
-    self.table = artifact["table"]
+    self.table = {_from_key(k): v for k, v in artifact["table"].items()}
     self.labels = tuple(str(name) for name in artifact["labels"])
     self.meta = tuple(str(name) for name in artifact["meta"])
     self.texture = artifact["texture"]
@@ -277,6 +344,7 @@ class Images:
 
   def pool(self, protocol: str) -> np.ndarray:
     """bool[N]: what pre-training may see under this protocol."""
+    check_protocol(protocol)
     return self.table["pool"] & (self.train | (protocol == "transductive"))
 
 

@@ -18,7 +18,7 @@ def run(context: Any) -> dict[str, Any]:
   metrics.update(json.loads(str(context.load("probe")["metrics"])))
   notes = warnings_of(context, images, metrics)
   _write_json(context, metrics, notes)
-  page = html.write(
+  html.write(
     context.workdir / "report.html",
     title=f"Severity labels: {context.config.preset}",
     subtitle=_subtitle(context, images),
@@ -28,7 +28,6 @@ def run(context: Any) -> dict[str, Any]:
     " Not for clinical use.",
     warnings=notes,
   )
-  context.telemetry.say(f"report: {page}")
   return {"metrics": np.array(dumps(metrics))}
 
 

@@ -53,9 +53,9 @@ def severity(images, scores, metrics, context) -> html.Section:
       )
     )
     known = rows & (images.healthy | images.diseased)
-    truth = images.diseased[known].astype(int)
+    diseased = images.diseased[known].astype(int)
     curves = {
-      n: (truth, scores[n][known])
+      n: (diseased, scores[n][known])
       for n in ("severity", "pca", "edge", "brightness")
       if n in scores
     }
@@ -63,11 +63,12 @@ def severity(images, scores, metrics, context) -> html.Section:
       html.Figure(figures.roc(curves), "ROC curves, healthy or diseased.")
     )
   blocks.append(_score_table(scores, metrics))
-  if grading.TRUTH in images.table:
+  truth = grading.truth_of(images)
+  if truth is not None:
     blocks.append(
       html.Figure(
         figures.scatter(
-          np.asarray(images.table[grading.TRUTH], float)[rows],
+          truth[rows],
           score[rows],
           "true severity",
           "severity score",
