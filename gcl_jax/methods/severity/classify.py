@@ -3,6 +3,7 @@ compares with (MSP, ODIN, Mahalanobis of a biomarker classifier)."""
 
 import dataclasses
 from typing import Any
+from urllib.parse import quote
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,10 @@ def targets_of(images: Images, names: tuple[str, ...]) -> np.ndarray:
 
 
 def fit(context: Any, images: Images, variables, names, rows, stage: str):
-  """Encoder and head trained on the labelled ones among `rows`."""
+  """Encoder and head trained on the labelled ones among `rows`.
+
+  A stopped run goes on from the last checkpoint of the fit named `stage`.
+  """
   config = context.config
   targets = targets_of(images, names)
   rows = rows[~np.isnan(targets[rows]).all(1)]
@@ -47,6 +51,7 @@ def fit(context: Any, images: Images, variables, names, rows, stage: str):
     seed=config.seed,
     name=stage,
     telemetry=context.telemetry,
+    checkpoints=context.checkpoints(f"checkpoints-{quote(stage, '')}", keep=1),
   )
 
 
@@ -77,11 +82,11 @@ def anomaly_scores(context: Any, images: Images, source: str) -> np.ndarray:
       f"score.source {source!r} is not one of autoencoder, random,"
       f" {', '.join(SOURCES)}"
     )
-  label = context.config.classifier.label or images.labels[0]
-  if label not in images.table:
+  label = context.config.classifier.label or next(iter(images.labels), "")
+  if label not in images.labels:
     raise ConfigError(
-      f"classifier.label {label!r} is not a column; label columns:"
-      f" {', '.join(images.labels)}"
+      f"score.source {source!r} needs a label: classifier.label {label!r} is"
+      f" not a label column; there are: {', '.join(images.labels) or 'none'}"
     )
   config = context.config.copy_and_resolve_references()
   config.finetune.steps = config.classifier.steps

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from gcl_jax.errors import ConfigError
 from gcl_jax.methods.severity import page_facts, probing
 from gcl_jax.report import figures, html, projection
 
@@ -12,6 +13,11 @@ def embedding(context, images, score) -> html.Section:
   """Frozen features in the plane, by score and by class."""
   artifact = context.load("probe")
   config = context.config.report
+  if config.embedding not in projection.METHODS:
+    raise ConfigError(
+      f"report.embedding {config.embedding!r} is not one of"
+      f" {projection.METHODS}"
+    )
   rows = artifact["rows"]
   words = page_facts.classes_of(images)
   blocks = []
@@ -42,6 +48,10 @@ def embedding(context, images, score) -> html.Section:
 def probe(context, images, metrics) -> html.Section:
   """Every encoder at every label fraction, then label by label."""
   config = context.config
+  if missing := probing.nothing_to_probe(images):
+    return html.Section(
+      "What the encoder is worth", [html.Text(f"No probe: {missing}.")]
+    )
   names = probing.encoder_names(config)
   fractions = sorted(config.probe.fractions)
   blocks: list[Any] = []

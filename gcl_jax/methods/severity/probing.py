@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from gcl_jax.data import splits
-from gcl_jax.errors import DataError
 from gcl_jax.evaluation import encoders, probe
 from gcl_jax.methods.severity import classify, pretrain
 from gcl_jax.methods.severity.images import Images
@@ -16,8 +15,20 @@ METHOD = "severity"  # the name of this method's encoder in the tables
 
 def labelled(images: Images) -> np.ndarray:
   """bool[N]: images of the pool with at least one label."""
+  if not images.labels:
+    return np.zeros(len(images), bool)
   targets = classify.targets_of(images, images.labels)
   return ~np.isnan(targets).all(1) & images.table["pool"]
+
+
+def nothing_to_probe(images: Images) -> str:
+  """Why there can be no probe, in words; "" if there can."""
+  if not images.labels:
+    return "the data set has no label column (--config.data.label_columns)"
+  for part, name in ((images.train, "training"), (images.evaluation, "eval")):
+    if (labelled(images) & part).sum() < 2:
+      return f"fewer than two images of the {name} part have a label"
+  return ""
 
 
 def fractions(context: Any, images: Images) -> dict[float, np.ndarray]:
@@ -40,15 +51,8 @@ def _stratum(images: Images) -> np.ndarray:
 
 
 def eval_rows(images: Images) -> np.ndarray:
-  """Labelled rows of the evaluation groups.
-
-  Raises:
-    DataError: there are none.
-  """
-  rows = np.flatnonzero(labelled(images) & images.evaluation)
-  if not len(rows):
-    raise DataError("no labelled image in the evaluation groups to probe on")
-  return rows
+  """Labelled rows of the evaluation groups."""
+  return np.flatnonzero(labelled(images) & images.evaluation)
 
 
 def run_supervised(context: Any) -> dict[str, Any]:
@@ -56,14 +60,17 @@ def run_supervised(context: Any) -> dict[str, Any]:
   images = Images(context)
   rows = eval_rows(images)
   out = {}
+  if nothing_to_probe(images):
+    return {"probabilities": out, "rows": rows}
   for fraction, train_rows in fractions(context, images).items():
     name = f"supervised@{fraction:g}"
     trained = classify.fit(
       context, images, None, images.labels, train_rows, name
     )
-    out[f"{fraction:g}"] = classify.probabilities(
+    found = classify.probabilities(
       context, images, trained, images.labels, rows, name
     )
+    out[f"{fraction:g}"] = _of_two_classes(images, train_rows, found)
   return {"probabilities": out, "rows": rows}
 
 
@@ -72,9 +79,13 @@ def run_probe(context: Any) -> dict[str, Any]:
 
   Returns:
     `metrics` (json), `features` of this method's encoder on the evaluation
-    rows, `rows`, and `probabilities/<encoder>` [R, K] with all labels.
+    rows, `rows`, and `probabilities/<encoder>` [R, K] with all labels. Without
+    labels no metrics, and the features of all evaluation images.
   """
   images = Images(context)
+  if missing := nothing_to_probe(images):
+    context.telemetry.say(f"no probe: {missing}")
+    return _without_probe(context, images)
   rows, parts = eval_rows(images), fractions(context, images)
   metrics, probabilities, kept = {}, {}, None
   for name in encoder_names(context.config):
@@ -98,6 +109,16 @@ def run_probe(context: Any) -> dict[str, Any]:
     "probabilities": probabilities,
     "train_sizes": np.array([len(r) for r in parts.values()]),
     "fractions": np.array(list(parts)),
+  }
+
+
+def _without_probe(context: Any, images: Images) -> dict[str, Any]:
+  rows = np.flatnonzero(images.evaluation)
+  return {
+    "metrics": np.array("{}"),
+    "features": _features(context, images, METHOD)[rows],
+    "rows": rows,
+    "probabilities": {},
   }
 
 
@@ -165,7 +186,16 @@ def _finetune(context, images, parts, rows, metrics, name):
     found = classify.probabilities(
       context, images, trained, images.labels, rows, stage
     )
+    found = _of_two_classes(images, train, found)
     _record(context, images, rows, found, metrics, stage)
+
+
+def _of_two_classes(images, train, found) -> np.ndarray:
+  """nan where training held one class, as from a linear probe: means over
+  labels of different encoders are then over the same labels."""
+  targets = classify.targets_of(images, images.labels)[train]
+  both = (targets == 0).any(0) & (targets == 1).any(0)
+  return np.where(both, found, np.nan)
 
 
 def _evaluate(context, images, rows, values) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gcl_jax.methods.severity import page_facts, pages
+from gcl_jax.methods.severity import classify, page_facts, pages, probing
 from gcl_jax.methods.severity.images import Images, dumps
 from gcl_jax.report import html
 
@@ -108,7 +108,15 @@ def warnings_of(context: Any, images: Images, metrics: dict) -> list[str]:
       "Protocol transductive: pre-training saw the evaluation images without"
       " their labels, as in the paper."
     )
+  if context.config.score.source in classify.SOURCES:
+    notes.append(
+      f"The score comes from a classifier ({context.config.score.source}) that"
+      " was trained on all training labels: probes on a fraction of them are"
+      " too good."
+    )
   notes += _weak_autoencoder(context) + _weak_score(metrics)
+  if missing := probing.nothing_to_probe(images):
+    return [*notes, f"No probe: {missing}."]
   undefined = [
     name
     for name in images.labels

@@ -129,7 +129,8 @@ def autoencoder(context, images, score) -> html.Section:
     logged = page_facts.history(context, "gradcon", f"gradcon/{number}")
     for key in ("reconstruction", "validation_reconstruction"):
       if key in logged:
-        lines[f"{key.replace('_', ' ')}, model {number}"] = logged[key]
+        kind = "validation" if "validation" in key else "training"
+        lines[f"{kind} {number}"] = logged[key]
     references["mean healthy image"] = float(model["mean_image_loss"])
   blocks = [
     html.Figure(

@@ -15,6 +15,7 @@ from gcl_jax.methods.severity.images import Images
 
 MODES = ("gradcon", "grad", "recon")
 POOLINGS = ("mean", "layers")
+BETA_SCALES = ("std", "absolute")
 
 
 def run_scores(context: Any) -> dict[str, Any]:
@@ -72,8 +73,13 @@ def autoencoder_scores(context: Any, images: Images) -> dict[str, Any]:
 
 
 def check_choices(config: Any) -> None:
-  """Refuses an unknown mode or pooling of `config.score`."""
-  for name, known in (("mode", MODES), ("pooling", POOLINGS)):
+  """Refuses an unknown word in `config.score`."""
+  for name, known in (
+    ("mode", MODES),
+    ("pooling", POOLINGS),
+    ("beta_scale", BETA_SCALES),
+    ("engine", gradcon.ENGINES),
+  ):
     if config[name] not in known:
       raise ConfigError(f"score.{name} {config[name]!r} is not one of {known}")
 
@@ -199,7 +205,13 @@ def run_bins(context: Any) -> dict[str, Any]:
   pool = images.pool(context.config.protocol)
   out = {"ids": images.table["id"], "labels": {}, "edges": {}, "facts": {}}
   for name in score_labels(context.config):
-    values = np.asarray(scores[_score_column(name)], np.float64)
+    column = _score_column(name)
+    if column not in scores:
+      raise ConfigError(
+        f"supcon.labels names {name!r}, but score.source"
+        f" {context.config.score.source!r} left no score {column!r}"
+      )
+    values = np.asarray(scores[column], np.float64)
     repeats = None if "." in name else _repeats(context, scores, pool)
     bins = binned(values[pool], context.config, repeats)
     labels = binning.from_edges(values, bins.edges).labels
