@@ -142,11 +142,18 @@ def test_a_blank_row_follows_its_patient():
   assert part.tolist() == ["eval", "eval", "train", "train", "train"]
 
 
-def test_without_labels_there_is_a_report_and_no_probe(scans, run, tmp_path):
-  config = of_folder(scans, **{"data.label_columns": ()})
-  config.references = ("supervised",)
-  config.score.source = "random"
-  main.run(config, tmp_path, devices())
+def test_without_labels_there_is_a_report_and_no_probe(
+  scans, run, tmp_path, monkeypatch
+):
+  made = images.Images.__init__
+
+  def without_labels(self, context):
+    made(self, context)
+    self.labels = ()
+
+  monkeypatch.setattr(images.Images, "__init__", without_labels)
+  linked(run, tmp_path, BEFORE_PROBE)
+  main.run(of_folder(scans), tmp_path, devices())
   report = json.loads((tmp_path / "report.json").read_text())
   assert not any(name.startswith("probe/") for name in report["metrics"])
   assert any("no label column" in note for note in report["warnings"])

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gcl_jax import data
-from gcl_jax.data import preprocess, splits
+from gcl_jax.data import formats, preprocess, splits
 from gcl_jax.data.source import Dataset
 from gcl_jax.errors import ConfigError, DataError
 from gcl_jax.evaluation import baselines
@@ -168,10 +168,10 @@ def _read_all(context: Any, sets: list) -> tuple[str, list, dict[str, Any]]:
     for number, (dataset, *_) in enumerate(sets):
       for row in range(len(dataset)):
         bar.update(1)
-        raw = _read(dataset, row, facts["bad"], config.data.max_bad)
-        if raw is None:
+        found = _read(dataset, row, facts["bad"], config)
+        if found is None:
           continue
-        images[count, :, :, 0] = prepared(raw, config.preprocess)
+        raw, images[count, :, :, 0] = found
         facts["hashes"].append(hashlib.sha256(raw.tobytes()).hexdigest())
         facts["texture"].append(_texture(raw))
         if number == 0 and row in chosen:
@@ -190,6 +190,8 @@ def _texture(raw: np.ndarray) -> np.ndarray:
 
 def prepared(raw: np.ndarray, config: Any) -> np.ndarray:
   """One stored image -> uint8 [H, W] by `config.preprocess`."""
+  if not config.normalise:
+    raw = formats.to_uint8(raw)  # 16 bits and floats have no common scale
   return preprocess.prepare(
     raw,
     size=tuple(config.size),
@@ -199,16 +201,17 @@ def prepared(raw: np.ndarray, config: Any) -> np.ndarray:
   )
 
 
-def _read(dataset: Dataset, row: int, bad: list, limit: int):
-  """The stored image, or None after noting why it cannot be used."""
+def _read(dataset: Dataset, row: int, bad: list, config: Any):
+  """The image as stored and as used, or None after noting what is wrong."""
   try:
-    return dataset.read(row)
+    raw = dataset.read(row)
+    return raw, prepared(raw, config.preprocess)
   except DataError as error:
     bad.append((str(dataset.ids[row]), str(error)))
-    if len(bad) > limit:
+    if len(bad) > config.data.max_bad:
       raise DataError(
         f"{len(bad)} unreadable images in {dataset.name!r}, more than"
-        f" data.max_bad = {limit}; the last: {error}"
+        f" data.max_bad = {config.data.max_bad}; the last: {error}"
       ) from error
     return None
 

@@ -212,7 +212,9 @@ def _labels(context, images, names) -> dict[str, np.ndarray]:
   out = {}
   for name in names:
     if scoring.is_score_label(name):
-      out[name] = context.load("bin")["labels"][name]
+      bins = context.load("bin")
+      scoring.check_same_ids(bins, images)
+      out[name] = bins["labels"][name]
     elif name in images.table:
       out[name] = codes(images.table[name])
     else:
@@ -238,6 +240,8 @@ def codes(column: np.ndarray) -> np.ndarray:
 
 def _standard_scores(context, images) -> np.ndarray:
   """Severity in standard deviations of the pool."""
-  score = np.asarray(context.load("score")["score"], np.float32)
+  found = context.load("score")
+  scoring.check_same_ids(found, images)
+  score = np.asarray(found["score"], np.float32)
   pool = score[images.pool(context.config.protocol)]
   return ((score - pool.mean()) / max(pool.std(), 1e-12)).astype(np.float32)

@@ -201,7 +201,7 @@ def run_bins(context: Any) -> dict[str, Any]:
   """
   images = Images(context)
   scores = context.load("score")
-  _check_same_ids(scores["ids"], images.table["id"])
+  check_same_ids(scores, images)
   pool = images.pool(context.config.protocol)
   out = {"ids": images.table["id"], "labels": {}, "edges": {}, "facts": {}}
   for name in score_labels(context.config):
@@ -224,11 +224,12 @@ def run_bins(context: Any) -> dict[str, Any]:
   return out
 
 
-def _check_same_ids(scored: np.ndarray, ids: np.ndarray) -> None:
-  if not np.array_equal(scored, ids):
+def check_same_ids(artifact: dict[str, Any], images: Images) -> None:
+  """Refuses scores or bins of other images than those of the data stage."""
+  if not np.array_equal(artifact["ids"], images.table["id"]):
     raise DataError(
       "the scores belong to other images than the data stage holds now:"
-      " delete the score folder and run again"
+      " delete the folders score and bin and run again"
     )
 
 
