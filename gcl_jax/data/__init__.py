@@ -41,7 +41,8 @@ def load(config: Any) -> Dataset:
   path = _field(config, "path")
   if not path:
     raise DataError(
-      f"data set {config.name!r} needs a path: --config.data.path=..."
+      f"data set {config.name!r} needs a path: --config.data.path=... (or"
+      " --config.healthy_data.path=... of the second set)"
     )
   existing(path)
   return _LOADERS[config.name](path, config)

@@ -15,6 +15,7 @@ from gcl_jax.methods.severity.images import Images
 
 MODES = ("gradcon", "grad", "recon")
 POOLINGS = ("mean", "layers")
+RULES = ("choose", "equal_width", "equal_count")
 BETA_SCALES = ("std", "absolute")
 
 
@@ -263,6 +264,8 @@ def binned(
 ) -> binning.Bins:
   """Bins of the pool's scores by `config.bin`."""
   rule, count = config.bin.rule, config.bin.count
+  if rule not in RULES:
+    raise ConfigError(f"bin.rule {rule!r} is not one of {RULES}")
   if rule != "choose" and count > len(scores) and not config.bin.allow_empty:
     raise ConfigError(
       f"bin.count {count} is more than the {len(scores)} images of the pool:"
@@ -272,14 +275,10 @@ def binned(
     return binning.equal_width(scores, count)
   if rule == "equal_count":
     return binning.equal_count(scores, count)
-  if rule == "choose":
-    return binning.choose(
-      scores,
-      repeatability=repeatability,
-      batch_size=config.supcon.batch_size,
-    )
-  raise ConfigError(
-    f"bin.rule {rule!r} is not one of choose, equal_width, equal_count"
+  return binning.choose(
+    scores,
+    repeatability=repeatability,
+    batch_size=config.supcon.batch_size,
   )
 
 
