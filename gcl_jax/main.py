@@ -11,6 +11,7 @@ import importlib
 import os
 import pathlib
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -68,12 +69,17 @@ def run(config: Any, workdir: Any, mesh: Any, only: str | None = None) -> dict:
   method = method_stages(config)
   planned = method.stages(config)
   dataset = data.load(config.data)
+  fingerprint = dataset.fingerprint()
+  if config.get("healthy_data", {}).get("name"):
+    fingerprint += data.load(config.healthy_data).fingerprint()
+  if not (pathlib.Path(workdir) / "report.html").exists():
+    shutil.rmtree(pathlib.Path(workdir) / "report", ignore_errors=True)
   context = stages.Context(
     config,
     workdir,
     mesh,
     config.parallel,
-    data={"fingerprint": dataset.fingerprint(), "count": len(dataset)},
+    data={"fingerprint": fingerprint, "count": len(dataset)},
     dataset=dataset,
   )
   return stages.run_stages(planned, context, only=only)

@@ -185,7 +185,7 @@ def test_bad_words_are_named(scans, run, tmp_path, changes, stage, message):
   ("changes", "message"),
   [
     ({"protocol": "transductiv"}, "protocol 'transductiv'"),
-    ({"preprocess.size": (32, 64, 28)}, "two numbers"),
+    ({"preprocess.size": (32, 64, 28)}, "rows, columns"),
   ],
 )
 def test_bad_settings_stop_before_anything_is_read(tmp_path, changes, message):

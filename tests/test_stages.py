@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -223,3 +224,39 @@ def test_a_run_on_another_host_is_refused(tmp_path):
   assert "on elsewhere" in refused(STAGES, make(tmp_path))
   (tmp_path / ".lock").write_text('{"host": "else')  # cut off by a kill
   run_stages(STAGES, make(tmp_path))
+
+
+def summary(context):
+  return {"total": float(context.load("score")["score"].sum())}
+
+
+def test_an_input_made_from_what_is_no_longer_there_is_refused(tmp_path):
+  stages = (*STAGES, Stage("summary", summary, inputs=("score",)))
+  run_stages(STAGES, make(tmp_path))
+  shutil.rmtree(tmp_path / "train")
+  run_stages(STAGES, make(tmp_path, **{"train.rate": 0.25}), only="train")
+  line = refused(stages, make(tmp_path, **{"train.rate": 0.25}), only="summary")
+  assert "stage score" in line and "another train" in line
+
+
+def test_a_single_field_can_be_a_section(tmp_path):
+  stages = (Stage("train", train, sections=("train.rate",)),)
+  run_stages(stages, make(tmp_path))
+  run_stages(stages, make(tmp_path, **{"train.widths": (2, 2)}))
+  assert RUNS == ["train"]
+  line = refused(stages, make(tmp_path, **{"train.rate": 0.25}))
+  assert "train.rate 0.5 -> 0.25" in line
+
+
+def test_a_stage_that_left_nothing_can_begin_again_with_other_settings(
+  tmp_path,
+):
+  def picky(context):
+    if context.config.train.rate > 0.3:
+      raise UserError("too fast")
+    return train(context)
+
+  stages = (Stage("train", picky, sections=("train",)),)
+  assert refused(stages, make(tmp_path)) == "too fast"
+  run_stages(stages, make(tmp_path, **{"train.rate": 0.25}))
+  assert RUNS == ["train"]

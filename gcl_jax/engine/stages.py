@@ -38,8 +38,9 @@ class Stage:
     name: of the stage and its folder.
     run: context -> artifact: nested dict of arrays, strings and numbers.
     inputs: names of the stages whose artifacts it loads.
-    sections: top-level keys of the configuration that it depends on. When one
-      of them changes, a finished stage no longer fits.
+    sections: keys of the configuration that it depends on, whole sections or
+      single fields ("probe.bootstrap"). When one of them changes, a finished
+      stage no longer fits.
   """
 
   name: str
@@ -167,7 +168,11 @@ def _run_stage(stage: Stage, context: Context) -> None:
       context.load(name)
     begin = time.perf_counter()
     telemetry.say(f"stage {stage.name}: started")
-    artifact = stage.run(context)
+    try:
+      artifact = stage.run(context)
+    except UserError:
+      _forget_if_empty(context.folder)
+      raise
     save_artifact(context.folder / "artifact", artifact)
     wall_s = time.perf_counter() - begin
     done = expected | {
@@ -186,12 +191,12 @@ def _run_stage(stage: Stage, context: Context) -> None:
 def _expected(stage, context):
   """The part of the manifest that decides whether a finished stage fits."""
   config = to_plain(context.config)
-  settings = {key: config[key] for key in stage.sections}
+  settings = {key: _pick(config, key) for key in stage.sections}
   settings["seed"] = config.get("seed", 0)
   text = json.dumps(settings, sort_keys=True)
   inputs = {}
   for name in stage.inputs:
-    context.manifest(name)
+    _check_fresh(context, name)
     inputs[name] = manifest.manifest_sha256(context.workdir / name)
   return {
     "schema": manifest.SCHEMA,
@@ -204,6 +209,23 @@ def _expected(stage, context):
   }
 
 
+def _check_fresh(context, name):
+  """Refuses a finished stage one of whose own inputs was made anew since."""
+  for earlier, sha256 in context.manifest(name)["inputs"].items():
+    _check_fresh(context, earlier)
+    if manifest.manifest_sha256(context.workdir / earlier) != sha256:
+      raise UserError(
+        f"stage {name} in {context.workdir} was made from another {earlier}"
+        f" than is there now: delete {context.workdir / name} and run it again"
+      )
+
+
+def _pick(config, dotted):
+  for name in dotted.split("."):
+    config = config[name]
+  return config
+
+
 def _begin(folder, expected):
   """Notes what the stage is begun with; its checkpoints belong to that."""
   path = folder / "begun.json"
@@ -213,6 +235,13 @@ def _begin(folder, expected):
     manifest.make_writable(folder)
     manifest.write_json(path, expected)
   distributed.barrier(f"begin {folder.name}")
+
+
+def _forget_if_empty(folder):
+  """A stage that left nothing to resume may begin again with other settings."""
+  kept = [p for p in folder.iterdir() if p.is_dir() and p.name != "tensorboard"]
+  if not kept:
+    (folder / "begun.json").unlink(missing_ok=True)
 
 
 def _refuse_other(found, expected, folder, state):

@@ -64,6 +64,22 @@ def measure(context: Any, images: Images, scores: dict) -> dict[str, Any]:
   return out
 
 
+def sick_of(images: Images) -> np.ndarray:
+  """float[N]: 1 diseased, 0 healthy, nan unknown.
+
+  By the healthy column where the evaluation part has both; else (OLIVES) 1
+  for an image with any of the labels and 0 for one with none of them.
+  """
+  known = images.healthy | images.diseased
+  if len(set(images.diseased[known & images.evaluation])) == 2:
+    return np.where(known, images.diseased, np.nan)
+  if not images.labels:
+    return np.full(len(images), np.nan)
+  targets = np.stack([np.asarray(images.table[n]) for n in images.labels], 1)
+  found = (targets == 1).any(1)
+  return np.where(found | ~np.isnan(targets).any(1), found, np.nan)
+
+
 def truth_of(images: Images) -> np.ndarray | None:
   """float[N], nan = unknown; None without such a column of numbers."""
   truth = images.table.get(TRUTH)
@@ -80,13 +96,14 @@ def metric_name(name: str, key: str) -> str:
 
 
 def _auroc(context, images, score, key) -> dict[str, Any]:
-  """Healthy against diseased; nothing where one of the two is absent."""
-  rows = images.evaluation & (images.healthy | images.diseased)
-  if not rows.any() or len(set(images.diseased[rows])) < 2:
+  """Diseased or not; nothing where one of the two is absent."""
+  sick = sick_of(images)
+  rows = images.evaluation & np.isfinite(sick)
+  if len(set(sick[rows])) < 2:
     return {}
   value = metrics.bootstrap(
     metrics.auroc,
-    images.diseased[rows].astype(int),
+    sick[rows].astype(int),
     score[rows],
     groups=images.groups[rows],
     samples=context.config.probe.bootstrap,

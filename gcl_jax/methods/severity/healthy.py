@@ -56,14 +56,19 @@ def run(context: Any) -> dict[str, Any]:
 
 
 def fold_of(images: Images, folds: int, seed: int) -> np.ndarray:
-  """int[N]: which model must not see a healthy training image; else -1."""
+  """int[N]: which model must not see a healthy training image; else -1.
+
+  With one fold no model leaves anything out. Where there are healthy scans
+  outside the pool it is then fitted on those alone, so that no scan of the
+  pool is scored by a model that has seen it.
+  """
   fold = np.full(len(images), -1)
   usable = images.healthy & (images.table["part"] == "train")
-  groups = images.groups[usable]
   if folds > 1:
-    fold[usable] = splits.folds(groups, folds, seed)
-  else:
-    fold[usable] = folds  # no model leaves any of them out
+    fold[usable] = splits.folds(images.groups[usable], folds, seed)
+    return fold
+  apart = usable & ~images.table["pool"]
+  fold[apart if apart.any() else usable] = folds
   return fold
 
 

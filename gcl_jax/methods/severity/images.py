@@ -15,10 +15,9 @@ import numpy as np
 from gcl_jax import data
 from gcl_jax.data import formats, preprocess, splits
 from gcl_jax.data.source import Dataset
-from gcl_jax.errors import ConfigError, DataError
+from gcl_jax.errors import DataError
 from gcl_jax.evaluation import baselines
 
-PROTOCOLS = ("strict", "transductive")
 OURS = ("part", "pool")  # columns that this stage adds
 SAMPLES = 6  # scans whose way through the preparation the report shows
 
@@ -26,8 +25,6 @@ SAMPLES = 6  # scans whose way through the preparation the report shows
 def run(context: Any) -> dict[str, Any]:
   """Reads, prepares and splits; returns the table (the artifact)."""
   config = context.config
-  check_protocol(config.protocol)
-  _check_size(config.preprocess.size)
   pool = _renamed(limited(context.dataset, config.data.limit))
   part = parts(pool, config.data, config.seed)
   sets = [(pool, part, np.ones(len(pool), bool))]
@@ -60,19 +57,6 @@ def run(context: Any) -> dict[str, Any]:
     "images_sha256": np.array(images),
     "fingerprint": np.array(pool.fingerprint()),
   }
-
-
-def check_protocol(protocol: str) -> None:
-  """Refuses a protocol that is neither strict nor transductive."""
-  if protocol not in PROTOCOLS:
-    raise ConfigError(f"protocol {protocol!r} is not one of {PROTOCOLS}")
-
-
-def _check_size(size: tuple) -> None:
-  if len(size) != 2 or min(size) < 1:
-    raise ConfigError(
-      f"preprocess.size {tuple(size)} is not two numbers, rows and columns"
-    )
 
 
 def limited(dataset: Dataset, groups: int) -> Dataset:
@@ -347,7 +331,6 @@ class Images:
 
   def pool(self, protocol: str) -> np.ndarray:
     """bool[N]: what pre-training may see under this protocol."""
-    check_protocol(protocol)
     return self.table["pool"] & (self.train | (protocol == "transductive"))
 
 

@@ -23,8 +23,6 @@ from gcl_jax.methods.severity import clustering, scoring, steps
 from gcl_jax.methods.severity.images import Images
 from gcl_jax.models import heads
 
-LOSSES = ("supcon", "soft", "moco", "pcl")
-
 
 def make_encoder(config: Any) -> Any:
   """The encoder of `config.supcon`."""
@@ -82,8 +80,6 @@ def _objective(config: Any, name: str) -> tuple[str, tuple[str, ...]]:
     return "supcon", ()
   if name in ("moco", "pcl"):
     return name, ()
-  if config.loss not in LOSSES:
-    raise ConfigError(f"supcon.loss {config.loss!r} is not one of {LOSSES}")
   if len(config.labels) != len(config.label_weights):
     raise ConfigError(
       f"supcon.labels has {len(config.labels)} entries and"

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 
-from gcl_jax.errors import ConfigError
 from gcl_jax.methods.severity import page_facts, probing
 from gcl_jax.report import figures, html, projection
 
@@ -13,11 +12,6 @@ def embedding(context, images, score) -> html.Section:
   """Frozen features in the plane, by score and by class."""
   artifact = context.load("probe")
   config = context.config.report
-  if config.embedding not in projection.METHODS:
-    raise ConfigError(
-      f"report.embedding {config.embedding!r} is not one of"
-      f" {projection.METHODS}"
-    )
   rows = artifact["rows"]
   words = page_facts.classes_of(images)
   blocks = []

@@ -114,6 +114,7 @@ def warnings_of(context: Any, images: Images, metrics: dict) -> list[str]:
       " was trained on all training labels: probes on a fraction of them are"
       " too good."
     )
+  notes += _seen_by_the_model(context, images)
   notes += _weak_autoencoder(context) + _weak_score(metrics)
   if missing := probing.nothing_to_probe(images):
     return [*notes, f"No probe: {missing}."]
@@ -128,6 +129,21 @@ def warnings_of(context: Any, images: Images, metrics: dict) -> list[str]:
       " evaluation or training part. Means are over the other labels."
     )
   return notes
+
+
+def _seen_by_the_model(context: Any, images: Images) -> list[str]:
+  """Healthy scans of the pool that the only model was fitted to."""
+  config = context.config
+  if config.score.source != "autoencoder" or config.autoencoder.folds > 1:
+    return []
+  seen = (context.load("gradcon")["fold"] >= 0) & images.table["pool"]
+  if not seen.any():
+    return []
+  return [
+    f"{seen.sum()} healthy scans of the pool were scored by the model fitted"
+    " to them: their scores are too low and the bins carry the label. Set"
+    " autoencoder.folds to 2 or more."
+  ]
 
 
 def _weak_autoencoder(context: Any) -> list[str]:

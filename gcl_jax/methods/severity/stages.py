@@ -9,7 +9,6 @@ import functools
 from typing import Any
 
 from gcl_jax.engine.stages import Stage
-from gcl_jax.errors import ConfigError
 from gcl_jax.methods.severity import (
   classify,
   grading,
@@ -20,8 +19,8 @@ from gcl_jax.methods.severity import (
   reporting,
   scoring,
 )
+from gcl_jax.methods.severity.checks import check
 
-REFERENCES = ("random", "simclr", "supervised", "moco", "pcl")
 COMMON = ("protocol", "seed")
 ENCODER = (*COMMON, "supcon")
 
@@ -32,11 +31,7 @@ def stages(config: Any) -> tuple[Stage, ...]:
   Raises:
     ConfigError: an unknown reference.
   """
-  for name in config.references:
-    if name not in REFERENCES:
-      raise ConfigError(
-        f"references names {name!r}; known: {', '.join(REFERENCES)}"
-      )
+  check(config)
   scores = ("data", "gradcon") if _needs_autoencoder(config) else ("data",)
   trained = [_reference(name) for name in config.references]
   encoders = ("supcon", *config.references)
@@ -54,8 +49,15 @@ def stages(config: Any) -> tuple[Stage, ...]:
       scores,
       _score_sections(config),
     ),
-    Stage("grade", grading.run, (*scores, "score"), ("seed", "probe")),
-    Stage("bin", scoring.run_bins, (*scores, "score"), (*ENCODER, "bin")),
+    Stage(
+      "grade", grading.run, (*scores, "score"), ("seed", "probe.bootstrap")
+    ),
+    Stage(
+      "bin",
+      scoring.run_bins,
+      (*scores, "score"),
+      (*COMMON, "bin", "supcon.batch_size", "supcon.labels"),
+    ),
     Stage("supcon", pretrain.run, ("data", "score", "bin"), ENCODER),
     *trained,
     Stage(
@@ -104,7 +106,7 @@ def _reference(name: str) -> Stage:
       name,
       probing.run_supervised,
       ("data",),
-      ("seed", "probe", "finetune", "supcon"),
+      ("seed", "probe.fractions", "finetune", "supcon"),
     )
   run = functools.partial(pretrain.run, name=name)
   return Stage(name, run, ("data",), ENCODER)

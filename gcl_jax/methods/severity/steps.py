@@ -122,11 +122,12 @@ def supcon_step(
   """
 
   def contrast(z, batch, axis_name):
-    common = dict(temperature=temperature, axis_name=axis_name)
+    common = dict(
+      temperature=temperature, axis_name=axis_name, block_size=block_size
+    )
     if soft_width:
       near = losses.kernel(soft_width)
       return losses.soft_supcon(z, near, meta=batch["score"], **common)
-    common["block_size"] = block_size
     if not label_names:
       return losses.supcon(z, **common)
     terms = [

@@ -1,0 +1,85 @@
+"""Which settings go together, decided before anything runs."""
+
+import difflib
+
+import ml_collections
+
+from gcl_jax.errors import ConfigError
+
+CHOICES = {
+  "parallel": ("shard_map", "pmap", "jit"),
+  "protocol": ("strict", "transductive"),
+  "autoencoder.padding": ("1", "paper28"),
+  "autoencoder.initialiser": ("torch", "he"),
+  "autoencoder.schedule": ("constant", "cosine"),
+  "autoencoder.alpha_scale": ("loss", "absolute"),
+  "autoencoder.reference": ("mean", "unit", "ema"),
+  "score.source": ("autoencoder", "msp", "odin", "mahalanobis", "random"),
+  "score.mode": ("gradcon", "grad", "recon"),
+  "score.pooling": ("mean", "layers"),
+  "score.beta_scale": ("std", "absolute"),
+  "score.engine": ("auto", "vmap"),
+  "bin.rule": ("choose", "equal_width", "equal_count"),
+  "supcon.loss": ("supcon", "soft", "moco", "pcl"),
+  "supcon.arch": ("resnet18", "resnet34", "resnet50"),
+  "supcon.stem": ("cifar", "imagenet", "oct"),
+  "supcon.dtype": ("float32", "bfloat16"),
+  "supcon.optimizer": ("sgd", "adam", "adamw", "lars"),
+  "supcon.schedule": ("constant", "cosine"),
+  "finetune.optimizer": ("sgd", "adam", "adamw", "lars"),
+  "probe.solver": ("lbfgs", "sgd"),
+  "report.embedding": ("pca", "tsne"),
+}
+REFERENCES = ("random", "simclr", "supervised", "moco", "pcl")
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses what cannot run before anything does.
+
+  Raises:
+    ConfigError: a word that is none of a setting's choices (the near one is
+      named), an image side that the autoencoder cannot halve four times, a
+      reference that is unknown or named twice, settings that exclude others.
+  """
+  for name, known in CHOICES.items():
+    value = config
+    for part in name.split("."):
+      value = value[part]
+    if value not in known:
+      raise ConfigError(
+        f"{name} {value!r} is not one of {', '.join(known)}"
+        f"{_near(value, known)}"
+      )
+  for name in config.references:
+    if name not in REFERENCES or config.references.count(name) > 1:
+      raise ConfigError(
+        f"references {config.references}: each once, out of"
+        f" {', '.join(REFERENCES)}{_near(name, REFERENCES)}"
+      )
+  _check_size(config)
+  if config.supcon.images_per_bin and config.supcon.loss != "supcon":
+    raise ConfigError(
+      f"supcon.images_per_bin needs bins as labels: it has no meaning with"
+      f" supcon.loss {config.supcon.loss!r}"
+    )
+
+
+def _near(value: str, known: tuple[str, ...]) -> str:
+  near = difflib.get_close_matches(str(value), known, 1)
+  return f"; did you mean {near[0]!r}?" if near and near[0] != value else ""
+
+
+def _check_size(config: ml_collections.ConfigDict) -> None:
+  size = tuple(config.preprocess.size)
+  rest = 12 if config.autoencoder.padding == "paper28" else 0
+  if len(size) != 2 or min(size) < 12:
+    raise ConfigError(f"preprocess.size {size} is not (rows, columns) >= 12")
+  if config.score.source != "autoencoder":
+    return
+  if any(side % 16 != rest for side in size):
+    more = tuple(side + (rest - side) % 16 for side in size)
+    raise ConfigError(
+      f"preprocess.size {size}: with autoencoder.padding"
+      f" {config.autoencoder.padding} each side must leave {rest} when divided"
+      f" by 16, such as {more}"
+    )
