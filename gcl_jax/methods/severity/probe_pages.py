@@ -63,41 +63,39 @@ def probe(context, images, metrics) -> html.Section:
         " supervised = the same network trained end to end.",
       )
     )
-  table = []
-  for n in names:
-    for fraction in fractions:
-      key = f"probe/{n}@{fraction:g}"
-      table.append(
-        [n, f"{fraction:.0%}"]
-        + [
-          page_facts.interval(metrics.get(f"{key}/{m}"))
-          if f"{key}/{m}" in metrics
-          else "-"
-          for m in (
-            "macro_auroc",
-            "weighted_auroc",
-            "macro_f1",
-            "knn_macro_auroc",
-          )
-        ]
-      )
-  blocks.append(
-    html.Table(
-      (
-        "encoder",
-        "groups",
-        "macro AUROC",
-        "weighted AUROC",
-        "macro F1",
-        "kNN macro AUROC",
-      ),
-      table,
-      align="lrrrrr",
-    )
-  )
+  blocks.append(_per_encoder(context, metrics))
   blocks.append(_per_label(images, metrics))
   blocks.append(_probe_roc(context, images))
   return html.Section("What the encoder is worth", blocks)
+
+
+def _per_encoder(context, metrics) -> html.Table:
+  """One row for each encoder, frozen or fine-tuned, and label fraction."""
+  columns = ("macro_auroc", "weighted_auroc", "macro_f1", "knn_macro_auroc")
+  names = probing.encoder_names(context.config)
+  if context.config.probe.finetune:
+    names += tuple(f"{n}+finetune" for n in names)
+  rows = []
+  for name in names:
+    for fraction in sorted(context.config.probe.fractions):
+      found = [metrics.get(f"probe/{name}@{fraction:g}/{c}") for c in columns]
+      if any(found):
+        cells = ["-" if f is None else page_facts.interval(f) for f in found]
+        rows.append([name, f"{fraction:.0%}", *cells])
+  return html.Table(
+    (
+      "encoder",
+      "groups",
+      "macro AUROC",
+      "weighted AUROC",
+      "macro F1",
+      "kNN macro AUROC",
+    ),
+    rows,
+    "Share of the labelled training groups; undefined labels are left out of"
+    " the means.",
+    align="lrrrrr",
+  )
 
 
 def _per_label(images, metrics) -> html.Table:
@@ -109,7 +107,7 @@ def _per_label(images, metrics) -> html.Table:
   return html.Table(
     ("label", "AUROC", "AP", "F1", "sensitivity", "specificity", "accuracy"),
     rows,
-    "Each label, this method's frozen encoder, all training labels.",
+    "Each label, this method's frozen encoder, the largest fraction.",
     align="lrrrrrr",
   )
 

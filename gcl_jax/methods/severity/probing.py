@@ -204,13 +204,15 @@ def _evaluate(context, images, rows, values) -> dict[str, Any]:
     n: None if np.isnan(values[:, i]).all() else values[:, i]
     for i, n in enumerate(images.labels)
   }
-  return probe.evaluate(
+  found = probe.evaluate(
     labels,
     probabilities,
     images.groups[rows],
     samples=context.config.probe.bootstrap,
     seed=context.config.seed,
   )
+  keys = ("value", "low", "high", "n")
+  return {name: {k: metric[k] for k in keys} for name, metric in found.items()}
 
 
 def _record(context, images, rows, values, metrics, name) -> None:
