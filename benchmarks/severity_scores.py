@@ -24,6 +24,7 @@ from gcl_jax.engine.checkpoint import load_artifact
 
 ONE_MODEL = {"autoencoder.folds": 1}  # enough for evaluation images
 PUBLISHED = {
+  "autoencoder.widths": (32, 32, 64, 64),
   "autoencoder.alpha": 0.03,
   "score.mode": "gradcon",
   "score.pooling": "mean",
@@ -33,25 +34,25 @@ ABSOLUTE = {
   "autoencoder.alpha_scale": "absolute",
   "score.beta_scale": "absolute",
 }
+AUTHORS = {"autoencoder.widths": (32, 32, 64, 64)}
 RAW = {
   "preprocess.flatten": False,
   "preprocess.normalise": False,
   "preprocess.crop": False,
 }
 SETTINGS = {
-  "preset (alpha 0, pooled by layers, 3 folds)": {},
-  "alpha 0, plain mean": {**ONE_MODEL, "score.pooling": "mean"},
+  "preset: alpha 0, pooled by layers, wide, 3 folds": {},
+  "alpha 0, plain mean": {**ONE_MODEL, **AUTHORS, "score.pooling": "mean"},
   "alpha 0.03 of the mean-image loss": {**ONE_MODEL, **PUBLISHED},
   "alpha 0.03 absolute, as published": {**ONE_MODEL, **ABSOLUTE},
   "alpha 0, plain mean, raw scans": {
     **ONE_MODEL,
+    **AUTHORS,
     "score.pooling": "mean",
     **RAW,
   },
-  "alpha 0, pooled by layers, twice as wide": {
-    **ONE_MODEL,
-    "autoencoder.widths": (64, 64, 128, 128),
-  },
+  "the same, one model": ONE_MODEL,
+  "the same, one model of the authors' widths": {**ONE_MODEL, **AUTHORS},
 }
 STAGES = ("data", "gradcon", "score", "grade")
 SCORES = (
