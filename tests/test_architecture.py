@@ -126,3 +126,29 @@ def test_tensorflow_is_never_imported():
     "sys.exit('tensorflow' in sys.modules)"
   )
   assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_no_module_imports_itself_in_a_circle():
+  names = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+    for path in python_files()
+  }
+  edges = {
+    name: {
+      found
+      for found in names
+      for used in imports_of(path)
+      if used == found or used.startswith(f"{found}.")
+    }
+    for name, path in names.items()
+  }
+
+  def reaches(start, goal, seen):
+    for following in edges[start] - seen:
+      seen.add(following)
+      if following == goal or reaches(following, goal, seen):
+        return True
+    return False
+
+  circles = [name for name in names if reaches(name, name, set())]
+  assert not circles

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gcl_jax.evaluation import baselines, metrics
-from gcl_jax.methods.severity import scoring
+from gcl_jax.methods.severity import pseudo_labels
 from gcl_jax.methods.severity.images import Images
 
 TRUTH = "severity"  # the meta column with the known severity of a phantom
@@ -35,7 +35,7 @@ def scores_of(context: Any, images: Images) -> dict[str, np.ndarray]:
   training scans that the autoencoders had.
   """
   artifact = context.load("score")
-  scoring.check_same_ids(artifact, images)
+  pseudo_labels.check_same_ids(artifact, images)
   found = {"severity": artifact["score"]}
   for mode in ("gradcon", "grad", "recon"):
     if mode in artifact:

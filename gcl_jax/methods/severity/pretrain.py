@@ -19,7 +19,7 @@ from gcl_jax.engine.optim import make_optimizer
 from gcl_jax.engine.state import State, create
 from gcl_jax.errors import ConfigError, DataError
 from gcl_jax.evaluation import encoders
-from gcl_jax.methods.severity import clustering, scoring, steps
+from gcl_jax.methods.severity import clustering, pseudo_labels, steps
 from gcl_jax.methods.severity.images import Images
 from gcl_jax.models import heads
 
@@ -207,9 +207,9 @@ def _labels(context, images, names) -> dict[str, np.ndarray]:
   """int32[N] for each label set: bins of a score, or a column's values."""
   out = {}
   for name in names:
-    if scoring.is_score_label(name):
+    if pseudo_labels.is_score_label(name):
       bins = context.load("bin")
-      scoring.check_same_ids(bins, images)
+      pseudo_labels.check_same_ids(bins, images)
       out[name] = bins["labels"][name]
     elif name in images.table:
       out[name] = codes(images.table[name])
@@ -237,7 +237,7 @@ def codes(column: np.ndarray) -> np.ndarray:
 def _standard_scores(context, images) -> np.ndarray:
   """Severity in standard deviations of the pool."""
   found = context.load("score")
-  scoring.check_same_ids(found, images)
+  pseudo_labels.check_same_ids(found, images)
   score = np.asarray(found["score"], np.float32)
   pool = score[images.pool(context.config.protocol)]
   return ((score - pool.mean()) / max(pool.std(), 1e-12)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Stages `score` and `bin`: a severity for every image, then pseudo-labels."""
+"""Stage `score`: a severity for every image."""
 
 from typing import Any
 
@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gcl_jax import binning
 from gcl_jax.engine import sweep
-from gcl_jax.errors import ConfigError, DataError
+from gcl_jax.errors import DataError
 from gcl_jax.gradients import gradcon
 from gcl_jax.methods.severity import classify, healthy, pooling, steps
 from gcl_jax.methods.severity.images import Images
@@ -173,100 +172,3 @@ def combined(values: np.ndarray, use: np.ndarray) -> np.ndarray:
     use: bool[N, M], at least one model per image.
   """
   return np.where(use, values, 0).sum(1) / use.sum(1)
-
-
-def run_bins(context: Any) -> dict[str, Any]:
-  """Pseudo-labels for every image; edges from the pre-training pool alone.
-
-  Returns:
-    `ids`; `labels/<name>` int32[N] and `edges/<name>` for each label set that
-    is made of a score; `facts`, what the report says about them.
-  """
-  images = Images(context)
-  scores = context.load("score")
-  check_same_ids(scores, images)
-  pool = images.pool(context.config.protocol)
-  out = {"ids": images.table["id"], "labels": {}, "edges": {}, "facts": {}}
-  for name in score_labels(context.config):
-    column = _score_column(name)
-    if column not in scores:
-      raise ConfigError(
-        f"supcon.labels names {name!r}, but score.source"
-        f" {context.config.score.source!r} left no score {column!r}"
-      )
-    values = np.asarray(scores[column], np.float64)
-    repeats = None if "." in name else _repeats(context, scores, pool)
-    bins = binned(values[pool], context.config, repeats)
-    labels = binning.from_edges(values, bins.edges).labels
-    if name == "shuffled":
-      shuffle = np.random.default_rng(context.config.seed).permutation
-      labels[pool] = shuffle(labels[pool])
-    out["labels"][name] = labels
-    out["edges"][name] = bins.edges
-    out["facts"][name] = _facts(context, bins)
-  return out
-
-
-def check_same_ids(artifact: dict[str, Any], images: Images) -> None:
-  """Refuses scores or bins of other images than those of the data stage."""
-  if not np.array_equal(artifact["ids"], images.table["id"]):
-    raise DataError(
-      "the scores belong to other images than the data stage holds now:"
-      " delete the folders score and bin and run again"
-    )
-
-
-def score_labels(config: Any) -> tuple[str, ...]:
-  """The label sets of the supcon stage that are bins of a score."""
-  made = [n for n in config.supcon.labels if is_score_label(n)]
-  return tuple(dict.fromkeys(["severity", *made]))
-
-
-def is_score_label(name: str) -> bool:
-  """severity, severity.<mode> and shuffled are bins; others are columns."""
-  return name in ("severity", "shuffled") or name.startswith("severity.")
-
-
-def _score_column(name: str) -> str:
-  return name.split(".", 1)[1] if "." in name else "score"
-
-
-def _repeats(context: Any, scores: dict, pool: np.ndarray):
-  """Scores under several models of the pool's images that none was fitted to;
-  None with a single model."""
-  models = scores.get("models")
-  if models is None or models.shape[1] < 2:
-    return None
-  unseen = pool & (context.load("gradcon")["fold"] < 0)
-  return models[unseen] if unseen.sum() > 1 else None
-
-
-def binned(
-  scores: np.ndarray, config: Any, repeatability: Any = None
-) -> binning.Bins:
-  """Bins of the pool's scores by `config.bin`."""
-  rule, count = config.bin.rule, config.bin.count
-  if rule != "choose" and count > len(scores) and not config.bin.allow_empty:
-    raise ConfigError(
-      f"bin.count {count} is more than the {len(scores)} images of the pool:"
-      " lower it, or set --config.bin.allow_empty=True"
-    )
-  if rule == "equal_width":
-    return binning.equal_width(scores, count)
-  if rule == "equal_count":
-    return binning.equal_count(scores, count)
-  return binning.choose(
-    scores,
-    repeatability=repeatability,
-    batch_size=config.supcon.batch_size,
-  )
-
-
-def _facts(context: Any, bins: binning.Bins) -> dict[str, Any]:
-  facts = binning.describe(bins, context.config.supcon.batch_size)
-  context.telemetry.say(
-    f"{bins.rule}: {facts['occupied']} occupied bins, the largest holds"
-    f" {facts['largest']} of {facts['images']} images, expected same-bin"
-    f" images per anchor {facts['expected_positives']:.2f}"
-  )
-  return {**facts, "rule": bins.rule, "reason": bins.reason}

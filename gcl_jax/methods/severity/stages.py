@@ -16,6 +16,7 @@ from gcl_jax.methods.severity import (
   images,
   pretrain,
   probing,
+  pseudo_labels,
   reporting,
   scoring,
 )
@@ -54,7 +55,7 @@ def stages(config: Any) -> tuple[Stage, ...]:
     ),
     Stage(
       "bin",
-      scoring.run_bins,
+      pseudo_labels.run,
       (*scores, "score"),
       (*COMMON, "bin", "supcon.batch_size", "supcon.labels"),
     ),
