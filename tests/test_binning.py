@@ -242,3 +242,34 @@ def test_impossible_batches_are_refused():
     batch(np.zeros(99, int), images_per_bin=5)
   with pytest.raises(DataError):
     batch(np.zeros(9, int))
+
+
+@given(
+  st.lists(st.integers(0, 6), min_size=16, max_size=60),
+  st.sampled_from([1, 2, 4, 8]),
+  st.integers(0, 1000),
+  st.integers(0, 2**16),
+)
+@settings(max_examples=60, deadline=None)
+def test_every_sampled_batch_is_whole_different_and_repeatable(
+  labels, images_per_bin, step, seed
+):
+  labels = np.array(labels, np.int32)
+
+  def draw(step):
+    return binning.bin_aware_batch(
+      labels,
+      step,
+      batch_size=16,
+      images_per_bin=images_per_bin,
+      seed=seed,
+    )
+
+  rows = draw(step)
+  assert len(rows) == 16 and len(set(rows.tolist())) == 16
+  assert rows.min() >= 0 and rows.max() < len(labels)
+  np.testing.assert_array_equal(rows, draw(step))
+  counts = np.bincount(labels)
+  if counts[counts > 0].min() >= 16:  # no bin runs short: whole groups of K
+    drawn = np.bincount(labels[rows], minlength=len(counts))
+    assert not np.any(drawn % images_per_bin)
