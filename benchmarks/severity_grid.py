@@ -16,9 +16,9 @@ import collections
 import json
 import pathlib
 import shutil
-import subprocess
 import sys
 
+import launching
 import numpy as np
 
 BINS = {
@@ -68,16 +68,18 @@ def main() -> int:
   names = list(CONDITIONS)
   if arguments.only:
     names = [n for n in names if any(o in n for o in arguments.only.split(";"))]
+  further = dict(item.split("=", 1) for item in arguments.overrides)
   for seed in map(int, arguments.seeds.split(",")):
+    common = {"seed": seed, "data.path": arguments.data, **further}
     base = pathlib.Path(arguments.out) / f"seed{seed}" / "base"
     for stage in SHARED:
-      launch(arguments, base, seed, {}, ["--stage=" + stage])
+      launching.run(arguments.config, base, common, stage)
     for name in names:
-      folder = base.parent / name.replace(",", "").replace(" ", "_")
-      if not (folder / "probe" / "manifest.json").exists():
+      folder = base.parent / folder_name(name)
+      if not (folder / "report" / "manifest.json").exists():
         share(base, folder)
-        overrides = {"references": (), **CONDITIONS[name]}
-        launch(arguments, folder, seed, overrides)
+        settings = common | {"references": (), **CONDITIONS[name]}
+        launching.run(arguments.config, folder, settings)
       print(json.dumps({"seed": seed, **read(folder, name)}), flush=True)
   table(arguments.out)
   return 0
@@ -101,20 +103,9 @@ def parse() -> argparse.Namespace:
   return parser.parse_args()
 
 
-def launch(arguments, workdir, seed, overrides, extra=()) -> None:
-  """One run of the program itself, as a user would start it."""
-  settings = {"seed": seed, "data.path": arguments.data, **overrides}
-  settings |= dict(item.split("=", 1) for item in arguments.overrides)
-  command = [
-    sys.executable,
-    "-m",
-    "gcl_jax.main",
-    f"--config={arguments.config}",
-    f"--workdir={workdir}",
-    *extra,
-    *(f"--config.{name}={value}" for name, value in settings.items()),
-  ]
-  subprocess.run(command, check=True)
+def folder_name(condition: str) -> str:
+  """The folder of a condition."""
+  return condition.replace(",", "").replace(" ", "_")
 
 
 def share(base: pathlib.Path, folder: pathlib.Path) -> None:
@@ -144,11 +135,7 @@ def table(out: str) -> None:
   for folder in sorted(pathlib.Path(out).glob("seed*/*")):
     if folder.name == "base" or not (folder / "report.json").exists():
       continue
-    name = next(
-      n
-      for n in CONDITIONS
-      if n.replace(",", "").replace(" ", "_") == folder.name
-    )
+    name = next(n for n in CONDITIONS if folder_name(n) == folder.name)
     for label, values in read(folder, name)["conditions"].items():
       for key, value in values.items():
         if value is not None:

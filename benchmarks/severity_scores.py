@@ -15,9 +15,9 @@ import argparse
 import collections
 import json
 import pathlib
-import subprocess
 import sys
 
+import launching
 import numpy as np
 
 from gcl_jax.engine.checkpoint import load_artifact
@@ -77,7 +77,8 @@ def main() -> int:
       workdir = pathlib.Path(arguments.out) / f"setting{number}_seed{seed}"
       for stage in STAGES:
         if not (workdir / stage / "manifest.json").exists():
-          launch(arguments, workdir, seed, overrides, stage)
+          settings = {"seed": seed, "data.path": arguments.data, **overrides}
+          launching.run(arguments.config, workdir, settings, stage)
       metrics = json.loads(load_artifact(workdir / "grade/artifact")["metrics"])
       found[name].append(metrics)
       print(json.dumps({"setting": name, "seed": seed, **metrics}), flush=True)
@@ -98,21 +99,6 @@ def parse() -> argparse.Namespace:
   parser.add_argument("--seeds", default="0,1,2")
   parser.add_argument("--only", default="", help="part of a setting's name")
   return parser.parse_args()
-
-
-def launch(arguments, workdir, seed, overrides, stage) -> None:
-  """One stage, as a user would start it."""
-  settings = {"seed": seed, "data.path": arguments.data, **overrides}
-  command = [
-    sys.executable,
-    "-m",
-    "gcl_jax.main",
-    f"--config={arguments.config}",
-    f"--workdir={workdir}",
-    f"--stage={stage}",
-    *(f"--config.{name}={value}" for name, value in settings.items()),
-  ]
-  subprocess.run(command, check=True)
 
 
 def table(found: dict, suffix: str) -> None:

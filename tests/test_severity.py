@@ -16,9 +16,9 @@ from gcl_jax.methods.severity import (
   checks,
   grading,
   healthy,
-  images,
   pooling,
   pretrain,
+  reading,
   scoring,
 )
 from gcl_jax.methods.severity.config import PRESETS, get_config
@@ -66,7 +66,7 @@ def with_noise_in_the_evaluation_part(dataset, held_out):
 def test_evaluation_images_touch_nothing(finished, tmp_path, monkeypatch):
   config = tiny()
   dataset = data.load(config.data)
-  held_out = images.parts(dataset, config.data, config.seed) == "eval"
+  held_out = reading.parts(dataset, config.data, config.seed) == "eval"
   assert held_out.any() and not held_out.all()
   changed = with_noise_in_the_evaluation_part(dataset, held_out)
   monkeypatch.setattr(data, "load", lambda _: changed)

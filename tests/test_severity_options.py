@@ -12,7 +12,7 @@ from gcl_jax import data, main
 from gcl_jax.engine import parallel
 from gcl_jax.engine.checkpoint import load_artifact
 from gcl_jax.errors import ConfigError, DataError
-from gcl_jax.methods.severity import grading, images, probing
+from gcl_jax.methods.severity import grading, images, probing, reading
 from gcl_jax.methods.severity.config import get_config
 
 BEFORE_PROBE = ("data", "gradcon", "score", "grade", "bin", "supcon")
@@ -121,7 +121,7 @@ def test_a_folder_with_gaps_runs_to_its_report(run):
 
 def test_a_split_column_with_blanks_is_followed_where_it_speaks(scans):
   dataset = data.load(of_folder(scans).data)
-  part = images.parts(dataset, tiny().data, 0)
+  part = reading.parts(dataset, tiny().data, 0)
   patient = dataset.groups.astype(int)
   assert set(part[patient < 4]) == {"eval"}
   assert set(part[(patient >= 4) & (patient < 6)]) == {"train"}
@@ -138,7 +138,7 @@ def test_a_blank_row_follows_its_patient():
     def __len__(self):
       return 5
 
-  part = images.parts(Some(), tiny().data, 0)
+  part = reading.parts(Some(), tiny().data, 0)
   assert part.tolist() == ["eval", "eval", "train", "train", "train"]
 
 

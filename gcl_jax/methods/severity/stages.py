@@ -13,10 +13,10 @@ from gcl_jax.methods.severity import (
   classify,
   grading,
   healthy,
-  images,
   pretrain,
   probing,
   pseudo_labels,
+  reading,
   reporting,
   scoring,
 )
@@ -39,7 +39,7 @@ def stages(config: Any) -> tuple[Stage, ...]:
   return (
     Stage(
       "data",
-      images.run,
+      reading.run,
       (),
       ("seed", "data", "healthy_data", "preprocess"),
     ),
