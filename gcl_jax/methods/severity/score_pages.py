@@ -20,6 +20,7 @@ NAMES = {
 def severity(images, scores, metrics, context) -> html.Section:
   """The score by class, beside its opponents and the truth."""
   rows = images.evaluation
+  scores = {name: scores[name] for name in NAMES if name in scores}
   score = scores["severity"]
   edges = context.load("bin")["edges"]["severity"]
   blocks = [
