@@ -176,7 +176,8 @@ def test_the_step_needs_no_hidden_copies(mode):
   compiled = compiled.lower(current, batch).compile()
   with jax.transfer_guard("disallow"):
     current, _ = compiled(current, batch)
-    compiled(current, parallel.put_batch(batch_at(1), mesh, mode))
+    current, _ = compiled(current, parallel.put_batch(batch_at(1), mesh, mode))
+  assert int(current.step) == 2
 
 
 def test_replicate_copies_what_is_shared_or_not_ours():
