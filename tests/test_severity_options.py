@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -140,6 +141,33 @@ def test_a_blank_row_follows_its_patient():
 
   part = reading.parts(Some(), tiny().data, 0)
   assert part.tolist() == ["eval", "eval", "train", "train", "train"]
+
+
+def test_copies_of_evaluation_scans_are_refused_or_left_out(scans, tmp_path):
+  """Two training scans of one bright patient are evaluation scans again."""
+  folder = tmp_path / "scans"
+  shutil.copytree(scans, folder)
+  for visit in range(2):
+    shutil.copy(folder / f"0_{visit}.png", folder / f"5_{visit}.png")
+  with pytest.raises(DataError, match="2 images .*: s0_0.png = s5_0.png"):
+    main.run(of_folder(folder), tmp_path / "refuse", devices(), "data")
+  left_out = of_folder(folder, **{"data.duplicates": "drop"})
+  main.run(left_out, tmp_path / "drop", devices(), "data")
+  found = load_artifact(tmp_path / "drop" / "data" / "artifact")
+  ids = found["table"]["id"].tolist()
+  assert len(ids) == 46 and "s0_0.png" in ids and "s5_0.png" not in ids
+  reason = "same bytes as s0_0.png of the evaluation part"
+  assert ["s5_0.png", reason] in found["quarantine"].tolist()
+  pixels = np.load(tmp_path / "drop" / "data" / "images.npy")
+  assert len(pixels) == len(found["texture"]) == 46
+  raw = np.array(Image.open(folder / "6_0.png"))
+  wanted = reading.prepared(raw, left_out.preprocess)
+  np.testing.assert_array_equal(pixels[ids.index("s6_0.png"), ..., 0], wanted)
+  for number, row in enumerate(found["sample_rows"]):
+    again = reading.prepared(
+      found["raw_samples"][str(number)], left_out.preprocess
+    )
+    np.testing.assert_array_equal(pixels[row, ..., 0], again)
 
 
 def test_without_labels_there_is_a_report_and_no_probe(

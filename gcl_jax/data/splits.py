@@ -170,8 +170,31 @@ def check_duplicates(
   if pairs:
     raise DataError(
       f"{len(pairs)} images are byte-identical to one in another part of the"
-      f" split: {_listed(pairs)}; drop one of each pair or join their groups"
+      f" split: {_listed(pairs)}; set data.duplicates=drop to leave out those"
+      " outside the evaluation part, or join their groups"
     )
+
+
+def copies(
+  hashes: Sequence[str], parts: np.ndarray, ids: np.ndarray
+) -> dict[int, str]:
+  """Rows outside the evaluation part whose image is also inside it.
+
+  Args:
+    hashes: N hashes of the images.
+    parts: [N], the part of each row, "eval" for evaluation.
+    ids: [N], of the images.
+
+  Returns:
+    row -> id of the evaluation image with the same bytes.
+  """
+  rows = list(zip(hashes, np.asarray(parts).tolist(), ids, strict=True))
+  kept = {image: str(name) for image, part, name in rows if part == "eval"}
+  return {
+    row: kept[image]
+    for row, (image, part, _) in enumerate(rows)
+    if part != "eval" and image in kept
+  }
 
 
 def image_hash(image: np.ndarray) -> str:

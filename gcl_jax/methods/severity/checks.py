@@ -9,6 +9,7 @@ from gcl_jax.errors import ConfigError
 CHOICES = {
   "parallel": ("shard_map", "pmap", "jit"),
   "protocol": ("strict", "transductive"),
+  "data.duplicates": ("refuse", "drop"),
   "autoencoder.padding": ("1", "paper28"),
   "autoencoder.initialiser": ("torch", "he"),
   "autoencoder.schedule": ("constant", "cosine"),

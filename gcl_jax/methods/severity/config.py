@@ -92,6 +92,9 @@ def _data() -> ml_collections.ConfigDict:
       ),
       eval_fraction=0.3,  # of the groups, where the set has no split
       allow_group_overlap=False,  # written into the report when used
+      # Byte-identical images in both parts: refuse, or drop the copies in the
+      # training part, which the report lists (OLIVES has some).
+      duplicates="refuse",
       max_bad=20,  # unreadable files before the run is refused
       limit=0,  # at most this many groups, 0 = all
     )

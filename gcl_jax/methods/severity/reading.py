@@ -42,6 +42,8 @@ def run(context: Any) -> dict[str, Any]:
   if not kept[0]:
     raise DataError(f"no image could be read; the first: {facts['bad'][0][1]}")
   table = _merge(sets, kept)
+  if config.data.duplicates == "drop":
+    table, images = _without_copies(context, table, facts)
   splits.check_duplicates(facts["hashes"], table["part"], table["id"])
   if config.score.source == "autoencoder":
     _check_healthy(table)
@@ -131,6 +133,30 @@ def _check_healthy(table: dict[str, np.ndarray]) -> None:
     )
 
 
+def _without_copies(context: Any, table: dict, facts: dict) -> tuple:
+  """Leaves out training images that are evaluation images too.
+
+  Returns:
+    The table and the SHA-256 of the images that are left; `facts` follows.
+  """
+  copies = splits.copies(facts["hashes"], table["part"], table["id"])
+  left = np.setdiff1d(np.arange(len(table["id"])), list(copies))
+  for row, twin in copies.items():
+    reason = f"same bytes as {twin} of the evaluation part"
+    facts["bad"].append((str(table["id"][row]), reason))
+  for name in ("hashes", "texture"):
+    facts[name] = [facts[name][row] for row in left]
+  samples = [
+    (np.searchsorted(left, row), facts["raw"][f"{number}"])
+    for number, row in enumerate(facts["rows"])
+    if row not in copies
+  ]
+  facts["rows"] = [row for row, _ in samples]
+  facts["raw"] = {f"{i}": raw for i, (_, raw) in enumerate(samples)}
+  sha256 = _keep(context.workdir / "data" / "images.npy", left)
+  return {name: values[left] for name, values in table.items()}, sha256
+
+
 def _read_all(context: Any, sets: list) -> tuple[str, list, dict[str, Any]]:
   """Reads and prepares every image into images.npy, one pass, bad ones out.
 
@@ -165,7 +191,7 @@ def _read_all(context: Any, sets: list) -> tuple[str, list, dict[str, Any]]:
         count += 1
   images.flush()
   del images
-  return _truncate(path, count), kept, facts
+  return _keep(path, np.arange(count)), kept, facts
 
 
 def _texture(raw: np.ndarray) -> np.ndarray:
@@ -200,16 +226,16 @@ def _read(dataset: Dataset, row: int, bad: list, config: Any):
     return None
 
 
-def _truncate(path, count: int) -> str:
-  """Rewrites images.npy without the rows of bad files; returns its hash."""
+def _keep(path, rows: np.ndarray) -> str:
+  """Rewrites images.npy with these rows alone; returns its hash."""
   images = np.load(path, mmap_mode="r")
-  if count < len(images):
+  if len(rows) < len(images):
     shorter = path.with_name("images_kept.npy")
     kept = np.lib.format.open_memmap(
-      shorter, "w+", np.uint8, (count, *images.shape[1:])
+      shorter, "w+", np.uint8, (len(rows), *images.shape[1:])
     )
-    for row in range(count):
-      kept[row] = images[row]
+    for target, row in enumerate(rows):
+      kept[target] = images[row]
     kept.flush()
     shorter.replace(path)
   return file_hash(path)

@@ -94,8 +94,8 @@ def warnings_of(context: Any, images: Images, metrics: dict) -> list[str]:
   notes = []
   if len(data["quarantine"]):
     notes.append(
-      f"{len(data['quarantine'])} images could not be read and were left out;"
-      " they are listed under Data."
+      f"{len(data['quarantine'])} images were left out, unreadable or copies of"
+      " evaluation images; they are listed under Data."
     )
   if len(data["overlapping_groups"]):
     notes.append(
