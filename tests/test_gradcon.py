@@ -358,14 +358,26 @@ def _assert_scores(got, rows=slice(None)):
 
 
 @pytest.mark.parametrize(
-  "engine, chunk", [("auto", None), ("vmap", 3), ("auto", 1), ("auto", 100)]
+  "engine, chunk",
+  [
+    ("auto", None),
+    ("vmap", None),
+    ("vmap", 3),
+    ("batched", 3),
+    ("batched", 1),
+    ("ghost", None),
+    ("ghost", 4),
+    ("auto", 100),
+  ],
 )
 def test_scores_equal_one_image_at_a_time(engine, chunk):
   params, images, reference = _case()
   got = _scores(params, images, reference, engine=engine, chunk=chunk)
   assert got.score.shape == got.recon.shape == (8,)
-  assert got.cos.shape == (8, 4)
+  assert got.cos.shape == got.norm.shape == (8, 4)
   _assert_scores(got)
+  slow = _scores(params, images, reference, engine="vmap")
+  np.testing.assert_allclose(got.norm, slow.norm, rtol=1e-5)
 
 
 def test_scores_do_not_depend_on_the_batch_mates():
@@ -430,11 +442,12 @@ def test_paper28_with_three_channels():
   assert got.cos[1].mean() < 0.999
 
 
-def test_a_dead_layer_has_cosine_zero_and_nothing_is_nan():
+@pytest.mark.parametrize("engine", gradcon.ENGINES)
+def test_a_dead_layer_has_cosine_zero_and_nothing_is_nan(engine):
   params, images, reference = _case()
   params["d3"] = {**params["d3"], "bias": params["d3"]["bias"] - 1e3}
-  got = _scores(params, images, reference)
-  assert not got.cos.any()
+  got = _scores(params, images, reference, engine=engine)
+  assert not got.cos.any() and not got.norm.any()
   np.testing.assert_array_equal(got.score, got.recon)
   (total, aux), grads = _grad()(params, images, reference)
   assert np.isfinite(total) and aux["gradient"] == 0
@@ -455,7 +468,9 @@ def test_no_reference_is_an_error_and_never_zero():
 def test_wrong_arguments_are_named():
   params, images, reference = _case(batch=2)
   score = functools.partial(gradcon.scores, MODEL, params)
-  with pytest.raises(ValueError, match="unknown engine 'fast'.*auto, vmap"):
+  with pytest.raises(
+    ValueError, match="unknown engine 'fast'.*auto, batched, ghost, vmap"
+  ):
     score(images, reference, engine="fast")
   with pytest.raises(ValueError, match="chunk must be at least 1"):
     score(images, reference, chunk=0)

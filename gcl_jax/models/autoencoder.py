@@ -43,6 +43,7 @@ class Autoencoder(NamedTuple):
       have the same tree, so this picks from them too.
     with_decoder_weights: `with_decoder_weights(params, weights)` -> params
       with those four kernels in place.
+    decoder_layers: their names, "d1" to "d4".
   """
 
   init: Callable[[jax.Array, Sequence[int]], Params]
@@ -51,6 +52,7 @@ class Autoencoder(NamedTuple):
   decode: Callable[[Params, jax.Array], jax.Array]
   decoder_weights: Callable[[Params], tuple[jax.Array, ...]]
   with_decoder_weights: Callable[[Params, Sequence[jax.Array]], Params]
+  decoder_layers: tuple[str, ...] = _DECODER
 
 
 def autoencoder(

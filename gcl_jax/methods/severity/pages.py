@@ -153,6 +153,7 @@ def _throughput(context) -> html.Section:
   return html.Section(
     "Speed",
     [
+      *_engines(context),
       html.Table(
         (
           "stage",
@@ -166,3 +167,11 @@ def _throughput(context) -> html.Section:
       )
     ],
   )
+
+
+def _engines(context) -> list:
+  engines = context.load("score").get("engines")
+  if engines is None:
+    return []
+  listed = ", ".join(f"layer {i} {name}" for i, name in enumerate(engines, 1))
+  return [html.Text(f"Per-image gradients of the decoder: {listed}.")]

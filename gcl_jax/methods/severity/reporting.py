@@ -115,7 +115,8 @@ def warnings_of(context: Any, images: Images, metrics: dict) -> list[str]:
       " too good."
     )
   notes += _seen_by_the_model(context, images)
-  notes += _weak_autoencoder(context) + _weak_score(metrics)
+  notes += _weak_autoencoder(context) + _dead_layers(context)
+  notes += _weak_score(metrics)
   if missing := probing.nothing_to_probe(images):
     return [*notes, f"No probe: {missing}."]
   undefined = [
@@ -158,6 +159,18 @@ def _weak_autoencoder(context: Any) -> list[str]:
         f" ({loss:.4f}) than the mean healthy image does ({mean:.4f})."
       )
   return notes
+
+
+def _dead_layers(context: Any) -> list[str]:
+  if context.config.score.source != "autoencoder":
+    return []
+  dead = np.asarray(context.load("score")["dead"])
+  return [
+    f"Decoder layer {layer} has no gradient for {count} pairs of image and"
+    " autoencoder: dead units. Their cosine counts as 0."
+    for layer, count in enumerate(dead, 1)
+    if count
+  ]
 
 
 def _weak_score(metrics: dict) -> list[str]:

@@ -19,7 +19,9 @@ def run_scores(context: Any) -> dict[str, Any]:
   Returns:
     `ids`, `score` float32[N] (what the bins are made of), and for the
     autoencoder source `recon`, `grad`, `gradcon` float32[N], `cos`
-    float32[N, 4] and `models` float32[N, M], the score under each model.
+    float32[N, 4], `models` float32[N, M], the score under each model, `dead`
+    int[4], image and model pairs without any gradient in a decoder layer, and
+    `engines` str[4], how each layer's gradients were measured.
   """
   images = Images(context)
   config = context.config.score
@@ -60,10 +62,14 @@ def autoencoder_scores(context: Any, images: Images) -> dict[str, Any]:
     mode: combined(levelled(values, unseen), use)
     for mode, values in published.items()
   }
+  facts = {
+    "dead": np.sum([(f["norm"] == 0).sum(0) for f in found], axis=0),
+    "engines": _engines(context, images, artifact["models"]),
+  }
   out["cos"] = np.where(use[..., None], cos, 0).sum(1) / use.sum(1)[:, None]
   out["models"] = levelled(chosen, unseen)
   out["score"] = combined(out["models"], use)
-  return {name: np.asarray(v, np.float32) for name, v in out.items()}
+  return facts | {name: np.asarray(v, np.float32) for name, v in out.items()}
 
 
 def mode_scores(
@@ -72,6 +78,17 @@ def mode_scores(
   """{mode: float[N, M]} from error and gradient term float[N, M]."""
   beta = _beta(config, error, unseen)
   return {"recon": error, "grad": grad, "gradcon": error + beta[None] * grad}
+
+
+def _engines(context: Any, images: Images, models: dict) -> np.ndarray:
+  """str[4]: the engine of each decoder layer, which is also said."""
+  shape = images.pixels.shape[1:]
+  model = healthy.make_model(context.config.autoencoder, shape[-1])
+  params = next(iter(models.values()))["params"]
+  plan = gradcon.plan(model, params, shape, context.config.score.engine)
+  said = ", ".join(f"{layer} {engine}" for layer, engine in plan.items())
+  context.telemetry.say(f"score: per-image gradients by {said}")
+  return np.array(list(plan.values()))
 
 
 def _sweep(context: Any, images: Images, artifact: dict, name: str):
@@ -104,7 +121,12 @@ def _sweep(context: Any, images: Images, artifact: dict, name: str):
     error = found.recon
     if config.pooling == "layers":
       error = pooling.by_layers(x - model.apply(tree["params"], x))
-    return {"recon": found.recon, "error": error, "cos": found.cos}
+    return {
+      "recon": found.recon,
+      "error": error,
+      "cos": found.cos,
+      "norm": found.norm,
+    }
 
   return sweep.map_examples(
     one_batch,

@@ -1,0 +1,115 @@
+"""Times opponents in turn, on a machine that others may be using.
+
+Every block of calls notes how much CPU other processes used meanwhile; medians
+are over blocks in which that was little, and a record says when there were
+none.
+"""
+
+import dataclasses
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+
+MAX_FOREIGN = 0.12  # cores of other processes in a block that still counts
+CLEAN = 3  # blocks that a median needs
+
+
+@dataclasses.dataclass
+class Opponent:
+  """What is timed.
+
+  Attributes:
+    call: does the work once and waits for its end.
+    facts: what goes into its record, such as {"impl": "torch"}.
+    images: images that one call handles.
+  """
+
+  call: Callable[[], object]
+  facts: dict
+  images: int
+  blocks: list = dataclasses.field(default_factory=list)
+
+
+def in_turn(
+  opponents: list[Opponent],
+  *,
+  rounds: int = 5,
+  block_s: float = 0.5,
+  budget_s: float = 120.0,
+) -> None:
+  """Fills `blocks`: (seconds a call, cores of other processes, own cores).
+
+  Args:
+    opponents: timed one block each, round after round.
+    rounds: clean blocks wanted of each.
+    block_s: a block repeats its call for at least this long.
+    budget_s: no new round after this long, clean or not.
+  """
+  counts = []
+  for opponent in opponents:
+    for _ in range(2):
+      begin = time.perf_counter()
+      opponent.call()
+      last = time.perf_counter() - begin
+    counts.append(max(1, round(block_s / last)))
+  begin = time.perf_counter()
+  while True:
+    for opponent, count in zip(opponents, counts, strict=True):
+      time.sleep(0.05)  # spinning threads of the one before come to rest
+      opponent.blocks.append(_block(opponent.call, count))
+    spent = time.perf_counter() - begin
+    done = min(len(clean(opponent)) for opponent in opponents) >= rounds
+    if done or spent > budget_s:
+      return
+
+
+def _block(call, count):
+  busy, own, begin = _busy_s(), time.process_time(), time.perf_counter()
+  for _ in range(count):
+    call()
+  wall = time.perf_counter() - begin
+  mine = (time.process_time() - own) / wall
+  return wall / count, max(0.0, (_busy_s() - busy) / wall - mine), mine
+
+
+def _busy_s() -> float:
+  """CPU seconds of all processes since the machine started, 0 if unknown."""
+  try:
+    with open("/proc/stat", encoding="utf-8") as file:
+      ticks = [int(value) for value in file.readline().split()[1:]]
+  except OSError:
+    return 0.0
+  return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+
+
+def clean(opponent: Opponent) -> list:
+  """The blocks in which the machine was ours."""
+  return [block for block in opponent.blocks if block[1] <= MAX_FOREIGN]
+
+
+def seconds(opponent: Opponent) -> float:
+  """Median seconds a call, over clean blocks where there are enough."""
+  some = clean(opponent)
+  used = some if len(some) >= CLEAN else opponent.blocks
+  return statistics.median(block[0] for block in used)
+
+
+def emit(opponent: Opponent, **more) -> dict:
+  """Prints one JSON object a line and returns it."""
+  record = opponent.facts | {
+    "images_per_s": float(f"{opponent.images / seconds(opponent):.4g}"),
+    "ms": float(f"{1e3 * seconds(opponent):.4g}"),
+    "blocks": len(opponent.blocks),
+    "foreign_cpus": round(
+      statistics.median(block[1] for block in opponent.blocks), 3
+    ),
+    "own_cpus": round(
+      statistics.median(block[2] for block in opponent.blocks), 2
+    ),
+    "contended": len(clean(opponent)) < CLEAN,
+    **more,
+  }
+  print(json.dumps(record), flush=True)
+  return record

@@ -1,0 +1,175 @@
+"""Norms and inner products of per-sample gradients, for research code.
+
+For every image of a batch: the norm of the gradient of its own loss with
+respect to a layer's kernel, and its products with given directions; from one
+batched forward and backward pass and a few matrix products, without a loop
+over images and, where that is cheaper, without the gradients ever existing.
+
+  def losses(params):  # float[B], image i in loss i alone
+    logits = module.apply({"params": params}, images)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+  found = per_sample.statistics(losses, params, references=[direction])
+  found.norms["head"], found.products["head"]
+
+Dense, Conv and ConvTranspose layers of any linen model, any stride, kernel,
+padding and dilation. What couples images (batch normalisation in training
+mode) has no per-sample gradient and must not be in the model. Formulas and
+costs: `gradients/products.py`.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gcl_jax.gradients import capture, products
+from gcl_jax.gradients.capture import Losses
+from gcl_jax.gradients.pairing import Pair, in_order, pair
+
+ENGINES = ("auto", *products.ENGINES)
+
+
+class Statistics(NamedTuple):
+  """What is known of B images' gradients.
+
+  Attributes:
+    losses: float[B], the losses themselves.
+    norms: layer -> float32[B], norm of the gradient of the layer's kernel.
+    products: layer -> float32[B, M], with each reference.
+  """
+
+  losses: jax.Array
+  norms: dict[str, jax.Array]
+  products: dict[str, jax.Array]
+
+
+def statistics(
+  losses: Losses,
+  params: Any,
+  references: Sequence[Any] = (),
+  *,
+  layers: Sequence[str] | None = None,
+  engine: str = "auto",
+) -> Statistics:
+  """Norms of per-sample kernel gradients, and products with references.
+
+      norm_i = |dl_i/dW|,   product_im = <dl_i/dW, R_m>
+
+  Products are summed in float32 at full precision, whatever the model's dtype.
+
+  Args:
+    losses: params -> float[B]; calls linen modules on a batch whose image i
+      enters loss i alone, not inside a `vmap`, `scan` or `remat` of its own.
+    params: the parameters, a nested dict as `module.init` makes it.
+    references: M pytrees like `params`; only kernels of the layers are read.
+    layers: paths of the layers ("decoder/conv1"), the inner module names
+      joined by "/"; None means all of a known kind.
+    engine: "batched" forms each image's gradient, some kernel offsets at a
+      time; "ghost" takes norms from Gram matrices and products from one
+      convolution by the references; "auto" picks per layer by cost.
+
+  Returns:
+    Statistics.
+
+  Raises:
+    ValueError: an unknown engine or layer; a layer of another kind, with
+      groups, a mask or circular padding, or called twice.
+  """
+  found = _find(losses, params, layers, engine)
+  norms, inner = {}, {}
+  with jax.default_matmul_precision("float32"):
+    values, inputs, gradients = capture.inputs_and_gradients(
+      losses, params, found
+    )
+    for name, layer in found.items():
+      maps = pair(layer.geometry, inputs[name], gradients[name])
+      way = _way(engine, maps, len(references))
+      square, inner[name] = _measure(maps, name, references, way)
+      norms[name] = jnp.sqrt(square)
+  return Statistics(values, norms, inner)
+
+
+def norms(
+  losses: Losses,
+  params: Any,
+  *,
+  layers: Sequence[str] | None = None,
+  engine: str = "auto",
+) -> dict[str, jax.Array]:
+  """Layer -> float32[B], the norm of each image's kernel gradient.
+
+  Args and errors as in `statistics`.
+  """
+  return statistics(losses, params, layers=layers, engine=engine).norms
+
+
+def inner_products(
+  losses: Losses,
+  params: Any,
+  references: Sequence[Any],
+  *,
+  layers: Sequence[str] | None = None,
+  engine: str = "auto",
+) -> dict[str, jax.Array]:
+  """Layer -> float32[B, M], products of the gradients with M references.
+
+  Args and errors as in `statistics`. Unused norms cost nothing under `jit`.
+  """
+  return statistics(
+    losses, params, references, layers=layers, engine=engine
+  ).products
+
+
+def plan(
+  losses: Losses,
+  params: Any,
+  references: int = 0,
+  *,
+  layers: Sequence[str] | None = None,
+  engine: str = "auto",
+) -> dict[str, str]:
+  """Layer -> the engine that `statistics` would use; nothing is computed.
+
+  Args as in `statistics`, with the number of references.
+  """
+  found, chosen = _find(losses, params, layers, engine), {}
+  for name, layer in found.items():
+    geometry = layer.geometry
+    maps = jax.eval_shape(
+      lambda *ends, geometry=geometry: pair(geometry, *ends)[:2],
+      layer.inputs,
+      layer.outputs,
+    )
+    chosen[name] = _way(engine, Pair(*maps, geometry), references)
+  return chosen
+
+
+def _find(losses, params, layers, engine):
+  if engine not in ENGINES:
+    raise ValueError(f"unknown engine {engine!r}: one of {', '.join(ENGINES)}")
+  return capture.find(losses, params, layers)
+
+
+def _way(engine, maps, references) -> str:
+  if engine != "auto":
+    return engine
+  return products.choose(maps, references, jax.default_backend())
+
+
+def _measure(maps, name, references, way):
+  if not references:
+    none = jnp.zeros((len(maps.small), 0), jnp.float32)
+    return products.square_norm(maps, way), none
+  kernels = [
+    in_order(maps.geometry, _kernel(reference, name))
+    for reference in references
+  ]
+  return products.norm_and_products(maps, jnp.stack(kernels), way)
+
+
+def _kernel(tree, name):
+  for part in name.split("/"):
+    tree = tree[part]
+  return tree["kernel"]
