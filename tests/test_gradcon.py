@@ -367,6 +367,7 @@ def _assert_scores(got, rows=slice(None)):
     ("batched", 1),
     ("ghost", None),
     ("ghost", 4),
+    ("each", 5),
     ("auto", 100),
   ],
 )
@@ -469,7 +470,7 @@ def test_wrong_arguments_are_named():
   params, images, reference = _case(batch=2)
   score = functools.partial(gradcon.scores, MODEL, params)
   with pytest.raises(
-    ValueError, match="unknown engine 'fast'.*auto, batched, ghost, vmap"
+    ValueError, match="unknown engine 'fast'.*auto, batched, each, ghost, vmap"
   ):
     score(images, reference, engine="fast")
   with pytest.raises(ValueError, match="chunk must be at least 1"):

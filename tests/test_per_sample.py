@@ -174,7 +174,7 @@ def test_bfloat16_keeps_two_digits():
     y = One(layer).apply({"params": params}, x)
     return jnp.mean(jnp.square(y.astype(jnp.float32)), (1, 2, 3))
 
-  for engine in ("batched", "ghost"):
+  for engine in ("batched", "each", "ghost"):
     exact, rough = (
       per_sample.statistics(
         lambda p, dtype=dtype: losses(p, dtype), params, [params], engine=engine

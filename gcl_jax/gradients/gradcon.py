@@ -160,9 +160,9 @@ def scores(
     beta: weight of the gradient term, four times training's alpha.
     engine: how norms and products of the per-image gradients are made.
       "vmap": `vmap(grad)` of one image, which forms every image's four
-      gradients, the slow reference. "batched", "ghost": one backward pass of
-      the batch, then products, see `per_sample.statistics`. "auto": the
-      cheaper of these two for each layer; `plan` says which.
+      gradients, the slow reference. "batched", "each", "ghost": one backward
+      pass of the batch, then products, see `per_sample.statistics`. "auto":
+      the cheapest of these for each layer; `plan` says which.
     chunk: images handled at once; None means all. One image takes about 0.5
       MB for its gradients at the default widths, besides its activations.
     eps: smallest norm a cosine divides by. A layer without gradient gets

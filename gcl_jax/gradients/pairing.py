@@ -66,9 +66,11 @@ def pair(geometry: Geometry, inputs: jax.Array, outputs: jax.Array) -> Pair:
 
   Args:
     geometry: of the layer.
-    inputs: float[B, *spatial, Cin], what went into it.
+    inputs: float[B, *spatial, Cin], what went into it; taken in the type the
+      layer computes in, that of `outputs`.
     outputs: float[B, *spatial, Cout], the gradient of what came out.
   """
+  inputs = inputs.astype(outputs.dtype)
   small, large = (inputs, outputs) if geometry.transposed else (outputs, inputs)
   padding = [(0, 0, 0)]
   for axis, low in enumerate(geometry.low):

@@ -66,8 +66,9 @@ def statistics(
     references: M pytrees like `params`; only kernels of the layers are read.
     layers: paths of the layers ("decoder/conv1"), the inner module names
       joined by "/"; None means all of a known kind.
-    engine: "batched" forms each image's gradient, some kernel offsets at a
-      time; "ghost" takes norms from Gram matrices and products from one
+    engine: "batched" forms the gradients of all images, some kernel offsets
+      at a time; "each" forms them one image after the other, the quick way
+      on a CPU; "ghost" takes norms from Gram matrices and products from one
       convolution by the references; "auto" picks per layer by cost.
 
   Returns:

@@ -3,7 +3,8 @@
 Two exact ways for the pair of maps of a layer: P positions, a small map S of D
 channels, a large one L of C, K kernel offsets. Per image:
 
-formed, G = L S, some kernel offsets at a time
+batched, G = L S, some kernel offsets at a time; or each image's G by itself,
+one convolution after the other: no patches, 1.5 to 2 times faster on a CPU
   multiply-adds              K C D P
   written and read again     K C D + K C P
 ghost, |G|^2 = <L' L, S S'> and <G, R> = <S, conv(L; R)> for M references
@@ -26,7 +27,7 @@ from jax import lax
 
 from gcl_jax.gradients.pairing import Pair
 
-ENGINES = ("batched", "ghost")
+ENGINES = ("batched", "each", "ghost")
 # Multiply-adds that take as long as moving one value, measured on two cores of
 # an AMD EPYC; elsewhere peak arithmetic over peak bandwidth of the chip.
 _WORTH = {"cpu": 30, "gpu": 150, "tpu": 300}
@@ -40,6 +41,8 @@ def square_norm(pair: Pair, engine: str) -> jax.Array:
   """float32[B]: squared norm of every image's kernel gradient."""
   if engine == "ghost":
     return _gram(pair)
+  if engine == "each":
+    return _one_by_one(pair, None)[0]
   return sum(jnp.sum(g * g, (1, 2)) for g, _ in _formed(pair))
 
 
@@ -51,7 +54,7 @@ def norm_and_products(
   Args:
     pair: the maps of a layer, B images.
     references: float[M, *kernel, C, D], in the order of `pairing.in_order`.
-    engine: "batched" or "ghost".
+    engine: "batched", "each" or "ghost".
 
   Returns:
     float32[B] and float32[B, M].
@@ -59,6 +62,8 @@ def norm_and_products(
   references = references.astype(jnp.float32)
   if engine == "ghost":
     return _gram(pair), _by_convolution(pair, references)
+  if engine == "each":
+    return _one_by_one(pair, references)
   squares, products = 0.0, 0.0
   for g, take in _formed(pair):
     squares += jnp.sum(g * g, (1, 2))
@@ -82,7 +87,43 @@ def choose(pair: Pair, references: int, platform: str) -> str:
   formed = gradient * positions + worth * gradient
   ghost = positions**2 * (small + offsets * large + 2 * worth)
   ghost += references * gradient * positions
-  return "ghost" if ghost < formed else "batched"
+  if ghost < formed:
+    return "ghost"
+  # A loop over images starts one product each: worth it where that is large.
+  alone = platform == "cpu" and min(large, small) >= 8 and positions >= 32
+  return "each" if alone else "batched"
+
+
+def _one_by_one(pair: Pair, references) -> tuple:
+  """Norms and products from one gradient after the other.
+
+  G is the large map convolved by the small one, channels as its batch. It is
+  written in the canonical layout: elsewhere XLA's CPU backend is 30 times
+  slower inside a loop.
+  """
+  geometry, rank = pair.geometry, len(pair.geometry.kernel)
+  axes = "HWZ"[:rank]
+  numbers = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
+  if references is not None:
+    references = jnp.moveaxis(references, -2, 1)  # [M, C, *kernel, D]
+
+  def measure(maps):
+    small, large = maps
+    gradient = lax.conv_general_dilated(
+      jnp.moveaxis(large, -1, 0)[..., None],
+      small[..., None, :],
+      geometry.dilation,
+      [(0, 0)] * rank,
+      rhs_dilation=geometry.stride,
+      dimension_numbers=numbers,
+      preferred_element_type=jnp.float32,
+    )
+    square = jnp.sum(gradient * gradient)
+    if references is None:
+      return square, None
+    return square, jnp.tensordot(references, gradient, gradient.ndim)
+
+  return lax.map(measure, (pair.small, pair.large))
 
 
 def _formed(pair: Pair) -> Iterator[tuple]:

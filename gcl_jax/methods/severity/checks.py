@@ -19,7 +19,7 @@ CHOICES = {
   "score.mode": ("gradcon", "grad", "recon"),
   "score.pooling": ("mean", "layers"),
   "score.beta_scale": ("std", "absolute"),
-  "score.engine": ("auto", "batched", "ghost", "vmap"),
+  "score.engine": ("auto", "batched", "each", "ghost", "vmap"),
   "bin.rule": ("choose", "equal_width", "equal_count"),
   "supcon.loss": ("supcon", "soft", "moco", "pcl"),
   "supcon.arch": ("resnet18", "resnet34", "resnet50"),

@@ -150,7 +150,7 @@ def _score() -> ml_collections.ConfigDict:
       beta_scale="std",  # of the healthy reconstruction error; or absolute
       batch_size=64,
       chunk=16,
-      engine="auto",  # per-image gradients: batched, ghost, vmap (slow)
+      engine="auto",  # per-image gradients: batched, each, ghost, vmap
     )
   )
 

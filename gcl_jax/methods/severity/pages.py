@@ -164,7 +164,7 @@ def _throughput(context) -> html.Section:
           "compile s",
         ),
         rows,
-      )
+      ),
     ],
   )
 
