@@ -21,7 +21,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gcl_jax.losses.pairs import check, check_labels, gather, weighted_mean
+from gcl_jax.losses import linear
+from gcl_jax.losses.pairs import (
+  check,
+  check_labels,
+  flat,
+  gather,
+  mean_over_images,
+  weighted_mean,
+)
 
 Affinity = Callable[[Any, Any], jax.Array]
 
@@ -57,7 +65,7 @@ def supcon(
     axis_name: mapped axis over which the batch is split, equally many images
       on each device. The mean of the returned values over it is the loss.
     block_size: rows and columns handled at once; None means all. The value is
-      the same, memory is O(B V D) instead of O(B V B V).
+      the same, memory is O(B V D) instead of O(B V B V); 1024 suits a CPU.
 
   Returns:
     The loss, a scalar >= 0.
@@ -72,6 +80,14 @@ def supcon(
     labels = first + jnp.arange(batch)
   check_labels(labels, batch)
   everyone = gather(labels, axis_name)
+  if block_size is not None:
+    rows, columns, first = flat(features, axis_name)
+    views = features.shape[1]
+    losses = linear.anchor_losses(
+      rows, columns, labels, everyone, views, first, temperature, block_size
+    )
+    base = temperature if base_temperature is None else base_temperature
+    return mean_over_images(losses * (temperature / base), weights, axis_name)
 
   def positives(i, j):
     return labels[i][:, None] == everyone[j][None, :]

@@ -17,10 +17,7 @@ def weighted_mean(
 ):
   """Mean over this device's anchors; its mean over devices is the loss."""
   batch, views, _ = features.shape
-  dtype = jnp.promote_types(features.dtype, jnp.float32)
-  rows = features.reshape(batch * views, -1).astype(dtype)
-  columns = gather(rows, axis_name)
-  first = lax.axis_index(axis_name) * len(rows) if axis_name else 0
+  rows, columns, first = flat(features, axis_name)
 
   def pair(i, j):
     """Which columns j are candidates of the rows i, and their weights."""
@@ -28,18 +25,35 @@ def weighted_mean(
     candidate = inside & ((first + i)[:, None] != j[None, :])
     image = jnp.minimum(j, len(columns) - 1) // views
     weight = positives(jnp.minimum(i, len(rows) - 1) // views, image)
-    return candidate, jnp.where(candidate, weight.astype(dtype), 0)
+    return candidate, jnp.where(candidate, weight.astype(rows.dtype), 0)
 
   losses = _anchor_losses(rows, columns, pair, temperature, block)
   base = temperature if base_temperature is None else base_temperature
-  losses = losses.reshape(batch, views).mean(axis=1) * (temperature / base)
+  return mean_over_images(losses * (temperature / base), weights, axis_name)
+
+
+def flat(features, axis_name):
+  """Anchors [B V, D] of this device, candidates of all, first anchor's place.
+
+  Logits and softmax are float32, or float64 where the features are.
+  """
+  dtype = jnp.promote_types(features.dtype, jnp.float32)
+  rows = features.reshape(-1, features.shape[-1]).astype(dtype)
+  first = lax.axis_index(axis_name) * len(rows) if axis_name else 0
+  return rows, gather(rows, axis_name), first
+
+
+def mean_over_images(losses, weights, axis_name):
+  """Mean of the anchors' losses by weights of their images, float[B] or None;
+  its mean over devices is that of the whole batch."""
   if weights is None:
     return jnp.mean(losses)
-  mean = jnp.mean(weights.astype(dtype))
+  losses = losses.reshape(len(weights), -1).mean(axis=1)
+  mean = jnp.mean(weights.astype(losses.dtype))
   mean = lax.pmean(mean, axis_name) if axis_name else mean
   some = mean != 0
-  share = jnp.where(some, weights / jnp.where(some, mean, 1), 0)
-  return jnp.mean(losses * share)
+  part = jnp.where(some, weights / jnp.where(some, mean, 1), 0)
+  return jnp.mean(losses * part)
 
 
 class _Running(NamedTuple):
