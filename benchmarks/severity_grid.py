@@ -7,8 +7,9 @@ then has its own bins, encoder and probe on top of the same scores:
       --data=$GCL_DATA/oct_octdl_96x264.npz --out=runs/grid --seeds=0,1,2
 
 Prints one JSON object per condition and seed (macro AUROC and macro F1 of the
-frozen probe per label fraction) and, last, a table of mean and standard
-deviation. Finished conditions are read back, so it can be stopped and started.
+frozen probe per label fraction) and, last, tables of mean and standard
+deviation and of paired differences. Finished conditions are read back, so it
+can be stopped and started.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import sys
 
 import launching
 import numpy as np
+import scipy.stats
 
 BINS = {
   f"supcon, {count} bins": {
@@ -54,6 +56,7 @@ CONDITIONS = {
     "supcon.labels": ("severity.recon", "severity.grad", "severity.gradcon"),
     "supcon.label_weights": (0.34, 0.33, 0.33),
   },
+  "supcon, finest bins with a positive": {"bin.rule": "finest"},
   "supcon, 50 bins, bin-aware sampler": {
     **BINS["supcon, 50 bins"],
     "supcon.images_per_bin": 4,
@@ -130,8 +133,9 @@ def read(folder: pathlib.Path, name: str) -> dict:
 
 
 def table(out: str) -> None:
-  """Mean and standard deviation over seeds, one row a condition."""
-  rows = collections.defaultdict(lambda: collections.defaultdict(list))
+  """Mean and standard deviation over seeds, one row a condition; then the
+  differences from SimCLR and from our rule, paired by seed."""
+  rows = collections.defaultdict(lambda: collections.defaultdict(dict))
   for folder in sorted(pathlib.Path(out).glob("seed*/*")):
     if folder.name == "base" or not (folder / "report.json").exists():
       continue
@@ -139,20 +143,47 @@ def table(out: str) -> None:
     for label, values in read(folder, name)["conditions"].items():
       for key, value in values.items():
         if value is not None:
-          rows[label][key].append(value)
+          rows[label][key][folder.parent.name] = value
   keys = sorted({key for values in rows.values() for key in values})
+  _print("mean (standard deviation) over seeds", rows, keys, _spread)
+  for other in ("simclr", "supcon, our rule"):
+    if other not in rows:
+      continue
+    differences = {
+      label: {key: _minus(values[key], rows[other][key]) for key in keys}
+      for label, values in rows.items()
+      if label != other
+    }
+    title = f"difference from {other}, same seed, 95 % by Student's t"
+    _print(title, differences, keys, _interval)
+
+
+def _print(title, rows, keys, cell) -> None:
+  print(f"\n{title}\n")
   print("| pre-training | seeds |", " | ".join(keys), "|")
   print("|" + " --- |" * (len(keys) + 2))
   for label, values in rows.items():
-    cells = [_cell(values[key]) for key in keys]
     seeds = max(len(v) for v in values.values())
+    cells = [cell(list(values[key].values())) for key in keys]
     print(f"| {label} | {seeds} |", " | ".join(cells), "|")
 
 
-def _cell(values: list[float]) -> str:
+def _minus(one: dict, other: dict) -> dict:
+  return {seed: one[seed] - other[seed] for seed in one if seed in other}
+
+
+def _spread(values: list[float]) -> str:
   if not values:
     return "-"
   return f"{np.mean(values):.3f} ({np.std(values, ddof=len(values) > 1):.3f})"
+
+
+def _interval(values: list[float]) -> str:
+  if len(values) < 2:
+    return "-"
+  half = scipy.stats.t.ppf(0.975, len(values) - 1)
+  half *= np.std(values, ddof=1) / np.sqrt(len(values))
+  return f"{np.mean(values):+.3f} ± {half:.3f}"
 
 
 if __name__ == "__main__":

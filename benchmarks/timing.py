@@ -23,12 +23,14 @@ class Opponent:
   Attributes:
     call: does the work once and waits for its end.
     facts: what goes into its record, such as {"impl": "torch"}.
-    images: images that one call handles.
+    count: images, or rows, that one call handles.
+    unit: what they are.
   """
 
   call: Callable[[], object]
   facts: dict
-  images: int
+  count: int
+  unit: str = "images"
   blocks: list = dataclasses.field(default_factory=list)
 
 
@@ -99,7 +101,9 @@ def seconds(opponent: Opponent) -> float:
 def emit(opponent: Opponent, **more) -> dict:
   """Prints one JSON object a line and returns it."""
   record = opponent.facts | {
-    "images_per_s": float(f"{opponent.images / seconds(opponent):.4g}"),
+    f"{opponent.unit}_per_s": float(
+      f"{opponent.count / seconds(opponent):.4g}"
+    ),
     "ms": float(f"{1e3 * seconds(opponent):.4g}"),
     "blocks": len(opponent.blocks),
     "foreign_cpus": round(

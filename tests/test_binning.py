@@ -179,6 +179,15 @@ def test_choose_leaves_equal_width_when_an_outlier_squeezes_it():
   assert "no number of equal-width bins" in bins.reason
 
 
+def test_the_finest_bins_leave_just_one_positive():
+  scores = np.random.default_rng(0).lognormal(size=1300)
+  bins = binning.choose(scores, batch_size=64, finest=True)
+  expected = binning.describe(bins, 64)["expected_positives"]
+  assert 1 <= expected < 1.1
+  assert bins.requested > binning.choose(scores, batch_size=64).requested
+  assert "the finest rule" in bins.reason
+
+
 def test_choose_with_ties_says_what_it_cannot_meet():
   scores = np.array([0.0] * 90 + [1.0] * 10)
   assert "no number of bins meets" in binning.choose(scores).reason

@@ -26,6 +26,7 @@ def choose(
   batch_size: int = 64,
   min_positives: float = MIN_POSITIVES,
   max_positive_share: float = MAX_POSITIVE_SHARE,
+  finest: bool = False,
 ) -> Bins:
   """Bins whose number follows from the scores alone (no label is looked at).
 
@@ -49,6 +50,8 @@ def choose(
     batch_size: B, images in a SupCon batch (all devices together).
     min_positives: lower limit on expected same-bin images per anchor.
     max_positive_share: upper limit, as a share of the B - 1 others.
+    finest: want no width at all but the most bins inside the limits, so that
+      the typical anchor has just one positive besides its own second view.
 
   Returns:
     `Bins` with `reason` saying which width was wanted and what moved it.
@@ -57,8 +60,11 @@ def choose(
     DataError: a score is not finite, all are equal, or shapes do not match.
   """
   scores = fit_scores(scores, 2)
-  width, source = _wanted_width(scores, repeatability)
-  wanted = float(np.clip(np.ptp(scores) / width, 2, len(scores)))
+  if finest:
+    wanted, source = float(len(scores)), "the finest rule"
+  else:
+    width, source = _wanted_width(scores, repeatability)
+    wanted = float(np.clip(np.ptp(scores) / width, 2, len(scores)))
   others = min(batch_size, len(scores)) - 1
   limits = (min_positives, max(min_positives, max_positive_share * others))
   found, miss = _search(equal_width, scores, wanted, batch_size, limits)

@@ -20,7 +20,7 @@ CHOICES = {
   "score.pooling": ("mean", "layers"),
   "score.beta_scale": ("std", "absolute"),
   "score.engine": ("auto", "batched", "each", "ghost", "vmap"),
-  "bin.rule": ("choose", "equal_width", "equal_count"),
+  "bin.rule": ("choose", "finest", "equal_width", "equal_count"),
   "supcon.loss": ("supcon", "soft", "moco", "pcl"),
   "supcon.arch": ("resnet18", "resnet34", "resnet50"),
   "supcon.stem": ("cifar", "imagenet", "oct"),

@@ -158,7 +158,7 @@ def _score() -> ml_collections.ConfigDict:
 def _bin() -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(
     dict(
-      rule="choose",  # or equal_width, equal_count
+      rule="choose",  # or finest (choose without a width), equal_width, ...
       count=50,
       allow_empty=False,  # more bins than images
     )

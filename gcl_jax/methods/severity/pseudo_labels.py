@@ -80,7 +80,11 @@ def binned(
 ) -> binning.Bins:
   """Bins of the pool's scores by `config.bin`."""
   rule, count = config.bin.rule, config.bin.count
-  if rule != "choose" and count > len(scores) and not config.bin.allow_empty:
+  if (
+    rule not in ("choose", "finest")
+    and count > len(scores)
+    and not config.bin.allow_empty
+  ):
     raise ConfigError(
       f"bin.count {count} is more than the {len(scores)} images of the pool:"
       " lower it, or set --config.bin.allow_empty=True"
@@ -93,6 +97,7 @@ def binned(
     scores,
     repeatability=repeatability,
     batch_size=config.supcon.batch_size,
+    finest=config.bin.rule == "finest",
   )
 
 
