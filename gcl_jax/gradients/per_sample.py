@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from gcl_jax.gradients import capture, products
 from gcl_jax.gradients.capture import Losses
@@ -86,8 +87,7 @@ def statistics(
     )
     for name, layer in found.items():
       maps = pair(layer.geometry, inputs[name], gradients[name])
-      way = _way(engine, maps, len(references))
-      square, inner[name] = _measure(maps, name, references, way)
+      square, inner[name] = _measure(maps, name, references, engine)
       norms[name] = jnp.sqrt(square)
   return Statistics(values, norms, inner)
 
@@ -130,10 +130,12 @@ def plan(
   *,
   layers: Sequence[str] | None = None,
   engine: str = "auto",
+  platform: str | None = None,
 ) -> dict[str, str]:
   """Layer -> the engine that `statistics` would use; nothing is computed.
 
-  Args as in `statistics`, with the number of references.
+  Args as in `statistics`, with the number of references; `platform` is "cpu",
+  "gpu" or "tpu", None the default one.
   """
   found, chosen = _find(losses, params, layers, engine), {}
   for name, layer in found.items():
@@ -143,7 +145,12 @@ def plan(
       layer.inputs,
       layer.outputs,
     )
-    chosen[name] = _way(engine, Pair(*maps, geometry), references)
+    chosen[name] = _way(
+      engine,
+      Pair(*maps, geometry),
+      references,
+      platform or jax.default_backend(),
+    )
   return chosen
 
 
@@ -153,21 +160,40 @@ def _find(losses, params, layers, engine):
   return capture.find(losses, params, layers)
 
 
-def _way(engine, maps, references) -> str:
+def _way(engine, maps, references, platform) -> str:
   if engine != "auto":
     return engine
-  return products.choose(maps, references, jax.default_backend())
+  return products.choose(maps, references, platform)
 
 
-def _measure(maps, name, references, way):
-  if not references:
-    none = jnp.zeros((len(maps.small), 0), jnp.float32)
-    return products.square_norm(maps, way), none
-  kernels = [
-    in_order(maps.geometry, _kernel(reference, name))
-    for reference in references
-  ]
-  return products.norm_and_products(maps, jnp.stack(kernels), way)
+def _measure(maps, name, references, engine):
+  """Squared norms and products, by the way for the platform compiled for."""
+  kernels = jnp.zeros((0,))
+  if references:
+    kernels = jnp.stack(
+      [in_order(maps.geometry, _kernel(tree, name)) for tree in references]
+    )
+
+  def by(platform):
+    way = _way(engine, maps, len(references), platform)
+
+    def measure(small, large, kernels):
+      pair = Pair(small, large, maps.geometry)
+      if references:
+        return products.norm_and_products(pair, kernels, way)
+      none = jnp.zeros((len(small), 0), jnp.float32)
+      return products.square_norm(pair, way), none
+
+    return measure
+
+  return lax.platform_dependent(
+    maps.small,
+    maps.large,
+    kernels,
+    cpu=by("cpu"),
+    tpu=by("tpu"),
+    default=by("gpu"),
+  )
 
 
 def _kernel(tree, name):
