@@ -2,6 +2,7 @@
 
   python -m gcl_jax.main --config=configs/severity.py:demo --workdir=runs/a
   python -m gcl_jax.main ... --stage=score     # one stage of a run
+  python -m gcl_jax.main ... --compile_only=v5e:2x4  # for a TPU slice, here
 
 Exit codes: 0 finished, 2 bad configuration or data, 3 stopped on losses that
 are not finite, 75 stopped after saving (run again to go on).
@@ -21,7 +22,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from gcl_jax import data
-from gcl_jax.engine import distributed, parallel, stages
+from gcl_jax.engine import ahead, distributed, parallel, stages
 from gcl_jax.errors import ConfigError, NonFiniteError, Preempted, UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -29,6 +30,11 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run")
 _STAGE = flags.DEFINE_string("stage", None, "Run this stage only")
+_COMPILE = flags.DEFINE_string(
+  "compile_only",
+  None,
+  "Compile every step for a TPU slice such as v5e:2x4 and run nothing",
+)
 
 
 def main(argv: list[str]) -> None:
@@ -36,6 +42,8 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise ConfigError(f"not understood: {' '.join(argv[1:])}")
   config, workdir = _CONFIG.value, _WORKDIR.value
+  if config is not None and _COMPILE.value:
+    return compile_only(config, _COMPILE.value)
   if config is None or not workdir:
     raise ConfigError(
       "both --config and --workdir are needed, such as"
@@ -83,6 +91,17 @@ def run(config: Any, workdir: Any, mesh: Any, only: str | None = None) -> dict:
     dataset=dataset,
   )
   return stages.run_stages(planned, context, only=only)
+
+
+def compile_only(config: Any, topology: str) -> None:
+  """Compiles what a run would, for a slice that need not be here, and prints
+  memory, arithmetic and collectives of one chip."""
+  method_stages(config).stages(config)  # refuses what could not run
+  mesh = ahead.tpu_mesh(topology)
+  name = f"gcl_jax.methods.{config.method}.programs"
+  print(f"{topology}: {mesh.size} chips", flush=True)
+  for program in importlib.import_module(name).programs(config):
+    print(ahead.line(ahead.compile_program(program, mesh), topology))
 
 
 def make_mesh(config: Any, batch_sizes: Sequence[int]) -> Any:

@@ -27,6 +27,16 @@ def embedder(encoder: Any, head: Any, mean: float, std: float) -> Any:
   return embed
 
 
+def pooled(encoder: Any, mean: float, std: float) -> Any:
+  """fn(variables, batch) for a sweep: pooled features float32[B, D]."""
+
+  def one_batch(tree, batch):
+    images = augment.normalise(batch["image"], mean, std)
+    return encoder.apply(tree, images, train=False)[0]
+
+  return one_batch
+
+
 def features(
   encoder: Any,
   variables: Any,
@@ -51,13 +61,8 @@ def features(
     batch_size: images a step.
     name, telemetry: for the progress bar.
   """
-
-  def one_batch(tree, batch):
-    images = augment.normalise(batch["image"], mean, std)
-    return encoder.apply(tree, images, train=False)[0]
-
   return sweep.map_examples(
-    one_batch,
+    pooled(encoder, mean, std),
     jax.tree.map(jnp.asarray, variables),
     {"image": pixels},
     mesh=mesh,

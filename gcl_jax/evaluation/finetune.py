@@ -70,6 +70,49 @@ def classify_step(
   return step
 
 
+def optimizer_of(config: Any) -> optax.GradientTransformation:
+  """The optimiser of `config.finetune`: a short warm-up, then cosine."""
+  return make_optimizer(
+    config.optimizer,
+    config.learning_rate,
+    steps=config.steps,
+    warmup_steps=config.steps // 20,
+    schedule="cosine",
+    weight_decay=1e-4,
+  )
+
+
+def initial(
+  encoder: Any,
+  head: Any,
+  optimizer: optax.GradientTransformation,
+  shape: tuple[int, ...],
+  variables: Any = None,
+) -> Callable[[jax.Array], State]:
+  """key -> the state before the first step.
+
+  Args:
+    encoder, head: models.
+    optimizer: an optax transformation.
+    shape: (H, W, C) of the images.
+    variables: the encoder's start; None draws it.
+  """
+
+  def init(key):
+    for_encoder, for_head, for_steps = jax.random.split(key, 3)
+    begin = variables
+    if begin is None:
+      begin = encoder.init(for_encoder, shape)
+    params = {
+      "encoder": begin["params"],
+      "head": head.init(for_head, (encoder.feature_dim,)),
+    }
+    extra = {"batch_stats": begin["batch_stats"]}
+    return create(params, optimizer, for_steps, extra)
+
+  return init
+
+
 def train_classifier(
   encoder: Any,
   variables: Any,
@@ -110,28 +153,9 @@ def train_classifier(
     raise DataError(f"{name}: {len(rows)} labelled images are too few to train")
   size = parallel.divisible(min(config.batch_size, len(rows)), mesh)
   head = heads.linear(targets.shape[1])
-  optimizer = make_optimizer(
-    config.optimizer,
-    config.learning_rate,
-    steps=config.steps,
-    warmup_steps=config.steps // 20,
-    schedule="cosine",
-    weight_decay=1e-4,
-  )
+  optimizer = optimizer_of(config)
   start = None if variables is None else jax.tree.map(jnp.asarray, variables)
-
-  def init(key):
-    for_encoder, for_head, for_steps = jax.random.split(key, 3)
-    begin = start
-    if begin is None:
-      begin = encoder.init(for_encoder, pixels.shape[1:])
-    params = {
-      "encoder": begin["params"],
-      "head": head.init(for_head, (encoder.feature_dim,)),
-    }
-    extra = {"batch_stats": begin["batch_stats"]}
-    return create(params, optimizer, for_steps, extra)
-
+  init = initial(encoder, head, optimizer, pixels.shape[1:], start)
   arrays = {"image": pixels, "target": np.asarray(targets, np.float32)}
   state = train.fit(
     classify_step(encoder, head, optimizer, views=views),

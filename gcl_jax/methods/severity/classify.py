@@ -45,7 +45,7 @@ def fit(context: Any, images: Images, variables, names, rows, stage: str):
     targets,
     rows,
     config=config.finetune,
-    views=pretrain.views_of(config.supcon, images),
+    views=pretrain.views_of(config.supcon, *images.pixel_statistics()),
     mesh=context.mesh,
     mode=context.mode,
     seed=config.seed,

@@ -149,7 +149,7 @@ def _score() -> ml_collections.ConfigDict:
       beta=0.12,
       beta_scale="std",  # of the healthy reconstruction error; or absolute
       batch_size=64,
-      chunk=16,
+      chunk=0,  # images of a device whose gradients are held at once, 0 = all
       engine="auto",  # per-image gradients: batched, each, ghost, vmap
     )
   )
@@ -258,7 +258,7 @@ def _tiny(config: ml_collections.ConfigDict) -> None:
   config.autoencoder.update(
     widths=(8, 8, 8, 8), batch_size=8, steps=12, eval_every=6, folds=2
   )
-  config.score.update(batch_size=8, chunk=4)
+  config.score.update(batch_size=8, chunk=2)
   config.supcon.update(
     width=4,
     head_hidden=16,

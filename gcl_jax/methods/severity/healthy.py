@@ -108,6 +108,16 @@ def absolute_alpha(config: Any, mean_loss: float) -> float:
   return float(config.alpha)
 
 
+def adam(config: Any) -> Any:
+  """The optimiser of `config.autoencoder`."""
+  return make_optimizer(
+    "adam",
+    config.learning_rate,
+    steps=config.steps,
+    schedule=config.schedule,
+  )
+
+
 def _train(context, model, images: Images, fold, number: int) -> dict:
   config = context.config.autoencoder
   seed = context.config.seed
@@ -115,16 +125,11 @@ def _train(context, model, images: Images, fold, number: int) -> dict:
   pixels = images.pixels[fit]
   mean_loss = mean_image_loss(pixels)
   alpha = absolute_alpha(config, mean_loss)
-  optimizer = make_optimizer(
-    "adam",
-    config.learning_rate,
-    steps=config.steps,
-    schedule=config.schedule,
-  )
+  optimizer = adam(config)
   shape = images.pixels.shape[1:]
   key = jax.random.fold_in(jax.random.key(seed), number)
   state = parallel.init_replicated(
-    lambda key: _initial(model, optimizer, key, shape), context.mesh, key
+    lambda key: initial(model, optimizer, key, shape), context.mesh, key
   )
   batch_size = parallel.divisible(
     min(config.batch_size, len(fit)), context.mesh
@@ -168,7 +173,8 @@ def _train(context, model, images: Images, fold, number: int) -> dict:
   }
 
 
-def _initial(model, optimizer, key, shape) -> State:
+def initial(model: Any, optimizer: Any, key: jax.Array, shape: Any) -> State:
+  """The state before the first step; also holds the best state so far."""
   params = model.init(key, shape)
   reference = gradcon.start(model.decoder_weights(params))
   best = dict(

@@ -6,7 +6,7 @@ encoder, initial weights, views, batch size, optimiser and number of steps.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -37,7 +37,7 @@ def run(context: Any, name: str = "supcon") -> dict[str, Any]:
   """
   images = Images(context)
   config = context.config.supcon
-  loss, label_names = _objective(config, name)
+  loss, label_names = objective(config, name)
   rows = np.flatnonzero(images.pool(context.config.protocol))
   size = config.batch_size
   if len(rows) < size:
@@ -46,13 +46,16 @@ def run(context: Any, name: str = "supcon") -> dict[str, Any]:
       f" {size}: lower --config.supcon.batch_size"
     )
   total = int(config.epochs * (len(rows) // size))
-  optimizer = _optimizer(config, total, len(rows) // size)
-  encoder = make_encoder(config)
-  head = heads.projection(config.head_hidden, config.head_out)
-  state = _start(context, images, encoder, head, optimizer, loss, len(rows))
+  networks = Networks(config, total, len(rows) // size)
+  init = initial(
+    config, networks, loss, images.pixels.shape[1:], len(rows), len(images)
+  )
+  key = jax.random.key(context.config.seed)
+  state = parallel.init_replicated(init, context.mesh, key)
   if name != "random":
+    views = views_of(config, *images.pixel_statistics())
     state = train.fit(
-      _step(config, loss, label_names, encoder, head, optimizer, images),
+      step_of(config, networks, loss, label_names, views),
       state,
       _batches(context, images, rows, label_names, loss, total),
       steps=total,
@@ -64,7 +67,7 @@ def run(context: Any, name: str = "supcon") -> dict[str, Any]:
       save_every=max(1, total // 5),
       every=len(rows) // size if loss == "pcl" else 0,
       on_every=clustering.every_epoch(
-        context, images, rows, encoder, head, loss
+        context, images, rows, networks.encoder, networks.head, loss
       ),
     )
   variables = {
@@ -74,7 +77,25 @@ def run(context: Any, name: str = "supcon") -> dict[str, Any]:
   return {"encoder": jax.tree.map(np.asarray, variables)}
 
 
-def _objective(config: Any, name: str) -> tuple[str, tuple[str, ...]]:
+class Networks:
+  """Encoder, projection head and optimiser of `config.supcon`."""
+
+  def __init__(self, config: Any, total: int, epoch: int):
+    """Made for `total` steps, `epoch` of them an epoch."""
+    self.encoder = make_encoder(config)
+    self.head = heads.projection(config.head_hidden, config.head_out)
+    self.optimizer = make_optimizer(
+      config.optimizer,
+      config.learning_rate,
+      steps=total,
+      warmup_steps=min(int(config.warmup_epochs * epoch), max(total - 1, 0)),
+      schedule=config.schedule,
+      momentum=config.momentum,
+      weight_decay=config.weight_decay,
+    )
+
+
+def objective(config: Any, name: str) -> tuple[str, tuple[str, ...]]:
   """The loss and the label sets that a stage of this name trains with."""
   if name in ("simclr", "random"):
     return "supcon", ()
@@ -89,21 +110,8 @@ def _objective(config: Any, name: str) -> tuple[str, tuple[str, ...]]:
   return config.loss, tuple(config.labels) if config.loss == "supcon" else ()
 
 
-def _optimizer(config: Any, total: int, epoch: int):
-  return make_optimizer(
-    config.optimizer,
-    config.learning_rate,
-    steps=total,
-    warmup_steps=min(int(config.warmup_epochs * epoch), max(total - 1, 0)),
-    schedule=config.schedule,
-    momentum=config.momentum,
-    weight_decay=config.weight_decay,
-  )
-
-
-def views_of(config: Any, images: Images) -> dict[str, Any]:
+def views_of(config: Any, mean: float, std: float) -> dict[str, Any]:
   """Keywords of `augment.two_views`; mean and sd of the pool's pixels."""
-  mean, std = images.pixel_statistics()
   return dict(
     crop_scale=tuple(config.crop_scale),
     flip=config.flip,
@@ -115,22 +123,28 @@ def views_of(config: Any, images: Images) -> dict[str, Any]:
   )
 
 
-def _step(config, loss, label_names, encoder, head, optimizer, images):
-  views = views_of(config, images)
+def step_of(
+  config: Any,
+  networks: Networks,
+  loss: str,
+  label_names: tuple[str, ...],
+  views: dict[str, Any],
+) -> steps.Step:
+  """The training step of a loss."""
   if loss in ("moco", "pcl"):
     return steps.moco_step(
-      encoder,
-      head,
-      optimizer,
+      networks.encoder,
+      networks.head,
+      networks.optimizer,
       temperature=config.temperature,
       momentum=config.momentum_encoder,
       prototypes=loss == "pcl",
       views=views,
     )
   return steps.supcon_step(
-    encoder,
-    head,
-    optimizer,
+    networks.encoder,
+    networks.head,
+    networks.optimizer,
     label_names=label_names,
     label_weights=tuple(config.label_weights) if label_names else (),
     temperature=config.temperature,
@@ -140,10 +154,25 @@ def _step(config, loss, label_names, encoder, head, optimizer, images):
   )
 
 
-def _start(context, images, encoder, head, optimizer, loss, pool: int) -> State:
-  """The initial state, made inside jit, the same weights for every method."""
-  config = context.config.supcon
-  shape = images.pixels.shape[1:]
+def initial(
+  config: Any,
+  networks: Networks,
+  loss: str,
+  shape: tuple[int, ...],
+  pool: int,
+  total: int,
+) -> Callable[[jax.Array], State]:
+  """key -> the state before the first step, the same weights for every loss.
+
+  Args:
+    config: `config.supcon`.
+    networks: made for it.
+    loss: of `objective`.
+    shape: (H, W, C) of the images.
+    pool: images that pre-training sees.
+    total: images of the data set.
+  """
+  encoder, head = networks.encoder, networks.head
 
   def init(key):
     for_encoder, for_head, for_steps = jax.random.split(key, 3)
@@ -162,11 +191,10 @@ def _start(context, images, encoder, head, optimizer, loss, pool: int) -> State:
         slow=params, slow_stats=variables["batch_stats"], queue=queue
       )
     if loss == "pcl":
-      extra["clusters"] = clustering.none_yet(config, pool, len(images))
-    return create(params, optimizer, for_steps, extra)
+      extra["clusters"] = clustering.none_yet(config, pool, total)
+    return create(params, networks.optimizer, for_steps, extra)
 
-  key = jax.random.key(context.config.seed)
-  return parallel.init_replicated(init, context.mesh, key)
+  return init
 
 
 def _batches(context, images, rows, label_names, loss, total):

@@ -1,5 +1,6 @@
 """Stage `score`: a severity for every image."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -108,6 +109,26 @@ def _sweep(context: Any, images: Images, artifact: dict, name: str):
     "reference": tuple(jnp.asarray(r) for _, r in sorted(reference.items())),
   }
 
+  return sweep.map_examples(
+    scorer(config, model),
+    tree,
+    {"image": images.pixels},
+    mesh=context.mesh,
+    mode=context.mode,
+    batch_size=config.batch_size,
+    name=name,
+    telemetry=context.telemetry,
+  )
+
+
+def scorer(config: Any, model: Any) -> Callable[[dict, dict], dict]:
+  """fn({"params", "reference"}, batch) for a sweep: recon, error, cos, norm.
+
+  Args:
+    config: `config.score`.
+    model: the autoencoder.
+  """
+
   def one_batch(tree, batch):
     x = steps.unit_range(batch["image"])
     found = gradcon.scores(
@@ -116,7 +137,7 @@ def _sweep(context: Any, images: Images, artifact: dict, name: str):
       x,
       tree["reference"],
       engine=config.engine,
-      chunk=config.chunk,
+      chunk=config.chunk or None,
     )
     error = found.recon
     if config.pooling == "layers":
@@ -128,16 +149,7 @@ def _sweep(context: Any, images: Images, artifact: dict, name: str):
       "norm": found.norm,
     }
 
-  return sweep.map_examples(
-    one_batch,
-    tree,
-    {"image": images.pixels},
-    mesh=context.mesh,
-    mode=context.mode,
-    batch_size=config.batch_size,
-    name=name,
-    telemetry=context.telemetry,
-  )
+  return one_batch
 
 
 def _unseen_healthy(fold: np.ndarray, number: int, model: dict) -> np.ndarray:

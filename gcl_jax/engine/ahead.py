@@ -1,0 +1,149 @@
+"""Compiles programs for machines that are not here.
+
+With the extra `tpu` the real TPU compiler runs on any Linux machine and takes
+a description of a slice in place of its chips: what it prints about memory,
+arithmetic and communication is what the slice would run.
+"""
+
+import os
+import re
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from gcl_jax.engine import parallel
+from gcl_jax.errors import ConfigError
+
+# Memory of one chip in GiB, from the makers' pages (read November 2026).
+CHIP_GIB = {"v3": 32, "v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
+# The compiler asks for its host, and for the metadata server of a cloud.
+_HOST = {
+  "TPU_SKIP_MDS_QUERY": "1",
+  "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+  "TPU_WORKER_HOSTNAMES": "localhost",
+  "TPU_WORKER_ID": "0",
+}
+COLLECTIVES = (
+  "all_gather",
+  "all_reduce",
+  "reduce_scatter",
+  "all_to_all",
+  "collective_permute",
+)
+
+
+class Program(NamedTuple):
+  """Something a method compiles, by shapes alone.
+
+  Attributes:
+    name: of the stage it belongs to.
+    kind: "step", (state, batch) -> (state, metrics), or "map", (tree, batch)
+      -> rows.
+    function: as `parallel.compile_step` or `parallel.compile_map` takes it.
+    tree: the state or the tree, of ShapeDtypeStructs.
+    batch: name -> ShapeDtypeStruct [B, ...], B over all devices.
+  """
+
+  name: str
+  kind: str
+  function: Callable
+  tree: Any
+  batch: dict[str, jax.ShapeDtypeStruct]
+
+
+def tpu_mesh(topology: str) -> Mesh:
+  """A mesh over the chips of a slice such as "v5e:2x4".
+
+  Raises:
+    ConfigError: the extra `tpu` is not installed, or no such slice.
+  """
+  _, colon, shape = topology.partition(":")
+  if not colon or not re.fullmatch(r"\d+(x\d+)*", shape):
+    raise ConfigError(
+      f"compile_only {topology!r} is not a slice such as v5e:2x4"
+    )
+  for name, value in _HOST.items():
+    os.environ.setdefault(name, value)
+  jax.config.update("jax_platforms", "cpu")  # looking for chips takes minutes
+  try:
+    found = topologies.get_topology_desc(topology, "tpu")
+  except Exception as error:  # jax raises many kinds, each with a long story
+    reason = str(error).splitlines()[0]
+    raise ConfigError(
+      f"compile_only {topology}: {reason}; the TPU compiler comes with"
+      " pip install -e '.[tpu]', slices look like v5e:2x4 or v4:2x2x1"
+    ) from error
+  devices = np.array(found.devices)
+  return Mesh(devices.reshape(-1), (parallel.AXIS,))
+
+
+def compile_program(program: Program, mesh: Mesh) -> dict[str, Any]:
+  """Compiles for every device of the mesh; what one device would do.
+
+  Returns:
+    `name`, `compile_s`, `gib` (peak: arguments, results and temporaries that
+    are not shared), `gflop` (a loop's body counted once), and `collectives`
+    {operation: count}, those of the program as written.
+  """
+  rows = next(iter(program.batch.values())).shape[0]
+  if rows % mesh.size:
+    raise ConfigError(
+      f"{program.name}: a batch of {rows} cannot be shared equally by"
+      f" {mesh.size} devices: choose a multiple of their number"
+    )
+  compiler = {"step": parallel.compile_step, "map": parallel.compile_map}
+  mapped = compiler[program.kind](program.function, mesh)
+  begin = time.perf_counter()
+  lowered = mapped.lower(
+    _placed(program.tree, mesh, PartitionSpec()),
+    _placed(program.batch, mesh, PartitionSpec(parallel.AXIS)),
+  )
+  compiled = lowered.compile()
+  seconds = time.perf_counter() - begin
+  text = lowered.as_text()
+  counts = {name: text.count(f"stablehlo.{name}") for name in COLLECTIVES}
+  costs = compiled.cost_analysis() or {}
+  return {
+    "name": program.name,
+    "compile_s": round(seconds, 1),
+    "gib": _peak(compiled.memory_analysis()) / 2**30,
+    "gflop": costs.get("flops", 0) / 1e9,
+    "collectives": {name: n for name, n in counts.items() if n},
+  }
+
+
+def line(facts: dict[str, Any], topology: str) -> str:
+  """What a person wants to know of a compiled program."""
+  chip = CHIP_GIB.get(topology.partition(":")[0])
+  fits = ""
+  if chip:
+    word = "fits" if facts["gib"] < chip else "DOES NOT FIT"
+    fits = f" of {chip} GiB: {word}"
+  collectives = ", ".join(f"{n} {k}" for k, n in facts["collectives"].items())
+  return (
+    f"{facts['name']}: {facts['gib']:.2f} GiB a chip{fits};"
+    f" {facts['gflop']:.1f} GFLOP a chip; {collectives or 'no collectives'};"
+    f" compiled in {facts['compile_s']:.0f} s"
+  )
+
+
+def _placed(tree, mesh, spec):
+  sharding = NamedSharding(mesh, spec)
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+  )
+
+
+def _peak(memory) -> int:
+  """Bytes of one device; results that reuse arguments are counted once."""
+  return (
+    memory.argument_size_in_bytes
+    + memory.output_size_in_bytes
+    - memory.alias_size_in_bytes
+    + memory.temp_size_in_bytes
+  )
