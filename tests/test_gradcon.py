@@ -103,7 +103,7 @@ def _grad(**options):
   return jax.jit(jax.value_and_grad(total, has_aux=True))
 
 
-@functools.partial(jax.jit, static_argnames=("engine", "chunk"))
+@functools.partial(jax.jit, static_argnames=("engine", "chunk", "dtype"))
 def _scores(params, images, reference, **options):
   return gradcon.scores(MODEL, params, images, reference, **options)
 
@@ -381,6 +381,17 @@ def test_scores_equal_one_image_at_a_time(engine, chunk):
   np.testing.assert_allclose(got.norm, slow.norm, rtol=1e-5)
 
 
+@pytest.mark.parametrize("engine", ["batched", "each", "ghost"])
+def test_scores_in_bfloat16_stay_near(engine):
+  params, images, reference = _case()
+  got = _scores(params, images, reference, engine=engine, dtype="bfloat16")
+  assert {x.dtype for x in got} == {jnp.dtype("float32")}
+  _, recon, cos = _scores_by_hand()
+  np.testing.assert_allclose(got.recon, recon, rtol=0.01)
+  np.testing.assert_allclose(got.cos, cos, atol=0.03)
+  assert np.abs(got.cos - cos).max() > 1e-4  # it did compute in bfloat16
+
+
 def test_scores_do_not_depend_on_the_batch_mates():
   params, images, reference = _case()
   order = np.random.default_rng(1).permutation(8)
@@ -475,6 +486,9 @@ def test_wrong_arguments_are_named():
     score(images, reference, engine="fast")
   with pytest.raises(ValueError, match="chunk must be at least 1"):
     score(images, reference, chunk=0)
+  for engine, dtype in (("auto", "float16"), ("vmap", "bfloat16")):
+    with pytest.raises(ValueError, match=f"dtype '{dtype}'.*'{engine}'"):
+      score(images, reference, engine=engine, dtype=dtype)
   with pytest.raises(ValueError, match="do not fit decoder weights"):
     score(images, reference.mean[:3])
   with pytest.raises(ValueError, match="do not fit decoder weights"):

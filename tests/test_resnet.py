@@ -291,6 +291,39 @@ def test_evaluation_looks_at_one_image_at_a_time():
   jax.tree.map(np.testing.assert_array_equal, stats, variables["batch_stats"])
 
 
+def test_remat_computes_the_blocks_again_and_the_same():
+  """Memory is not looked at: XLA's CPU backend merges the two again."""
+  images = jax.random.normal(jax.random.key(1), (16, 64, 64, 1))
+
+  def compiled(remat):
+    model = resnet("resnet18", "oct", width=4, remat=remat)
+
+    def loss(params, stats):
+      variables = {"params": params, "batch_stats": stats}
+      features, stats = model.apply(variables, images, train=True)
+      return jnp.sum(jnp.sin(features)), stats
+
+    variables = model.init(jax.random.key(0), images.shape[1:])
+    step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    step = step.lower(variables["params"], variables["batch_stats"])
+    return (
+      step.as_text().count("stablehlo.convolution"),
+      step.compile(),
+      variables,
+    )
+
+  convolutions, plain, variables = compiled(False)
+  more, spare, same = compiled(True)
+  assert more >= convolutions + 16  # two in each of eight blocks
+  assert jax.tree.structure(variables) == jax.tree.structure(same)
+  for a, b in zip(
+    jax.tree.leaves(plain(variables["params"], variables["batch_stats"])),
+    jax.tree.leaves(spare(variables["params"], variables["batch_stats"])),
+    strict=True,
+  ):
+    np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4)
+
+
 def test_bfloat16_keeps_parameters_statistics_and_features_in_float32():
   exact = resnet("resnet18", "oct", width=4)
   rough = resnet("resnet18", "oct", width=4, dtype="bfloat16")

@@ -11,9 +11,15 @@ from gcl_jax.engine import sweep
 from gcl_jax.models.resnet import resnet
 
 
-def make(arch: str, stem: str, width: int, dtype: str = "float32") -> Any:
-  """A ResNet as two pure functions; see `gcl_jax.models.resnet.resnet`."""
-  return resnet(arch, stem, width, dtype)
+def make(config: Any) -> Any:
+  """A ResNet as two pure functions; see `gcl_jax.models.resnet.resnet`.
+
+  Args:
+    config: with `arch`, `stem`, `width`, `dtype` and `remat`.
+  """
+  return resnet(
+    config.arch, config.stem, config.width, config.dtype, config.remat
+  )
 
 
 def embedder(encoder: Any, head: Any, mean: float, std: float) -> Any:

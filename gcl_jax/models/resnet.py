@@ -24,6 +24,7 @@ def resnet(
   stem: str = "cifar",
   width: int = 64,
   dtype: str = "float32",
+  remat: bool = False,
 ) -> Model:
   """A residual network up to its global average (He et al. 2016, v1.5).
 
@@ -45,6 +46,8 @@ def resnet(
       (resnet50: 4 times that at their ends). 64 is the published network.
     dtype: what convolutions compute in and activations are kept in, "float32"
       or "bfloat16". Parameters, statistics and features stay float32.
+    remat: compute what is inside a residual block again on the way back
+      instead of keeping it: about a quarter more arithmetic, less memory.
 
   Returns:
     The model; `feature_dim` is 8 width (resnet50: 32 width).
@@ -61,11 +64,11 @@ def resnet(
       raise ValueError(f"{name} must be one of {known}, got {value!r}")
   blocks, bottleneck = _BLOCKS[arch]
   module = functools.partial(
-    _ResNet, blocks, bottleneck, stem, width, jnp.dtype(dtype)
+    _ResNet, blocks, bottleneck, stem, width, jnp.dtype(dtype), remat
   )
 
   def apply(variables, images, *, train=False, axis_name=None, taps=False):
-    (features, means), updated = module(train, axis_name).apply(
+    (features, means), updated = module(train=train, axis_name=axis_name).apply(
       variables, images, mutable=["batch_stats"] if train else []
     )
     stats = updated["batch_stats"] if train else variables["batch_stats"]
@@ -105,6 +108,7 @@ class _ResNet(nn.Module):
   stem: str
   width: int
   dtype: Any
+  remat: bool = False
   train: bool = False
   axis_name: str | None = None
 
@@ -127,6 +131,7 @@ class _ResNet(nn.Module):
       hidden = max_pool(hidden)
     means = [_spatial_mean(hidden)]
     block = _Bottleneck if self.bottleneck else _Basic
+    block = nn.remat(block) if self.remat and self.train else block
     for stage, count in enumerate(self.blocks):
       for index in range(count):
         stride = 2 if stage and not index else 1

@@ -19,6 +19,7 @@ CHOICES = {
   "score.mode": ("gradcon", "grad", "recon"),
   "score.pooling": ("mean", "layers"),
   "score.beta_scale": ("std", "absolute"),
+  "score.dtype": ("float32", "bfloat16"),
   "score.engine": ("auto", "batched", "each", "ghost", "vmap"),
   "bin.rule": ("choose", "finest", "equal_width", "equal_count"),
   "supcon.loss": ("supcon", "soft", "moco", "pcl"),

@@ -150,6 +150,7 @@ def _score() -> ml_collections.ConfigDict:
       beta_scale="std",  # of the healthy reconstruction error; or absolute
       batch_size=64,
       chunk=0,  # images of a device whose gradients are held at once, 0 = all
+      dtype="float32",  # or bfloat16: what the autoencoder computes in
       engine="auto",  # per-image gradients: batched, each, ghost, vmap
     )
   )
@@ -175,7 +176,8 @@ def _supcon() -> ml_collections.ConfigDict:
       arch="resnet18",
       stem="oct",  # the repository's 7x7/2 without max-pool; cifar, imagenet
       width=64,
-      dtype="float32",
+      dtype="float32",  # or bfloat16; parameters, norms and losses stay float32
+      remat=False,  # keep no activations inside residual blocks: less memory
       head_hidden=512,
       head_out=128,
       batch_size=64,

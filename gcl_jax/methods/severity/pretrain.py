@@ -26,7 +26,7 @@ from gcl_jax.models import heads
 
 def make_encoder(config: Any) -> Any:
   """The encoder of `config.supcon`."""
-  return encoders.make(config.arch, config.stem, config.width, config.dtype)
+  return encoders.make(config)
 
 
 def run(context: Any, name: str = "supcon") -> dict[str, Any]:

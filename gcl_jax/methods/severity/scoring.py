@@ -138,6 +138,7 @@ def scorer(config: Any, model: Any) -> Callable[[dict, dict], dict]:
       tree["reference"],
       engine=config.engine,
       chunk=config.chunk or None,
+      dtype=config.dtype,
     )
     error = found.recon
     if config.pooling == "layers":

@@ -1,0 +1,171 @@
+"""One SupCon training step: ours, and PyTorch's beside it.
+
+  python benchmarks/step.py --arch=resnet18 --size=128 --batch=64 --peer=torch
+
+A step takes uint8 images that are on the device already, draws two augmented
+views of each (crop, flip, brightness, contrast), encodes them, takes SupCon
+over all views, and updates by SGD with momentum. One JSON object a line:
+images_per_s counts source images, a crop rate is twice that. The peer's modes:
+float32, channels_last, bfloat16 (autocast), best (bfloat16 and channels-last),
+and with --compile=1 the last under torch.compile.
+"""
+
+import argparse
+import os
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import timing
+
+from gcl_jax.engine import distributed, parallel
+from gcl_jax.engine.optim import make_optimizer
+from gcl_jax.engine.state import create
+from gcl_jax.methods.severity import steps
+from gcl_jax.models import heads
+from gcl_jax.models.resnet import resnet
+
+LABELS = 16
+VIEWS = dict(
+  crop_scale=(0.2, 1.0),
+  flip=0.5,
+  brightness=0.4,
+  contrast=0.4,
+  jitter=0.8,
+  mean=0.5,
+  std=0.25,
+)
+
+
+def main() -> int:
+  """Times ours and every mode of the peer."""
+  arguments = parse()
+  os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+  distributed.configure_cpu(arguments.threads)
+  distributed.keep_memory()
+  opponents = [
+    ours(arguments, dtype) for dtype in arguments.dtypes.split(",") if dtype
+  ]
+  if arguments.peer:
+    import step_torch
+
+    for mode in arguments.modes.split(","):
+      call = step_torch.step(arguments, mode, images_of(arguments), LABELS)
+      facts = facts_of(arguments, "torch", mode)
+      opponents.append(timing.Opponent(call, facts, arguments.batch))
+  timing.in_turn(
+    opponents,
+    rounds=arguments.rounds,
+    block_s=arguments.block_s,
+    budget_s=arguments.budget_s,
+  )
+  for opponent in opponents:
+    timing.emit(opponent)
+  return 0
+
+
+def parse() -> argparse.Namespace:
+  """The command line."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--arch", default="resnet18")
+  parser.add_argument("--stem", default="imagenet", help="imagenet, cifar, oct")
+  parser.add_argument("--size", default="128", help="side, or ROWSxCOLUMNS")
+  parser.add_argument("--batch", type=int, default=64)
+  parser.add_argument("--dtypes", default="float32", help="of ours, comma list")
+  parser.add_argument("--peer", choices=("", "torch"), default="")
+  parser.add_argument("--modes", default="float32,best", help="of the peer")
+  parser.add_argument("--compile", type=int, default=0, help="1: torch.compile")
+  parser.add_argument("--device", default="cpu", help="of the peer, or cuda")
+  parser.add_argument("--threads", type=int, default=2)
+  parser.add_argument("--rounds", type=int, default=4)
+  parser.add_argument("--block_s", type=float, default=1.0)
+  parser.add_argument("--budget_s", type=float, default=240)
+  return parser.parse_args()
+
+
+def shape_of(arguments) -> tuple[int, int]:
+  """(rows, columns) of --size."""
+  rows, _, columns = arguments.size.partition("x")
+  return int(rows), int(columns or rows)
+
+
+def images_of(arguments) -> np.ndarray:
+  """uint8[B, H, W, 1]."""
+  shape = (arguments.batch, *shape_of(arguments), 1)
+  return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def facts_of(arguments, impl: str, mode: str) -> dict:
+  """What every record says."""
+  return {
+    "bench": "step",
+    "arch": arguments.arch,
+    "stem": arguments.stem,
+    "size": arguments.size,
+    "batch": arguments.batch,
+    "threads": arguments.threads,
+    "impl": impl,
+    "mode": mode,
+    "device": (
+      jax.devices()[0].device_kind if impl == "gcl_jax" else arguments.device
+    ),
+  }
+
+
+def ours(arguments, dtype: str) -> timing.Opponent:
+  """Our step on all devices, compiled once, its state donated."""
+  encoder = resnet(arguments.arch, arguments.stem, 64, dtype)
+  head = heads.projection(512, 128)
+  optimizer = make_optimizer(
+    "sgd", 0.05, steps=10_000, momentum=0.9, weight_decay=1e-4
+  )
+  mesh = parallel.make_mesh()
+  images = images_of(arguments)
+
+  def init(key):
+    variables = encoder.init(key, images.shape[1:])
+    params = {
+      "encoder": variables["params"],
+      "head": head.init(key, (encoder.feature_dim,)),
+    }
+    extra = {"batch_stats": variables["batch_stats"]}
+    return create(params, optimizer, key, extra)
+
+  step = steps.supcon_step(
+    encoder,
+    head,
+    optimizer,
+    label_names=("bin",),
+    label_weights=(1.0,),
+    views=VIEWS,
+  )
+  batch = parallel.put_batch(
+    {
+      "image": images,
+      "index": np.arange(len(images), dtype=np.int32),
+      "bin": (np.arange(len(images)) % LABELS).astype(np.int32),
+    },
+    mesh,
+  )
+  state = parallel.init_replicated(init, mesh, jax.random.key(0))
+  compiled = parallel.compile_step(step, mesh).lower(state, batch).compile()
+  facts = facts_of(arguments, "gcl_jax", dtype)
+  costs = compiled.cost_analysis() or {}
+  facts["gflop_per_image"] = round(
+    costs.get("flops", 0) * mesh.size / len(images) / 1e9, 2
+  )
+  facts["jax"] = jax.__version__
+  kept = [state]
+
+  def call():
+    kept[0], metrics = compiled(kept[0], batch)
+    return jnp.asarray(metrics["loss"]).block_until_ready()
+
+  return timing.Opponent(call, facts, len(images))
+
+
+if __name__ == "__main__":
+  sys.exit(main())
