@@ -211,6 +211,32 @@ def test_the_step_is_traced_once():
   assert traces == [parallel.AXIS]
 
 
+def test_nothing_is_read_from_the_device_between_log_points(monkeypatch):
+  """Reads outside of `read` (the log points) do not grow with the steps."""
+  reads, inside = [], []
+  kind = type(jnp.zeros(()))
+  value, read = kind._value.fget, train._Run.read
+
+  def counted(array):
+    if not inside and threading.current_thread() is threading.main_thread():
+      reads.append(array.shape)
+    return value(array)
+
+  def at_log_point(run):
+    inside.append(True)
+    read(run)
+    inside.pop()
+
+  monkeypatch.setattr(kind, "_value", property(counted))
+  monkeypatch.setattr(train._Run, "read", at_log_point)
+  counts = []
+  for steps in (10, 30):
+    reads.clear()
+    fit(steps=steps, log_every=5, devices=2)
+    counts.append(len(reads))
+  assert counts[0] == counts[1] > 0
+
+
 def test_the_state_given_stays_alive():
   mesh = parallel.make_mesh(jax.devices()[:2])
   current = parallel.init_replicated(init, mesh, jax.random.key(1))
