@@ -124,3 +124,28 @@ def test_prefetch_hands_over_errors_and_ends_its_thread():
     next(results)
   assert closed.is_set()
   assert not [t for t in threading.enumerate() if t.name == "prefetch"]
+
+
+def test_mapped_keeps_the_order_and_works_in_several_threads():
+  seen = set()
+
+  def slow(row):
+    seen.add(threading.get_ident())
+    time.sleep(0.01 if row % 3 else 0.03)
+    return {"row": row}
+
+  found = [item["row"] for item in feed.mapped(slow, 40)]
+  assert found == list(range(40))
+  assert len(seen) > 1 and threading.get_ident() not in seen
+
+
+def test_mapped_ends_its_threads_when_left_early():
+  before = threading.active_count()
+  rows = feed.mapped(lambda row: row + 1, 1000)
+  assert next(rows) == 1
+  rows.close()
+  for _ in range(100):
+    if threading.active_count() <= before:
+      break
+    time.sleep(0.05)
+  assert threading.active_count() <= before

@@ -102,6 +102,25 @@ def _stream(dataset: grain.MapDataset) -> Iterator[dict[str, np.ndarray]]:
     iterator.close()  # its threads would outlive a half-read iterator
 
 
+def mapped(function: Callable[[int], Any], count: int) -> Iterator[Any]:
+  """function(0) to function(count - 1) in order, computed by several threads.
+
+  Args:
+    function: row -> anything but None; called from several threads at once.
+    count: number of rows.
+  """
+  threads = 2 * distributed.cpu_devices(limit=16)
+  options = grain.ReadOptions(
+    num_threads=threads, prefetch_buffer_size=2 * threads
+  )
+  rows = grain.MapDataset.range(count).map(lambda row: function(int(row)))
+  iterator = iter(rows.to_iter_dataset(options))
+  try:
+    yield from iterator
+  finally:
+    iterator.close()
+
+
 @contextlib.contextmanager
 def prefetch(items: Iterator, put: Callable, depth: int = 2) -> Iterator:
   """Applies `put` to the items in a thread, `depth` results ahead.

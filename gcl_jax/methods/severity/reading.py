@@ -6,6 +6,7 @@ pool, and its labels. Everything after this stage joins by image id.
 """
 
 import dataclasses
+import functools
 import hashlib
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from gcl_jax import data
 from gcl_jax.data import formats, preprocess, splits
 from gcl_jax.data.source import Dataset
+from gcl_jax.engine import feed
 from gcl_jax.errors import DataError
 from gcl_jax.evaluation import baselines
 from gcl_jax.methods.severity.images import as_key, file_hash
@@ -176,14 +178,15 @@ def _read_all(context: Any, sets: list) -> tuple[str, list, dict[str, Any]]:
   kept, count = [[] for _ in sets], 0
   with context.telemetry.progress(total, "data") as bar:
     for number, (dataset, *_) in enumerate(sets):
-      for row in range(len(dataset)):
+      read = functools.partial(_read, dataset, config)
+      for row, found in enumerate(feed.mapped(read, len(dataset))):
         bar.update(1)
-        found = _read(dataset, row, facts["bad"], config)
-        if found is None:
+        if isinstance(found, DataError):
+          _note_bad(dataset, row, found, facts["bad"], config)
           continue
-        raw, images[count, :, :, 0] = found
-        facts["hashes"].append(hashlib.sha256(raw.tobytes()).hexdigest())
-        facts["texture"].append(_texture(raw))
+        raw, images[count, :, :, 0], sha256, texture = found
+        facts["hashes"].append(sha256)
+        facts["texture"].append(texture)
         if number == 0 and row in chosen:
           facts["raw"][f"{len(facts['rows'])}"] = raw
           facts["rows"].append(count)
@@ -211,19 +214,24 @@ def prepared(raw: np.ndarray, config: Any) -> np.ndarray:
   )
 
 
-def _read(dataset: Dataset, row: int, bad: list, config: Any):
-  """The image as stored and as used, or None after noting what is wrong."""
+def _read(dataset: Dataset, config: Any, row: int):
+  """The image as stored and as used, its hash and texture; or what is wrong
+  with it. Called from several threads."""
   try:
     raw = dataset.read(row)
-    return raw, prepared(raw, config.preprocess)
+    used = prepared(raw, config.preprocess)
   except DataError as error:
-    bad.append((str(dataset.ids[row]), str(error)))
-    if len(bad) > config.data.max_bad:
-      raise DataError(
-        f"{len(bad)} unreadable images in {dataset.name!r}, more than"
-        f" data.max_bad = {config.data.max_bad}; the last: {error}"
-      ) from error
-    return None
+    return error
+  return raw, used, hashlib.sha256(raw.tobytes()).hexdigest(), _texture(raw)
+
+
+def _note_bad(dataset, row: int, error: DataError, bad: list, config: Any):
+  bad.append((str(dataset.ids[row]), str(error)))
+  if len(bad) > config.data.max_bad:
+    raise DataError(
+      f"{len(bad)} unreadable images in {dataset.name!r}, more than"
+      f" data.max_bad = {config.data.max_bad}; the last: {error}"
+    ) from error
 
 
 def _keep(path, rows: np.ndarray) -> str:
