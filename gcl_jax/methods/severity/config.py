@@ -325,6 +325,7 @@ def _octdl(config: ml_collections.ConfigDict) -> None:
     patience=1000,
   )
   config.score.update(mode="recon", pooling="layers")
+  config.bin.rule = "finest"  # better than choose here (docs/results.md)
   config.supcon.update(stem="imagenet", epochs=12)
 
 
