@@ -12,7 +12,6 @@ import argparse
 import functools
 import json
 import os
-import resource
 import subprocess
 import sys
 
@@ -150,7 +149,9 @@ def alone(arguments) -> int:
   call = opponent(arguments, facts["rows"], facts["impl"], facts["way"]).call
   for _ in range(2):
     call()
-  print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+  with open("/proc/self/status", encoding="utf-8") as file:
+    peak = next(line for line in file if line.startswith("VmHWM"))
+  print(int(peak.split()[1]) / 1024)
   return 0
 
 

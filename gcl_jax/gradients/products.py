@@ -28,9 +28,10 @@ from jax import lax
 from gcl_jax.gradients.pairing import Pair
 
 ENGINES = ("batched", "each", "ghost")
-# Multiply-adds that take as long as moving one value, measured on two cores of
-# an AMD EPYC; elsewhere peak arithmetic over peak bandwidth of the chip.
-_WORTH = {"cpu": 30, "gpu": 150, "tpu": 300}
+# Multiply-adds that take as long as moving one value. On a CPU measured (two
+# cores of an AMD EPYC, whose caches hold one image's gradient); elsewhere peak
+# arithmetic over peak bandwidth of the chip.
+_WORTH = {"cpu": 1, "gpu": 150, "tpu": 300}
 # Offsets are stacked into one product up to this many rows: below, a matrix
 # product is too thin to be worth its start.
 _ROWS = 64
@@ -90,7 +91,7 @@ def choose(pair: Pair, references: int, platform: str) -> str:
   if ghost < formed:
     return "ghost"
   # A loop over images starts one product each: worth it where that is large.
-  alone = platform == "cpu" and min(large, small) >= 8 and positions >= 32
+  alone = platform == "cpu" and min(large, small) >= 8 and positions > 4
   return "each" if alone else "batched"
 
 

@@ -81,10 +81,14 @@ def supcon(
   check_labels(labels, batch)
   everyone = gather(labels, axis_name)
   if block_size is not None:
-    rows, columns, first = flat(features, axis_name)
-    views = features.shape[1]
     losses = linear.anchor_losses(
-      rows, columns, labels, everyone, views, first, temperature, block_size
+      flat(features),
+      labels,
+      everyone,
+      features.shape[1],
+      temperature,
+      axis_name,
+      block_size,
     )
     base = temperature if base_temperature is None else base_temperature
     return mean_over_images(losses * (temperature / base), weights, axis_name)

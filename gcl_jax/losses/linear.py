@@ -2,14 +2,17 @@
 
 The loss of an anchor i with n_i positives is lse_i - s_i / n_i, with
 
-    lse_i = log sum_{j != i} exp(z_i . z_j / tau)
+    lse_i = log sum_{j != i} exp(l_ij),   l_ij = z_i . z_j / tau
     s_i   = z_i . (S_{label of i} - z_i) / tau
 
 where S_y is the sum of all embeddings of label y: positives need no pairs.
 Only lse_i looks at all N^2 products, a block of rows and columns at a time, and
 keeps N numbers for the way back, on which each block is made once more:
 
-    d lse_i = sum_j exp(l_ij - lse_i) d l_ij,   l_ij = z_i . z_j / tau
+    d/dz_i sum_k g_k lse_k
+      = sum_j [g_i exp(l_ij - lse_i) + g_j exp(l_ij - lse_j)] z_j / tau
+
+l is symmetric, so on one device each pair of blocks is looked at once.
 """
 
 import functools
@@ -18,29 +21,33 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gcl_jax.losses.pairs import gather
+
 _LOW = -1e30
+# exp(l - lse_j) is made of exp(l - lse_i) while the sums differ by less than
+# this, in logarithms: far from what float32 cannot hold.
+_SPREAD = 60.0
 
 
-def anchor_losses(
-  rows, columns, labels, everyone, views, first, temperature, size
-):
-  """float[R]: the loss of each anchor before any weight.
+def anchor_losses(z, labels, everyone, views, temperature, axis_name, size):
+  """float[R]: the loss of each anchor of this device before any weight.
 
   Args:
-    rows: float[R, D], the anchors, V of each image after one another.
-    columns: float[N, D], all candidates in the same order.
-    labels: int[R / V], of the anchors' images.
-    everyone: int[N / V], of the candidates' images.
+    z: float[R, D], V views of each image after one another.
+    labels: int[R / V], of this device's images.
+    everyone: int[N / V], of the images of all devices.
     views: V.
-    first: position of the first anchor among the candidates.
     temperature: tau.
+    axis_name: of the devices, or None.
     size: rows and columns of a block.
   """
-  lse = log_sum_exp(rows / temperature, columns, first, size)
+  scaled = z / jnp.sqrt(temperature)
+  lse = log_sum_exp(scaled, axis_name, size)
+  columns = gather(scaled, axis_name)
   total, count = _label_sums(columns, labels, everyone, views)
   total, count = (jnp.repeat(x, views, axis=0) for x in (total, count))
   positives = count * views - 1
-  similarity = jnp.sum(rows * (total - rows), axis=1) / temperature
+  similarity = jnp.sum(scaled * (total - scaled), axis=1)
   some = positives > 0
   mean = similarity / jnp.where(some, positives, 1)
   return jnp.where(some, lse - mean, 0)
@@ -67,88 +74,164 @@ def _label_sums(columns, labels, everyone, views):
   return sums[mine], counts[mine]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def log_sum_exp(rows, columns, first, size):
-  """float[R]: log of the sum over j != first + i of exp(rows_i . columns_j)."""
-  row_blocks, column_blocks = (_blocks(x, size) for x in (rows, columns))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def log_sum_exp(z, axis_name, size):
+  """float[R]: log of the sum over all others j of exp(z_i . z_j).
+
+  Args:
+    z: float[R, D], the rows of this device.
+    axis_name: of the devices, or None; the others are on all of them.
+    size: rows and columns looked at together.
+  """
+  if axis_name is None:
+    return _by_pairs_of_blocks(z, size)
+  blocks, others, count = *_all_blocks(z, axis_name, size), _count(z, axis_name)
 
   def of_rows(block):
-    z, i = block
+    def look(running, other):
+      logits = _logits(block, other, count)
+      return _merge(running, logits, 1), None
 
-    def look(running, block):
-      peak, total = running
-      logits = _logits(z, block[0], first + i, block[1], len(columns))
-      new = jnp.maximum(peak, logits.max(axis=1))
-      share = jnp.exp(logits - new[:, None]).sum(axis=1)
-      return (new, total * jnp.exp(peak - new) + share), None
-
-    low = jnp.full(len(z), _LOW, z.dtype)
-    (peak, total), _ = lax.scan(look, (low, 0 * low), column_blocks)
+    start = _nothing(block[1].shape, z.dtype)
+    peak, total = lax.scan(look, start, others)[0]
     return peak + jnp.log(total)
 
-  return lax.map(of_rows, row_blocks).reshape(-1)[: len(rows)]
+  return lax.map(of_rows, blocks).reshape(-1)[: len(z)]
 
 
-def _forward(rows, columns, first, size):
-  lse = log_sum_exp(rows, columns, first, size)
-  return lse, (rows, columns, first, lse)
+def _by_pairs_of_blocks(z, size):
+  """`log_sum_exp` on one device: rows and columns of a block in one go."""
+  vectors, places = _blocks(z, size, 0)
+
+  def look(running, pair):
+    a, b = pair
+    logits = _logits((vectors[a], places[a]), (vectors[b], places[b]), len(z))
+    by_row = _merge(_at(running, a), logits, 1)
+    running = _put(running, a, by_row)
+    mirrored = jnp.where(a == b, _LOW, logits)  # a block of its own was seen
+    return _put(running, b, _merge(_at(running, b), mirrored, 0)), None
+
+  start = _nothing(places.shape, z.dtype)
+  (peak, total), _ = lax.scan(look, start, _pairs(len(vectors)))
+  return (peak + jnp.log(total)).reshape(-1)[: len(z)]
 
 
-def _backward(size, saved, gradient):
-  rows, columns, first, lse = saved
-  row_blocks, column_blocks = (_blocks(x, size) for x in (rows, columns))
-  count = row_blocks[0].shape[0] * row_blocks[0].shape[1]
-  lse, gradient = (
-    jnp.pad(x, (0, count - len(x))).reshape(row_blocks[1].shape)
-    for x in (lse, gradient)
-  )
+def _forward(z, axis_name, size):
+  lse = log_sum_exp(z, axis_name, size)
+  return lse, (z, lse)
 
-  def of_rows(by_column, block):
-    z, i, lse, gradient = block
 
-    def look(by_row, block):
-      column, j, by_column = block
-      logits = _logits(z, column, first + i, j, len(columns))
-      share = jnp.exp(logits - lse[:, None]) * gradient[:, None]
-      by_row += _product(share, column)
-      return by_row, by_column + _product(share.T, z)
+def _backward(axis_name, size, saved, gradient):
+  z, lse = saved
+  everyone = gather(lse, axis_name)
+  near = jnp.max(everyone) - jnp.min(everyone) < _SPREAD
 
-    by_row, by_column = lax.scan(
-      look, jnp.zeros_like(z), (*column_blocks, by_column)
-    )
-    return by_column, by_row
+  def weights(one, other, count):
+    """[R, C]: g_i exp(l_ij - lse_i) + g_j exp(l_ij - lse_j)."""
+    logits = _logits(one[:2], other[:2], count)
+    (lse_i, g_i), (lse_j, g_j) = one[2:], other[2:]
+    lse_i, g_i = lse_i[:, None], g_i[:, None]
 
-  by_column, by_row = lax.scan(
-    of_rows,
-    jnp.zeros_like(column_blocks[0]),
-    (*row_blocks, lse, gradient),
-  )
-  width = rows.shape[1]
-  return (
-    by_row.reshape(-1, width)[: len(rows)],
-    by_column.reshape(-1, width)[: len(columns)],
-    None,
-  )
+    def at_once(_):
+      ratio = jnp.exp(jnp.where(near, lse_i - lse_j, 0))
+      return jnp.exp(logits - lse_i) * (g_i + g_j * ratio)
+
+    def apart(_):
+      return g_i * jnp.exp(logits - lse_i) + g_j * jnp.exp(logits - lse_j)
+
+    return lax.cond(near, at_once, apart, None)
+
+  extra = (lse, gradient)
+  if axis_name is None:
+    return (_gradient_by_pairs(z, extra, weights, size),)
+  count = _count(z, axis_name)
+  blocks, others = _all_blocks(z, axis_name, size, extra)
+
+  def of_rows(block):
+    def look(sums, other):
+      return sums + _product(weights(block, other, count), other[0]), None
+
+    return lax.scan(look, jnp.zeros_like(block[0]), others)[0]
+
+  found = lax.map(of_rows, blocks)
+  return (found.reshape(-1, z.shape[1])[: len(z)],)
+
+
+def _gradient_by_pairs(z, extra, weights, size):
+  """The gradient on one device, each pair of blocks once."""
+  blocks = (*_blocks(z, size, 0), *(_blocks(x, size, 0)[0] for x in extra))
+
+  def look(sums, pair):
+    a, b = pair
+    one, other = _at(blocks, a), _at(blocks, b)
+    both = weights(one, other, len(z))
+    sums = sums.at[a].add(_product(both, other[0]))
+    back = jnp.where(a == b, 0, both)
+    return sums.at[b].add(_product(back.T, one[0])), None
+
+  sums = jnp.zeros_like(blocks[0])
+  sums = lax.scan(look, sums, _pairs(len(sums)))[0]
+  return sums.reshape(-1, z.shape[1])[: len(z)]
 
 
 log_sum_exp.defvjp(_forward, _backward)
 
 
-def _logits(rows, columns, i, j, count):
-  """Products, far below everything where j is i itself or past the end."""
-  logits = _product(rows, columns.T)
-  candidate = (i[:, None] != j[None, :]) & (j < count)[None, :]
-  return jnp.where(candidate, logits, _LOW)
+def _pairs(count):
+  """Every pair of blocks a <= b, as two lists."""
+  return jnp.triu_indices(count)
+
+
+def _nothing(shape, dtype):
+  """Peak and sum of rows that have seen no candidate."""
+  return jnp.full(shape, _LOW, dtype), jnp.zeros(shape, dtype)
+
+
+def _merge(running, logits, axis):
+  """Peak and sum of exp(logit - peak) with the logits along an axis."""
+  peak, total = running
+  new = jnp.maximum(peak, logits.max(axis))
+  share = jnp.exp(logits - jnp.expand_dims(new, axis)).sum(axis)
+  return new, total * jnp.exp(peak - new) + share
+
+
+def _logits(one, other, count):
+  """Products of two blocks, far below everything where they do not count."""
+  (rows, i), (columns, j) = one, other
+  i, j = i[:, None], j[None, :]
+  candidate = (i != j) & (i < count) & (j < count)
+  return jnp.where(candidate, _product(rows, columns.T), _LOW)
 
 
 def _product(a, b):
   return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
 
 
-def _blocks(vectors, size):
-  """[N, D] -> ([K, size, D], positions int[K, size]), zeros at the end."""
-  count = -(-len(vectors) // min(size, len(vectors)))
-  size = -(-len(vectors) // count)
-  vectors = jnp.pad(vectors, ((0, count * size - len(vectors)), (0, 0)))
-  positions = jnp.arange(count * size).reshape(count, size)
-  return vectors.reshape(count, size, -1), positions
+def _at(tree, index):
+  return jax.tree.map(lambda x: x[index], tree)
+
+
+def _put(tree, index, values):
+  return jax.tree.map(lambda x, v: x.at[index].set(v), tree, values)
+
+
+def _count(z, axis_name):
+  return len(z) * lax.axis_size(axis_name)
+
+
+def _all_blocks(z, axis_name, size, extra=()):
+  """Blocks of this device's rows and of everyone's: vectors, places, extra."""
+  first = lax.axis_index(axis_name) * len(z)
+  mine = (*_blocks(z, size, first), *(_blocks(x, size, 0)[0] for x in extra))
+  z, *extra = (gather(x, axis_name) for x in (z, *extra))
+  return mine, (*_blocks(z, size, 0), *(_blocks(x, size, 0)[0] for x in extra))
+
+
+def _blocks(values, size, first):
+  """[N, ...] -> ([K, size, ...], places int[K, size]), zeros at the end."""
+  count = -(-len(values) // min(size, len(values)))
+  size = -(-len(values) // count)
+  missing = count * size - len(values)
+  values = jnp.pad(values, ((0, missing), *((0, 0),) * (values.ndim - 1)))
+  places = first + jnp.arange(count * size).reshape(count, size)
+  return values.reshape(count, size, *values.shape[1:]), places

@@ -17,7 +17,9 @@ def weighted_mean(
 ):
   """Mean over this device's anchors; its mean over devices is the loss."""
   batch, views, _ = features.shape
-  rows, columns, first = flat(features, axis_name)
+  rows = flat(features)
+  columns = gather(rows, axis_name)
+  first = lax.axis_index(axis_name) * len(rows) if axis_name else 0
 
   def pair(i, j):
     """Which columns j are candidates of the rows i, and their weights."""
@@ -32,15 +34,10 @@ def weighted_mean(
   return mean_over_images(losses * (temperature / base), weights, axis_name)
 
 
-def flat(features, axis_name):
-  """Anchors [B V, D] of this device, candidates of all, first anchor's place.
-
-  Logits and softmax are float32, or float64 where the features are.
-  """
+def flat(features):
+  """Anchors float32[B V, D], or float64 where the features are."""
   dtype = jnp.promote_types(features.dtype, jnp.float32)
-  rows = features.reshape(-1, features.shape[-1]).astype(dtype)
-  first = lax.axis_index(axis_name) * len(rows) if axis_name else 0
-  return rows, gather(rows, axis_name), first
+  return features.reshape(-1, features.shape[-1]).astype(dtype)
 
 
 def mean_over_images(losses, weights, axis_name):
