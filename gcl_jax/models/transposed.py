@@ -56,7 +56,7 @@ def transposed_conv(
     ValueError: a shape that does not fit, or another padding.
   """
   _check(images.shape, kernel.shape, padding)
-  return _maps(padding)[0](images, kernel)
+  return _maps(padding)[0](*nn.dtypes.promote_dtype(images, kernel))
 
 
 class TransposedConv(nn.Module):
