@@ -13,6 +13,7 @@ vmap(grad) of a decoder written with lax.conv_transpose. Those of torch: loop
 """
 
 import argparse
+import contextlib
 import functools
 import os
 import sys
@@ -35,9 +36,9 @@ PADDINGS = {
 
 
 class Case(NamedTuple):
-  """One model and its images, the same for every opponent."""
+  """Weights and images, the same for every opponent."""
 
-  model: Autoencoder
+  widths: tuple
   padding: str
   params: Any
   reference: tuple
@@ -45,17 +46,15 @@ class Case(NamedTuple):
   batch: int
   facts: dict
 
+  @property
+  def model(self) -> Autoencoder:
+    """Made anew where it is needed: functions do not cross processes."""
+    return make_model(self.widths, self.padding)
+
 
 def main() -> int:
   """Measures every size asked for."""
   arguments = parse()
-  if arguments.threads > 1:
-    distributed.configure_cpu(arguments.threads)
-  else:
-    os.environ["XLA_FLAGS"] = (
-      "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-    )
-  distributed.keep_memory()
   for size in map(int, arguments.size.split(",")):
     measure(arguments, make_case(arguments, size))
   return 0
@@ -90,7 +89,7 @@ def make_case(arguments: argparse.Namespace, size: int) -> Case:
   """A model drawn at random, and as reference the gradient of 32 images."""
   padding = "paper28" if size % 16 == 12 else "1"
   widths = tuple(map(int, arguments.widths.split(",")))
-  model = autoencoder(1, 1 if padding == "1" else padding, widths)
+  model = make_model(widths, padding)
   batch = arguments.batch or max(16, min(64, 64 * 64 * 64 // size**2))
   count = arguments.images or 4 * batch
   params = model.init(jax.random.key(0), (size, size, 1))
@@ -107,8 +106,13 @@ def make_case(arguments: argparse.Namespace, size: int) -> Case:
     "images": count,
     "threads": arguments.threads,
   }
-  params = jax.tree.map(np.asarray, params)
-  return Case(model, padding, params, reference, images, batch, facts)
+  params, reference = jax.tree.map(np.asarray, (params, reference))
+  return Case(widths, padding, params, reference, images, batch, facts)
+
+
+def make_model(widths: tuple, padding: str) -> Autoencoder:
+  """The autoencoder of a case."""
+  return autoencoder(1, 1 if padding == "1" else padding, widths)
 
 
 def _error(model, params, images):
@@ -117,25 +121,34 @@ def _error(model, params, images):
 
 def measure(arguments: argparse.Namespace, case: Case) -> None:
   """Times all opponents at one size and prints a line for each."""
+  makers = [all_of_ours] + ([all_of_theirs] if arguments.peer else [])
+  with contextlib.ExitStack() as stack:
+    opponents = []
+    for make in makers:
+      opponents += stack.enter_context(timing.process(make, case, arguments))
+    # The loop is the truth; a few images of it are enough.
+    truth = [o for o in opponents if o.facts["engine"] == "loop"]
+    want = truth[0].call()[:16] if truth else one_by_one(case)
+    for opponent in opponents:
+      got = np.asarray(opponent.call())[: len(want)]
+      opponent.facts["max_abs_diff"] = float(np.abs(got - want).max())
+    timing.in_turn(
+      opponents,
+      rounds=arguments.rounds,
+      block_s=arguments.block_s,
+      budget_s=arguments.budget_s,
+    )
+    for opponent in opponents:
+      timing.emit(opponent)
+
+
+def all_of_ours(case: Case, arguments) -> list[timing.Opponent]:
+  """Our engines, one device a thread on a CPU."""
+  if arguments.threads > 1:
+    distributed.configure_cpu(arguments.threads)
+  distributed.keep_memory()
   engines = [name for name in arguments.engine.split(",") if name]
-  opponents = [ours(case, name) for name in engines]
-  loop = functools.partial(one_by_one, case)
-  if arguments.peer:
-    peers, loop = theirs(case, arguments)
-    opponents += peers
-  # The loop is the truth; a few images of it are enough.
-  want = loop()
-  for opponent in opponents:
-    got = np.asarray(opponent.call())[: len(want)]
-    opponent.facts["max_abs_diff"] = float(np.abs(got - want).max())
-  timing.in_turn(
-    opponents,
-    rounds=arguments.rounds,
-    block_s=arguments.block_s,
-    budget_s=arguments.budget_s,
-  )
-  for opponent in opponents:
-    timing.emit(opponent)
+  return [ours(case, name) for name in engines]
 
 
 def ours(case: Case, engine: str) -> timing.Opponent:
@@ -228,15 +241,17 @@ def one_by_one(case: Case, count: int = 16) -> np.ndarray:
   return np.concatenate([score(x[None]) for x in case.images[:count]])
 
 
-def theirs(case: Case, arguments: argparse.Namespace) -> tuple[list, Any]:
-  """PyTorch's modes, and its loop over the first images as the truth."""
+def all_of_theirs(case: Case, arguments) -> list[timing.Opponent]:
+  """PyTorch's modes."""
+  os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+  distributed.keep_memory()  # it gains by that as much as we do
   import scoring_torch
   import torch
 
   torch.set_num_threads(arguments.threads)
   scorer = scoring_torch.Scorer(
     case.params,
-    [np.asarray(r) for r in case.reference],
+    case.reference,
     PADDINGS[case.padding],
     BETA,
     arguments.device,
@@ -244,7 +259,6 @@ def theirs(case: Case, arguments: argparse.Namespace) -> tuple[list, Any]:
   )
   images = torch.tensor(np.moveaxis(case.images, 3, 1).copy())
   images = images.to(arguments.device, getattr(torch, arguments.dtype))
-  few = images[:16]
 
   def call(mode):
     # A loop takes long: fewer images time it as well.
@@ -266,7 +280,7 @@ def theirs(case: Case, arguments: argparse.Namespace) -> tuple[list, Any]:
     opponents.append(
       timing.Opponent(functools.partial(call, mode), facts, count)
     )
-  return opponents, lambda: scorer.loop(few).numpy()
+  return opponents
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ and with --compile=1 the last under torch.compile.
 """
 
 import argparse
+import contextlib
 import os
 import sys
 
@@ -41,28 +42,46 @@ VIEWS = dict(
 def main() -> int:
   """Times ours and every mode of the peer."""
   arguments = parse()
-  os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
-  distributed.configure_cpu(arguments.threads)
+  makers = [all_of_ours] + ([all_of_theirs] if arguments.peer else [])
+  with contextlib.ExitStack() as stack:
+    opponents = []
+    for make in makers:
+      opponents += stack.enter_context(timing.process(make, arguments))
+    timing.in_turn(
+      opponents,
+      rounds=arguments.rounds,
+      block_s=arguments.block_s,
+      budget_s=arguments.budget_s,
+    )
+    for opponent in opponents:
+      timing.emit(opponent)
+  return 0
+
+
+def all_of_ours(arguments) -> list[timing.Opponent]:
+  """Our step in every dtype asked for."""
+  if arguments.threads > 1:
+    distributed.configure_cpu(arguments.threads)
   distributed.keep_memory()
-  opponents = [
+  return [
     ours(arguments, dtype) for dtype in arguments.dtypes.split(",") if dtype
   ]
-  if arguments.peer:
-    import step_torch
 
-    for mode in arguments.modes.split(","):
-      call = step_torch.step(arguments, mode, images_of(arguments), LABELS)
-      facts = facts_of(arguments, "torch", mode)
-      opponents.append(timing.Opponent(call, facts, arguments.batch))
-  timing.in_turn(
-    opponents,
-    rounds=arguments.rounds,
-    block_s=arguments.block_s,
-    budget_s=arguments.budget_s,
-  )
-  for opponent in opponents:
-    timing.emit(opponent)
-  return 0
+
+def all_of_theirs(arguments) -> list[timing.Opponent]:
+  """The peer's step in every mode asked for."""
+  os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+  distributed.keep_memory()  # it gains by that as much as we do
+  import step_torch
+
+  return [
+    timing.Opponent(
+      step_torch.step(arguments, mode, images_of(arguments), LABELS),
+      facts_of(arguments, "torch", mode),
+      arguments.batch,
+    )
+    for mode in arguments.modes.split(",")
+  ]
 
 
 def parse() -> argparse.Namespace:
@@ -109,9 +128,7 @@ def facts_of(arguments, impl: str, mode: str) -> dict:
     "threads": arguments.threads,
     "impl": impl,
     "mode": mode,
-    "device": (
-      jax.devices()[0].device_kind if impl == "gcl_jax" else arguments.device
-    ),
+    "device": arguments.device if impl == "torch" else "",
   }
 
 
@@ -153,6 +170,7 @@ def ours(arguments, dtype: str) -> timing.Opponent:
   state = parallel.init_replicated(init, mesh, jax.random.key(0))
   compiled = parallel.compile_step(step, mesh).lower(state, batch).compile()
   facts = facts_of(arguments, "gcl_jax", dtype)
+  facts["device"] = jax.devices()[0].device_kind
   costs = compiled.cost_analysis() or {}
   facts["gflop_per_image"] = round(
     costs.get("flops", 0) * mesh.size / len(images) / 1e9, 2

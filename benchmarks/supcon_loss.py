@@ -9,6 +9,7 @@ resident memory of a process of its own that does nothing else.
 """
 
 import argparse
+import contextlib
 import functools
 import json
 import os
@@ -33,15 +34,23 @@ def main() -> int:
   if arguments.alone:
     return alone(arguments)
   for rows in map(int, arguments.rows.split(",")):
-    opponents = [
-      opponent(arguments, rows, "gcl_jax", way)
-      for way in arguments.ways.split(",")
-    ]
+    measure(arguments, rows)
+  return 0
+
+
+def measure(arguments, rows: int) -> None:
+  """Times every way at one size and prints a line for each."""
+  with contextlib.ExitStack() as stack:
+    opponents = stack.enter_context(
+      timing.process(several, arguments, rows, "gcl_jax")
+    )
     if arguments.peer:
-      opponents.append(opponent(arguments, rows, "torch", "dense"))
-    want = np.asarray(opponents[0].call())
+      opponents += stack.enter_context(
+        timing.process(several, arguments, rows, "torch")
+      )
+    want = opponents[0].call()
     for other in opponents:
-      difference = np.abs(np.asarray(other.call()) - want).max()
+      difference = np.abs(other.call() - want).max()
       other.facts["max_abs_diff"] = float(difference)
     timing.in_turn(
       opponents, rounds=arguments.rounds, budget_s=arguments.budget_s
@@ -49,7 +58,14 @@ def main() -> int:
     for other in opponents:
       peak = peak_mb(other.facts, arguments) if arguments.memory else None
       timing.emit(other, peak_mb=peak)
-  return 0
+
+
+def several(arguments, rows: int, impl: str) -> list[timing.Opponent]:
+  """Every way of one side."""
+  os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+  distributed.keep_memory()  # both gain by it
+  ways = arguments.ways.split(",") if impl == "gcl_jax" else ["dense"]
+  return [opponent(arguments, rows, impl, way) for way in ways]
 
 
 def parse() -> argparse.Namespace:
@@ -97,7 +113,6 @@ def data(arguments, rows: int) -> tuple[np.ndarray, np.ndarray]:
 
 def ours(arguments, rows, way):
   """Our loss on the default device."""
-  distributed.keep_memory()
   z, labels = (jnp.asarray(x) for x in data(arguments, rows))
   z = z.astype(arguments.dtype)
   loss = functools.partial(
@@ -107,7 +122,7 @@ def ours(arguments, rows, way):
     block_size=arguments.block if way == "blocks" else None,
   )
   step = jax.jit(jax.value_and_grad(loss))
-  return lambda: jax.block_until_ready(step(z))[1].astype(jnp.float32)
+  return lambda: np.asarray(step(z)[1], np.float32)
 
 
 def theirs(arguments, rows, way):

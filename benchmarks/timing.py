@@ -1,16 +1,20 @@
 """Times opponents in turn, on a machine that others may be using.
 
-Every block of calls notes how much CPU other processes used meanwhile; medians
-are over blocks in which that was little, and a record says when there were
-none.
+Each framework lives in a process of its own: together, the threads of one slow
+the other. Every block of calls notes how much CPU other processes used
+meanwhile; medians are over blocks in which that was little, and a record says
+when there were none.
 """
 
+import contextlib
 import dataclasses
 import json
+import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 MAX_FOREIGN = 0.12  # cores of other processes in a block that still counts
 CLEAN = 3  # blocks that a median needs
@@ -33,6 +37,10 @@ class Opponent:
   unit: str = "images"
   blocks: list = dataclasses.field(default_factory=list)
 
+  def block(self, count: int) -> tuple[float, float, float]:
+    """Seconds a call over `count` calls, foreign cores, own cores."""
+    return _block(self.call, count)
+
 
 def in_turn(
   opponents: list[Opponent],
@@ -51,20 +59,77 @@ def in_turn(
   """
   counts = []
   for opponent in opponents:
-    for _ in range(2):
-      begin = time.perf_counter()
-      opponent.call()
-      last = time.perf_counter() - begin
-    counts.append(max(1, round(block_s / last)))
+    opponent.block(1)
+    counts.append(max(1, round(block_s / opponent.block(1)[0])))
   begin = time.perf_counter()
   while True:
     for opponent, count in zip(opponents, counts, strict=True):
       time.sleep(0.05)  # spinning threads of the one before come to rest
-      opponent.blocks.append(_block(opponent.call, count))
+      opponent.blocks.append(opponent.block(count))
     spent = time.perf_counter() - begin
     done = min(len(clean(opponent)) for opponent in opponents) >= rounds
     if done or spent > budget_s:
       return
+
+
+@contextlib.contextmanager
+def process(make: Callable[..., list[Opponent]], *args) -> Iterator[list]:
+  """The opponents that make(*args) makes in a process of its own.
+
+  Yields:
+    Opponents to be timed here; their calls run there.
+  """
+  context = multiprocessing.get_context("spawn")
+  here, there = context.Pipe()
+  worker = context.Process(target=_serve, args=(there, make, args))
+  worker.start()
+  there.close()
+  try:
+    yield [_Remote(here, number, *known) for number, known in _get(here)]
+  finally:
+    with contextlib.suppress(OSError):
+      here.send(None)
+    worker.join(10)
+    worker.kill()
+
+
+class _Remote(Opponent):
+  """An opponent in another process."""
+
+  def __init__(self, pipe, number, facts, count, unit):
+    super().__init__(self._ask_call, facts, count, unit)
+    self._pipe, self._number = pipe, number
+
+  def _ask_call(self):
+    return self._ask("call")
+
+  def block(self, count: int) -> tuple:
+    return self._ask("block", count)
+
+  def _ask(self, *what) -> Any:
+    self._pipe.send((self._number, *what))
+    return _get(self._pipe)
+
+
+def _get(pipe):
+  answer = pipe.recv()
+  if isinstance(answer, Exception):
+    raise answer
+  return answer
+
+
+def _serve(pipe, make, args):
+  try:
+    opponents = make(*args)
+    known = [(o.facts, o.count, o.unit) for o in opponents]
+    pipe.send(list(enumerate(known)))
+    while (asked := pipe.recv()) is not None:
+      number, what, *rest = asked
+      pipe.send(getattr(opponents[number], what)(*rest))
+  except EOFError:
+    pass
+  except Exception as error:
+    pipe.send(RuntimeError(f"{type(error).__name__}: {error}"))
 
 
 def _block(call, count):

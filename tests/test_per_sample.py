@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gcl_jax.gradients import per_sample
+from gcl_jax.gradients import per_sample, products
 from gcl_jax.models.layers import Conv
 from gcl_jax.models.transposed import TransposedConv
 
@@ -125,6 +125,22 @@ def of_net(x):
   return losses, params
 
 
+def test_gram_matrices_in_blocks_are_the_whole(monkeypatch):
+  losses, params, references, *_ = case((9, 9, 2), conv(3, (3, 3)))
+
+  def ghost():
+    return per_sample.statistics(losses, params, references, engine="ghost")
+
+  whole = ghost()
+  monkeypatch.setattr(products, "_GRAM_ROWS", 16)  # 81 positions: 6 blocks
+  parts = ghost()
+  np.testing.assert_allclose(
+    parts.norms["layer"], whole.norms["layer"], rtol=1e-6
+  )
+  text = jax.jit(ghost).lower().as_text()
+  assert "81x81" not in text and "16x96" in text
+
+
 def test_layers_are_chosen_by_path_and_all_by_default():
   losses, params = of_net(jax.random.normal(jax.random.key(1), (2, 6, 6, 1)))
   both = per_sample.norms(losses, params)
@@ -132,8 +148,8 @@ def test_layers_are_chosen_by_path_and_all_by_default():
   one = per_sample.norms(losses, params, layers=["d2"])
   assert list(one) == ["d2"]
   np.testing.assert_allclose(one["d2"], both["d2"])
-  products = per_sample.inner_products(losses, params, [params], layers=["c2"])
-  assert {k: v.shape for k, v in products.items()} == {"c2": (2, 1)}
+  found = per_sample.inner_products(losses, params, [params], layers=["c2"])
+  assert {k: v.shape for k, v in found.items()} == {"c2": (2, 1)}
 
 
 def test_nothing_below_the_lowest_layer_is_differentiated():

@@ -79,13 +79,13 @@ def keep_memory() -> None:
 
   By default every large buffer of a step goes back to the system and is
   faulted in again at the next one: about a fifth of a CPU training step.
-  The three calls are M_MMAP_MAX = 0, M_TRIM_THRESHOLD = 2 GiB and
+  The three calls are M_MMAP_MAX = 0, M_TRIM_THRESHOLD = -1 (never) and
   M_ARENA_MAX = 1.
   """
   if sys.platform == "linux":
     with contextlib.suppress(OSError, AttributeError):
       libc = ctypes.CDLL("libc.so.6")
-      for option, value in ((-4, 0), (-1, 2**31 - 1), (-8, 1)):
+      for option, value in ((-4, 0), (-1, -1), (-8, 1)):
         libc.mallopt(option, value)
 
 

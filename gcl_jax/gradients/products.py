@@ -215,19 +215,24 @@ def _gram(pair: Pair) -> jax.Array:
   """Squared norms from the two Gram matrices, a block of rows at a time."""
   small = pair.small.reshape(len(pair.small), -1, pair.small.shape[-1])
   rows = jnp.concatenate([view for view, _ in _views(pair)], 1)
-  total = jnp.zeros(len(small), jnp.float32)
-  for start in range(0, pair.positions, _GRAM_ROWS):
-    part = slice(start, start + _GRAM_ROWS)
+  size = min(pair.positions, _GRAM_ROWS)
+  missing = -pair.positions % size  # zeros add nothing
+  small = jnp.pad(small, ((0, 0), (0, missing), (0, 0)))
+  rows = jnp.pad(rows, ((0, 0), (0, 0), (0, missing)))
+
+  def add(total, start):
+    part = lax.dynamic_slice_in_dim(small, start, size, 1)
     a = jnp.einsum(
-      "bpd,bqd->bpq", small[:, part], small, preferred_element_type=jnp.float32
+      "bpd,bqd->bpq", part, small, preferred_element_type=jnp.float32
     )
+    part = lax.dynamic_slice_in_dim(rows, start, size, 2)
     b = jnp.einsum(
-      "brp,brq->bpq",
-      rows[:, :, part],
-      rows,
-      preferred_element_type=jnp.float32,
+      "brp,brq->bpq", part, rows, preferred_element_type=jnp.float32
     )
-    total += jnp.sum(a * b, (1, 2))
+    return total + jnp.sum(a * b, (1, 2)), None
+
+  starts = jnp.arange(0, small.shape[1], size)
+  total = lax.scan(add, jnp.zeros(len(small), jnp.float32), starts)[0]
   return jnp.maximum(total, 0)  # rounding can leave it just below
 
 
