@@ -19,6 +19,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from gcl_jax.losses.pairs import gather
@@ -179,7 +180,7 @@ log_sum_exp.defvjp(_forward, _backward)
 
 def _pairs(count):
   """Every pair of blocks a <= b, as two lists."""
-  return jnp.triu_indices(count)
+  return np.triu_indices(count)
 
 
 def _nothing(shape, dtype):
