@@ -132,14 +132,7 @@ def measure(arguments: argparse.Namespace, case: Case) -> None:
     for opponent in opponents:
       got = np.asarray(opponent.call())[: len(want)]
       opponent.facts["max_abs_diff"] = float(np.abs(got - want).max())
-    timing.in_turn(
-      opponents,
-      rounds=arguments.rounds,
-      block_s=arguments.block_s,
-      budget_s=arguments.budget_s,
-    )
-    for opponent in opponents:
-      timing.emit(opponent)
+    timing.compare(opponents, arguments)
 
 
 def all_of_ours(case: Case, arguments) -> list[timing.Opponent]:

@@ -47,14 +47,7 @@ def main() -> int:
     opponents = []
     for make in makers:
       opponents += stack.enter_context(timing.process(make, arguments))
-    timing.in_turn(
-      opponents,
-      rounds=arguments.rounds,
-      block_s=arguments.block_s,
-      budget_s=arguments.budget_s,
-    )
-    for opponent in opponents:
-      timing.emit(opponent)
+    timing.compare(opponents, arguments)
   return 0
 
 

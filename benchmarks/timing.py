@@ -72,6 +72,18 @@ def in_turn(
       return
 
 
+def compare(opponents: list[Opponent], arguments: Any) -> None:
+  """Times in turn by rounds, block_s and budget_s, then prints every line."""
+  in_turn(
+    opponents,
+    rounds=arguments.rounds,
+    block_s=arguments.block_s,
+    budget_s=arguments.budget_s,
+  )
+  for opponent in opponents:
+    emit(opponent)
+
+
 @contextlib.contextmanager
 def process(make: Callable[..., list[Opponent]], *args) -> Iterator[list]:
   """The opponents that make(*args) makes in a process of its own.

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from gcl_jax.losses import (
   info_nce,
   kernel,
+  linear,
   positives_per_anchor,
   prototype_nce,
   soft_supcon,
@@ -140,6 +141,34 @@ def test_small_temperature_and_bfloat16_features(block):
   assert np.all(np.isfinite(np.asarray(gradient, np.float32)))
   expected = slow(np.asarray(z, np.float64), equal(labels), 0.01)
   np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+def test_blocks_where_sums_lie_far_apart():
+  """Log sums that differ by more than one exponential for both can hold: a
+  tight cluster beside lone vectors, temperature 0.01. And where they do not."""
+  draw = np.random.default_rng(0)
+  tight = np.eye(9)[0] + 0.001 * draw.normal(size=(6, 9))
+  z = np.concatenate([tight, np.eye(9)[1:7]]).reshape(6, 2, 9)
+  z = jnp.asarray(z / np.linalg.norm(z, axis=2, keepdims=True), jnp.float32)
+  labels = jnp.asarray([0, 0, 1, 1, 2, 2])
+  for temperature, far in ((0.01, True), (0.5, False)):
+    flat = z.reshape(12, 9)
+    logits = np.array(flat @ flat.T / temperature)
+    np.fill_diagonal(logits, -np.inf)
+    sums = np.logaddexp.reduce(logits, axis=1)
+    assert (np.ptp(sums) > linear._SPREAD) == far
+
+    def gradient(block, temperature=temperature):
+      def loss(z):
+        return supcon(z, labels, temperature=temperature, block_size=block)
+
+      return jax.jit(jax.grad(loss))(z)
+
+    want = gradient(None)
+    for block in (3, 12):
+      np.testing.assert_allclose(
+        gradient(block), want, rtol=1e-4, atol=1e-4 * np.abs(want).max()
+      )
 
 
 def test_opposite_vectors_at_a_small_temperature():

@@ -93,8 +93,10 @@ def batches_from(
   return _stream(grain.MapDataset.range(start, max(start, steps)).map(read))
 
 
-def _stream(dataset: grain.MapDataset) -> Iterator[dict[str, np.ndarray]]:
-  options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+def _stream(dataset: grain.MapDataset, threads: int = 2) -> Iterator[Any]:
+  options = grain.ReadOptions(
+    num_threads=threads, prefetch_buffer_size=2 * threads
+  )
   iterator = iter(dataset.to_iter_dataset(options))
   try:
     yield from iterator
@@ -110,15 +112,8 @@ def mapped(function: Callable[[int], Any], count: int) -> Iterator[Any]:
     count: number of rows.
   """
   threads = 2 * distributed.cpu_devices(limit=16)
-  options = grain.ReadOptions(
-    num_threads=threads, prefetch_buffer_size=2 * threads
-  )
   rows = grain.MapDataset.range(count).map(lambda row: function(int(row)))
-  iterator = iter(rows.to_iter_dataset(options))
-  try:
-    yield from iterator
-  finally:
-    iterator.close()
+  return _stream(rows, threads)
 
 
 @contextlib.contextmanager

@@ -116,7 +116,7 @@ def inner_products(
 ) -> dict[str, jax.Array]:
   """Layer -> float32[B, M], products of the gradients with M references.
 
-  Args and errors as in `statistics`. Unused norms cost nothing under `jit`.
+  Args and errors as in `statistics`.
   """
   return statistics(
     losses, params, references, layers=layers, engine=engine

@@ -103,8 +103,6 @@ def _one_by_one(pair: Pair, references) -> tuple:
   slower inside a loop.
   """
   geometry, rank = pair.geometry, len(pair.geometry.kernel)
-  axes = "HWZ"[:rank]
-  numbers = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
   if references is not None:
     references = jnp.moveaxis(references, -2, 1)  # [M, C, *kernel, D]
 
@@ -116,7 +114,7 @@ def _one_by_one(pair: Pair, references) -> tuple:
       geometry.dilation,
       [(0, 0)] * rank,
       rhs_dilation=geometry.stride,
-      dimension_numbers=numbers,
+      dimension_numbers=_numbers(rank),
       preferred_element_type=jnp.float32,
     )
     square = jnp.sum(gradient * gradient)
@@ -125,6 +123,12 @@ def _one_by_one(pair: Pair, references) -> tuple:
     return square, jnp.tensordot(references, gradient, gradient.ndim)
 
   return lax.map(measure, (pair.small, pair.large))
+
+
+def _numbers(rank: int) -> tuple[str, str, str]:
+  """Channels last, as every layer here has them."""
+  axes = "HWZ"[:rank]
+  return f"N{axes}C", f"{axes}IO", f"N{axes}C"
 
 
 def _formed(pair: Pair) -> Iterator[tuple]:
@@ -242,15 +246,13 @@ def _by_convolution(pair: Pair, references: jax.Array) -> jax.Array:
   rank = len(geometry.kernel)
   kernel = jnp.moveaxis(references, 0, -2)  # [*kernel, C, M, D]
   kernel = kernel.reshape(*kernel.shape[:-2], -1).astype(pair.large.dtype)
-  axes = "HWZ"[:rank]
-  numbers = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
   seen = lax.conv_general_dilated(
     pair.large,
     kernel,
     geometry.stride,
     [(0, 0)] * rank,
     rhs_dilation=geometry.dilation,
-    dimension_numbers=numbers,
+    dimension_numbers=_numbers(rank),
     preferred_element_type=jnp.float32,
   )
   batch, depth = len(pair.small), pair.small.shape[-1]
