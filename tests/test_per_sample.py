@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gcl_jax.gradients import per_sample, products
-from gcl_jax.models.layers import Conv
+from gcl_jax.models.convolution import Conv
 from gcl_jax.models.transposed import TransposedConv
 
 

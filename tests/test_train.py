@@ -38,7 +38,7 @@ def step(current, batch, *, axis_name):
 
   def loss_of(params):
     distance = params["center"] - batch["target"] + 0.1 * noise
-    return jnp.mean(jnp.sum(distance**2, axis=1))
+    return jnp.mean(jnp.einsum("bi,bi->b", distance, distance))
 
   loss, gradients = jax.value_and_grad(loss_of)(current.params)
   loss, gradients = parallel.pmean((loss, gradients), axis_name)

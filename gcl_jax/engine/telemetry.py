@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import tqdm
 
-from gcl_jax.engine import distributed
+from gcl_jax.engine import distributed, flops
 
 # Dense bfloat16 peak of one chip in FLOP/s, from the makers' data sheets
 # (read November 2026). A run in float32 cannot reach it.
@@ -162,14 +162,12 @@ class Stopwatch:
   def compile(self, function, *args):
     """Compiles `function` for these arguments once, ahead of the first step.
 
-    Notes the seconds and the FLOPs XLA counts for all devices together (the
-    body of a loop is counted once).
+    Notes the seconds and the FLOPs of a call over all devices.
     """
     begin = time.perf_counter()
     compiled = function.lower(*args).compile()
     self.compile_s += time.perf_counter() - begin
-    costs = compiled.cost_analysis() or {}
-    self.flops = costs.get("flops", 0) * self._count or None
+    self.flops = flops.count(function, *args) or None
     return compiled
 
   def wait(self, batches):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gcl_jax.gradients.pairing import Geometry
-from gcl_jax.models import layers as our_layers
+from gcl_jax.models.convolution import Conv
 from gcl_jax.models.transposed import TransposedConv
 
 Losses = Callable[[Any], jax.Array]
@@ -179,7 +179,7 @@ def _conv_transpose(module: nn.ConvTranspose, shape) -> Geometry:
   )
 
 
-def _our_conv(module: our_layers.Conv, shape) -> Geometry:
+def _our_conv(module: Conv, shape) -> Geometry:
   return Geometry(
     tuple(module.kernel_size),
     (module.strides,) * 2,
@@ -222,6 +222,6 @@ _GEOMETRY = {
   nn.Dense: _dense,
   nn.Conv: _conv,
   nn.ConvTranspose: _conv_transpose,
-  our_layers.Conv: _our_conv,
+  Conv: _our_conv,
   TransposedConv: _our_transposed,
 }

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gcl_jax.models.layers import Conv, Model, max_pool
+from gcl_jax.models.convolution import Conv
+from gcl_jax.models.layers import Model, max_pool
 
 _BLOCKS = {
   "resnet18": ((2, 2, 2, 2), False),

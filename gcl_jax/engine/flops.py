@@ -1,0 +1,81 @@
+"""How much arithmetic a program asks for.
+
+XLA's own count takes the body of a loop once and differs by platform; this one
+reads the program as written: matrix products and convolutions, two operations
+a multiply-add, over all devices, loops as often as they run. It is what "model
+FLOPs" means in model FLOPs utilisation, with what `remat` computes again.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend import core
+
+
+def count(function: Callable, *args: Any) -> float:
+  """FLOPs of one call of `function` over all devices; args by shape alone.
+
+  Of the branches of a condition the largest counts, and the body of a `while`
+  whose length is unknown counts once.
+
+  >>> count(lambda a, b: a @ b, jax.ShapeDtypeStruct((2, 3), "float32"),
+  ...       jax.ShapeDtypeStruct((3, 5), "float32"))
+  60.0
+  """
+  return _of(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _of(jaxpr) -> float:
+  return float(sum(_equation(equation) for equation in jaxpr.eqns))
+
+
+def _equation(equation) -> float:
+  name, params = equation.primitive.name, equation.params
+  if name == "dot_general":
+    return _product(equation)
+  if name == "conv_general_dilated":
+    return _convolution(equation)
+  inner = [_of(jaxpr) for jaxpr in _jaxprs(params)]
+  if name == "cond":
+    return max(inner)
+  times = 1
+  if name == "scan":
+    times = params["length"]
+  elif name == "shard_map":
+    times = params["mesh"].size
+  elif name == "xla_pmap":
+    times = params["global_axis_size"]
+  return times * sum(inner)
+
+
+def _jaxprs(params):
+  """The programs among an equation's parameters."""
+  leaves = jax.tree.leaves(
+    list(params.values()),
+    is_leaf=lambda x: isinstance(x, (core.Jaxpr, core.ClosedJaxpr)),
+  )
+  for leaf in leaves:
+    if isinstance(leaf, core.ClosedJaxpr):
+      yield leaf.jaxpr
+    elif isinstance(leaf, core.Jaxpr):
+      yield leaf
+
+
+def _product(equation) -> float:
+  (contracted, _), _ = equation.params["dimension_numbers"]
+  left = equation.invars[0].aval.shape
+  (out,) = equation.outvars
+  return 2 * out.aval.size * math.prod(left[axis] for axis in contracted)
+
+
+def _convolution(equation) -> float:
+  """Zeros that a dilation inserts are not multiplied; padding is."""
+  params = equation.params
+  kernel = equation.invars[1].aval
+  (out,) = equation.outvars
+  features = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
+  each = kernel.size / features  # multiply-adds of one output value
+  dilation = math.prod(params["lhs_dilation"])
+  return 2 * out.aval.size * each / dilation
