@@ -1,17 +1,17 @@
 """A 2-D convolution in the form that is quickest for its shape.
 
 Values and gradients are those of `nn.Conv`; only how they are computed
-differs, by platform and by how many positions the output has. On a CPU, for a
-layer of 64 images on one core (`benchmarks/conv_forms.py` prints this table
-for any machine; the whole of it is in docs/performance.md):
+differs, by platform and by how many positions the output has. On a CPU, the
+gradient of the kernel for 64 images on one core, in milliseconds
+(`benchmarks/conv_forms.py` measures all passes on any machine):
 
-  output    all three passes                gradient of the kernel, in ms
-            XLA's own    a product          XLA's own    groups    product
-  64 x 64   7 x 7, stride 2, 1 -> 64              83        16        57
-  32 x 32   79 ms        260 ms                   36        24       117
-  8 x 8     77 ms        113 ms                   34        29        34
-  4 x 4     78 ms         69 ms                   27        36        26
-  2 x 4     10 to 200 times slower than the product
+  output    layer                     XLA's own   groups   one product
+  64 x 64   7 x 7 / 2,   1 ->  64            37       17           164
+  32 x 32   3 x 3,      64 ->  64            45       26            70
+  16 x 16   3 x 3,     128 -> 128            52       28            46
+  8 x 8     3 x 3,     256 -> 256            40       29            35
+  4 x 4     3 x 3,     512 -> 512            29       76            30
+  2 x 4     3 x 3,     512 -> 512   10 to 200 times the product's, all passes
 
 So small maps are one matrix product over shifted views, and elsewhere the
 gradient of the kernel is summed over groups of images small enough for the
@@ -90,7 +90,7 @@ def conv(
     float[B, H', W', D] with H' = (H + 2 padding - h) // strides + 1.
   """
   if kernel.shape[:2] == (1, 1) and not padding:
-    return _product(inputs, kernel, strides, padding)
+    return product(inputs, kernel, strides, padding)
   height, width = (
     (size + 2 * padding - k) // strides + 1
     for size, k in zip(inputs.shape[1:3], kernel.shape[:2], strict=True)
@@ -100,8 +100,8 @@ def conv(
   return lax.platform_dependent(
     inputs,
     kernel,
-    cpu=functools.partial(_product, strides=strides, padding=padding),
-    default=functools.partial(_native, strides=strides, padding=padding),
+    cpu=functools.partial(product, strides=strides, padding=padding),
+    default=functools.partial(native, strides=strides, padding=padding),
   )
 
 
@@ -172,7 +172,10 @@ def grouped_kernel_gradient(
   return total.astype(inputs.dtype)
 
 
-def _native(inputs, kernel, strides, padding):
+def native(
+  inputs: jax.Array, kernel: jax.Array, strides: int, padding: int
+) -> jax.Array:
+  """`conv` as XLA has it."""
   edge = (padding, padding)
   return lax.conv_general_dilated(
     inputs, kernel, (strides, strides), (edge, edge), dimension_numbers=_NUMBERS
@@ -182,7 +185,7 @@ def _native(inputs, kernel, strides, padding):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _large(inputs, kernel, strides, padding):
   """XLA's own convolution with the kernel's gradient by groups on a CPU."""
-  return _native(inputs, kernel, strides, padding)
+  return native(inputs, kernel, strides, padding)
 
 
 def _large_forward(inputs, kernel, strides, padding):
@@ -191,8 +194,8 @@ def _large_forward(inputs, kernel, strides, padding):
 
 def _large_backward(strides, padding, saved, outputs):
   inputs, kernel = saved
-  native = functools.partial(_native, strides=strides, padding=padding)
-  by_inputs = jax.linear_transpose(lambda x: native(x, kernel), inputs)
+  form = functools.partial(native, strides=strides, padding=padding)
+  by_inputs = jax.linear_transpose(lambda x: form(x, kernel), inputs)
   by_kernel = lax.platform_dependent(
     inputs,
     outputs,
@@ -203,7 +206,7 @@ def _large_backward(strides, padding, saved, outputs):
       padding=padding,
     ),
     default=lambda x, y: jax.linear_transpose(
-      functools.partial(native, x), kernel
+      functools.partial(form, x), kernel
     )(y)[0],
   )
   return by_inputs(outputs)[0], by_kernel
@@ -212,8 +215,10 @@ def _large_backward(strides, padding, saved, outputs):
 _large.defvjp(_large_forward, _large_backward)
 
 
-def _product(inputs, kernel, strides, padding):
-  """The same as one matrix product over the shifted views of the inputs."""
+def product(
+  inputs: jax.Array, kernel: jax.Array, strides: int, padding: int
+) -> jax.Array:
+  """`conv` as one matrix product over the shifted views of the inputs."""
   height, width, channels, features = kernel.shape
   edge = (padding, padding)
   inputs = jnp.pad(inputs, ((0, 0), edge, edge, (0, 0)))

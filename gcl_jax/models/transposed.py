@@ -29,6 +29,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gcl_jax.models.convolution import kernel_gradient
+
 _CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
 _NUMBERS = ("NHWC", "HWIO", "NHWC")
 
@@ -101,7 +103,7 @@ def _maps(padding: int) -> tuple[Any, Any, Any]:
 
   @jax.custom_batching.custom_vmap
   def single(u, x):
-    return _kernel_gradient(u, x, padding)
+    return kernel_gradient(u, x, (4, 4), 2, padding)
 
   @single.def_vmap
   def several(size, batched, u, x):
@@ -113,7 +115,7 @@ def _maps(padding: int) -> tuple[Any, Any, Any]:
       u,
       x,
       cpu=lambda u, x: lax.map(lambda pair: single(*pair), (u, x)),
-      default=jax.vmap(functools.partial(_kernel_gradient, padding=padding)),
+      default=jax.vmap(lambda u, x: kernel_gradient(u, x, (4, 4), 2, padding)),
     ), True
 
   up.defvjp(
@@ -146,25 +148,6 @@ def _strided(u, kernel, padding):
   return lax.conv_general_dilated(
     u, kernel, (2, 2), [edge, edge], dimension_numbers=_NUMBERS
   )
-
-
-def _kernel_gradient(u, x, padding):
-  """float[4, 4, Cout, Cin], the weight gradient of `_strided` at x.
-
-  A convolution of u with x as its kernel, images as its channels. Written in
-  the canonical layout: XLA's CPU backend is 30 times slower in a loop
-  otherwise.
-  """
-  edge = (padding, padding)
-  gradient = lax.conv_general_dilated(
-    u.transpose(3, 1, 2, 0),
-    x.transpose(1, 2, 0, 3),
-    (1, 1),
-    [edge, edge],
-    rhs_dilation=(2, 2),
-    dimension_numbers=_NUMBERS,
-  )
-  return gradient.transpose(1, 2, 0, 3)
 
 
 def _product(images, kernel, *, padding):
