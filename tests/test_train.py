@@ -18,7 +18,13 @@ import pytest
 from gcl_jax.engine import feed, parallel, state, train
 from gcl_jax.engine.checkpoint import Checkpoints
 from gcl_jax.engine.telemetry import Telemetry, read_metrics
-from gcl_jax.errors import DataError, NonFiniteError, Preempted, UserError
+from gcl_jax.errors import (
+  ConfigError,
+  DataError,
+  NonFiniteError,
+  Preempted,
+  UserError,
+)
 
 OPTIMIZER = optax.adam(0.1)
 TARGETS = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
@@ -235,6 +241,57 @@ def test_nothing_is_read_from_the_device_between_log_points(monkeypatch):
     fit(steps=steps, log_every=5, devices=2)
     counts.append(len(reads))
   assert counts[0] == counts[1] > 0
+
+
+@pytest.mark.parametrize("mode", parallel.MODES)
+def test_several_steps_in_one_program(mode, tmp_path):
+  telemetry = Telemetry(tmp_path / "logs", "demo")
+  seen = []
+
+  def look(current):
+    seen.append(int(current.step))
+    return current, {}, False
+
+  settings = dict(
+    steps=7, devices=2, mode=mode, telemetry=telemetry, log_every=2, every=3
+  )
+  together = fit(**settings, on_every=look, steps_per_dispatch=3)
+  telemetry.close()
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
+    together.params,
+    fit(devices=2, mode=mode).params,
+  )
+  assert seen == [3, 6]
+  records = read_metrics(tmp_path / "logs")
+  assert {record["step"] for record in records if "loss" in record} == {3, 6, 7}
+  record = telemetry.throughput["train"]
+  assert record["steps"] == 7
+  assert record["images_per_s"] * record["seconds"] == pytest.approx(56)
+
+
+def test_several_steps_in_one_program_stop_save_and_go_on(tmp_path):
+  """Asked to stop inside a program: its end is saved."""
+  checkpoints = Checkpoints(tmp_path)
+  settings = dict(checkpoints=checkpoints, steps_per_dispatch=3, save_every=2)
+  with pytest.raises(Preempted, match="after step"):
+    fit(steps=30, batches=Stopping(12), **settings)
+  stopped = checkpoints.latest()
+  assert stopped % 3 == 0 and 0 < stopped < 30
+  resumed = fit(steps=30, **settings)
+  assert bits(resumed) == bits(fit(steps=30, steps_per_dispatch=3))
+
+
+def test_a_bad_loss_inside_a_program_is_named_by_its_step():
+  def breaking(current, batch, *, axis_name):
+    updated, metrics = step(current, batch, axis_name=axis_name)
+    bad = jnp.where(current.step == 4, jnp.nan, metrics["loss"])
+    return updated, {"loss": bad}
+
+  with pytest.raises(NonFiniteError, match="nan at step 5"):
+    fit(step=breaking, steps_per_dispatch=3)
+  with pytest.raises(ConfigError, match="steps_per_dispatch must be 1"):
+    fit(steps_per_dispatch=0)
 
 
 def test_the_state_given_stays_alive():

@@ -5,6 +5,7 @@ batch k and goes on as if it had never stopped.
 """
 
 import contextlib
+import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -114,6 +115,25 @@ def mapped(function: Callable[[int], Any], count: int) -> Iterator[Any]:
   threads = 2 * distributed.cpu_devices(limit=16)
   rows = grain.MapDataset.range(count).map(lambda row: function(int(row)))
   return _stream(rows, threads)
+
+
+def groups(items: Iterator, size: int, total: int) -> Iterator[list]:
+  """Lists of `size` items of the first `total`, the last possibly shorter.
+
+  >>> list(groups(iter("abcdefg"), 2, 5))
+  [['a', 'b'], ['c', 'd'], ['e']]
+
+  Closing the result closes `items` if it can be.
+  """
+  try:
+    for start in range(0, total, size):
+      group = list(itertools.islice(items, min(size, total - start)))
+      if not group:
+        return
+      yield group
+  finally:
+    if hasattr(items, "close"):
+      items.close()
 
 
 @contextlib.contextmanager

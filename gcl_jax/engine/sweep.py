@@ -1,7 +1,6 @@
 """The only loop over a whole data set: scores, features, predictions."""
 
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -70,8 +69,6 @@ def map_examples(
     if output is None:
       output = jax.tree.map(lambda x: _empty(x, length, size, name), rows)
     jax.tree.map(lambda out, x: _fill(out, x, start, count), output, rows)
-    watch.images += count
-    watch.steps += 1
     bar.update(count)
 
   starts = iter(range(0, length, size))
@@ -84,15 +81,13 @@ def map_examples(
       start, batch = item
       if pending is None:
         mapped = watch.compile(mapped, tree, batch)
-      begin = time.perf_counter()
-      result = mapped(tree, batch)
-      if pending is not None:
-        keep(*pending)  # while the device works on the next batch
+      with watch.busy(1, min(size, length - start)):
+        result = mapped(tree, batch)
+        if pending is not None:
+          keep(*pending)  # while the device works on the next batch
       pending = start, result
-      watch.busy_s += time.perf_counter() - begin
-    begin = time.perf_counter()
-    keep(*pending)
-    watch.busy_s += time.perf_counter() - begin
+    with watch.busy():
+      keep(*pending)
   telemetry.throughput[name] = watch.record()
   return output
 

@@ -4,12 +4,14 @@ Nothing here can stop a training: a log that cannot be written is given up with
 one line.
 """
 
+import contextlib
 import json
 import math
 import pathlib
 import resource
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -159,15 +161,15 @@ class Stopwatch:
     self.images = self.steps = 0
     self.flops = None
 
-  def compile(self, function, *args):
-    """Compiles `function` for these arguments once, ahead of the first step.
+  def compile(self, function, *args, steps: int = 1):
+    """Compiles `function`, `steps` steps, for these arguments ahead of time.
 
-    Notes the seconds and the FLOPs of a call over all devices.
+    Notes the seconds, and the FLOPs of a step over all devices.
     """
     begin = time.perf_counter()
     compiled = function.lower(*args).compile()
     self.compile_s += time.perf_counter() - begin
-    self.flops = flops.count(function, *args) or None
+    self.flops = flops.count(function, *args) / steps or None
     return compiled
 
   def wait(self, batches):
@@ -176,6 +178,15 @@ class Stopwatch:
     batch = next(batches, None)
     self.wait_s += time.perf_counter() - begin
     return batch
+
+  @contextlib.contextmanager
+  def busy(self, steps: int = 0, images: int = 0) -> Iterator[None]:
+    """Times what is inside as work on so many steps and images."""
+    begin = time.perf_counter()
+    yield
+    self.busy_s += time.perf_counter() - begin
+    self.steps += steps
+    self.images += images
 
   def record(self) -> dict[str, Any]:
     """The entry of `Telemetry.throughput`; rates are None without a step."""

@@ -1,22 +1,27 @@
 """The only training loop."""
 
 import contextlib
-import functools
 import math
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gcl_jax.engine import feed, parallel
 from gcl_jax.engine.checkpoint import Checkpoints
+from gcl_jax.engine.dispatch import Dispatch
 from gcl_jax.engine.state import State
-from gcl_jax.engine.telemetry import Stopwatch, Telemetry, count_rows
-from gcl_jax.errors import NonFiniteError, Preempted, UserError
+from gcl_jax.engine.telemetry import Stopwatch, Telemetry
+from gcl_jax.errors import (
+  ConfigError,
+  NonFiniteError,
+  Preempted,
+  UserError,
+)
 
 FAILED_SAVES = 3  # in a row, before a full disk ends the run
 
@@ -36,6 +41,7 @@ def fit(
   log_every: int = 20,
   every: int = 0,
   on_every: Callable | None = None,
+  steps_per_dispatch: int = 1,
 ) -> State:
   """Trains from `state`, or from the newest checkpoint, up to `steps` updates.
 
@@ -62,11 +68,16 @@ def fit(
     on_every: state -> (state, dict of metrics, stop): validation; keep the best
       so far in `state.extra` (same shapes and dtypes as before), and return
       stop=True to end early.
+    steps_per_dispatch: updates in one program, for steps so short that the
+      device waits for the host between them. What falls due inside a program
+      (a log line, a checkpoint, `on_every`, a request to stop) is done at its
+      end. Worth nothing on a CPU, whose convolutions are slow inside loops.
 
   Returns:
     The last state, on the devices of the mesh.
 
   Raises:
+    ConfigError: `steps_per_dispatch` below 1.
     NonFiniteError: the loss or a parameter is not finite; names the step. The
       last checkpoint was finite.
     Preempted: SIGTERM or SIGINT came; the state is saved. A second SIGINT
@@ -74,6 +85,10 @@ def fit(
     UserError: the batches ended early, or the disk refused three saves in a
       row.
   """
+  if steps_per_dispatch < 1:
+    raise ConfigError(
+      f"{name}: steps_per_dispatch must be 1 or more, got {steps_per_dispatch}"
+    )
   telemetry = telemetry or Telemetry()
   state = parallel.replicate(state, mesh)
   if checkpoints is not None and checkpoints.latest() is not None:
@@ -85,32 +100,31 @@ def fit(
   if start >= steps:
     return state
   run = _Run(name, telemetry, checkpoints, mesh)
-  compiled = parallel.compile_step(step, mesh, mode)
-  put = functools.partial(_put, mesh=mesh, mode=mode)
+  dispatch = Dispatch(step, mesh, mode, run.watch)
+  groups = feed.groups(batches(start), steps_per_dispatch, steps - start)
+  number = start
   with contextlib.ExitStack() as stack:
     asked = stack.enter_context(_signals())
-    queue = stack.enter_context(feed.prefetch(batches(start), put))
+    queue = stack.enter_context(feed.prefetch(groups, dispatch.put))
     bar = stack.enter_context(telemetry.progress(steps, name, start))
     stack.callback(run.record)
-    for number in range(start + 1, steps + 1):
-      item = run.watch.wait(queue)
-      if item is None:
+    while number < steps:
+      group = run.watch.wait(queue)
+      if group is None:
         raise UserError(
-          f"{name}: the data ended after step {number - 1} of {steps}"
+          f"{name}: the data ended after step {number} of {steps}"
         )
-      rows, batch = item
-      if number == start + 1:
-        compiled = run.watch.compile(compiled, state, batch)
-      with run.busy(rows):
-        state, metrics = compiled(state, batch)
-        run.after(number, metrics, log_every)
-      bar.update()
+      dispatch.compile(state, group)
+      before, number = number, number + len(group)
+      with run.watch.busy(len(group), group.rows):
+        state, metrics = dispatch(state, group)
+        run.after(number, metrics, _due(log_every, before, number))
+      bar.update(len(group))
       stop = False
-      if every and number % every == 0:
+      if _due(every, before, number):
         state, stop = run.evaluate(number, state, on_every)
       last = stop or number == steps
-      due = save_every and number % save_every == 0
-      if last or due or asked:
+      if last or asked or _due(save_every, before, number):
         run.settle(number, state)
         if checkpoints is not None:
           run.save(number, state, finished=stop, must=last or bool(asked))
@@ -119,6 +133,11 @@ def fit(
       if last:
         break
   return state
+
+
+def _due(every: int, before: int, number: int) -> bool:
+  """Whether a multiple of `every` lies in (before, number]."""
+  return bool(every) and number // every > before // every
 
 
 class _Run:
@@ -131,40 +150,35 @@ class _Run:
     self.pending = []  # (step, metrics) still on the device
     self.failed_saves = 0
 
-  @contextlib.contextmanager
-  def busy(self, rows):
-    begin = time.perf_counter()
-    yield
-    self.watch.busy_s += time.perf_counter() - begin
-    self.watch.steps += 1
-    self.watch.images += rows
-
-  def after(self, number, metrics, log_every):
-    """Reads the metrics before this step's when they are due."""
+  def after(self, number, metrics, due):
+    """Reads the metrics before these when they are due."""
     if self.pending:
-      # At most two steps in flight: batches and signals do not pile up.
+      # At most two programs in flight: batches and signals do not pile up.
       jax.block_until_ready(self.pending[-1][1])
-      if log_every and self.pending[-1][0] % log_every == 0:
+      if self.pending[-1][2]:
         self.read()
-    self.pending.append((number, metrics))
+    self.pending.append((number, metrics, due))
 
   def read(self):
     """Logs the newest metrics at hand and refuses a loss that is not finite."""
     if not self.pending:
       return
-    numbers, metrics = zip(*self.pending, strict=True)
+    numbers, metrics, _ = zip(*self.pending, strict=True)
     self.pending = []
     losses = jax.device_get([m.get("loss", 0.0) for m in metrics])
-    self.telemetry.log(numbers[-1], jax.device_get(metrics[-1]), self.name)
-    for number, loss in zip(numbers, losses, strict=True):
-      if not math.isfinite(loss):
-        raise self.not_finite(f"the loss is {loss} at step {number}")
+    newest = jax.tree.map(
+      lambda x: np.ravel(x)[-1], jax.device_get(metrics[-1])
+    )
+    self.telemetry.log(numbers[-1], newest, self.name)
+    for last, values in zip(numbers, map(np.ravel, losses), strict=True):
+      for number, loss in enumerate(values, last - len(values) + 1):
+        if not math.isfinite(loss):
+          raise self.not_finite(f"the loss is {loss} at step {number}")
 
   def drain(self):
     """Reads all metrics at hand: the steps in flight still count as busy."""
-    begin = time.perf_counter()
-    self.read()
-    self.watch.busy_s += time.perf_counter() - begin
+    with self.watch.busy():
+      self.read()
 
   def settle(self, number, state):
     """Waits for the state, and makes sure that it is worth keeping."""
@@ -206,10 +220,6 @@ class _Run:
 
   def record(self):
     self.telemetry.throughput[self.name] = self.watch.record()
-
-
-def _put(batch, mesh, mode):
-  return count_rows(batch), parallel.put_batch(batch, mesh, mode)
 
 
 @jax.jit

@@ -119,6 +119,7 @@ def _autoencoder() -> ml_collections.ConfigDict:
       widths=(32, 32, 64, 64),
       initialiser="torch",  # the authors', or he
       batch_size=32,
+      steps_per_dispatch=1,  # steps in one program: see train.fit
       steps=900,
       learning_rate=1e-3,
       schedule="constant",  # or cosine, to zero over the steps
@@ -181,6 +182,7 @@ def _supcon() -> ml_collections.ConfigDict:
       head_hidden=512,
       head_out=128,
       batch_size=64,
+      steps_per_dispatch=1,  # steps in one program: see train.fit
       epochs=25,
       optimizer="sgd",
       learning_rate=0.05,
