@@ -1,8 +1,10 @@
 """The order of the data and the prefetch."""
 
+import multiprocessing
 import threading
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -137,6 +139,48 @@ def test_mapped_keeps_the_order_and_works_in_several_threads():
   found = [item["row"] for item in feed.mapped(slow, 40)]
   assert found == list(range(40))
   assert len(seen) > 1 and threading.get_ident() not in seen
+
+
+def prepare(row):
+  """What a process is asked for: arrays, and an error as a value."""
+  if row == 20:
+    return DataError("row 20 is empty")
+  return np.full((2, 2), row), f"row {row}"
+
+
+def test_mapped_is_the_same_for_any_number_of_processes():
+  expected = list(feed.mapped(prepare, 37))
+  found = list(feed.mapped(prepare, 37, workers=2))
+  assert len(found) == len(expected) == 37
+  assert str(found.pop(20)) == str(expected.pop(20)) == "row 20 is empty"
+  for (array, name), (same, again) in zip(found, expected, strict=True):
+    np.testing.assert_array_equal(array, same)
+    assert name == again
+
+
+def test_mapped_ends_its_processes_when_left_early():
+  rows = feed.mapped(prepare, 1000, workers=1)
+  assert next(rows)[1] == "row 0"
+  assert multiprocessing.active_children()
+  rows.close()
+  for _ in range(100):
+    if not multiprocessing.active_children():
+      break
+    time.sleep(0.05)
+  assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_every_batch(processes, monkeypatch):
+  """Together they hold the batches of one process, in its order."""
+  whole = indices(steps=6)
+  monkeypatch.setattr(jax, "process_count", lambda: processes)
+  parts = []
+  for number in range(processes):
+    monkeypatch.setattr(jax, "process_index", lambda number=number: number)
+    parts.append(indices(steps=6))
+  for batch, shares in zip(whole, zip(*parts, strict=True), strict=True):
+    np.testing.assert_array_equal(batch, np.concatenate(shares))
 
 
 def test_mapped_ends_its_threads_when_left_early():

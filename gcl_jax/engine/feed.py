@@ -5,6 +5,7 @@ batch k and goes on as if it had never stopped.
 """
 
 import contextlib
+import dataclasses
 import itertools
 import queue
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 
 import grain
 import numpy as np
+from absl import flags
 
 from gcl_jax.engine import distributed
 from gcl_jax.errors import DataError
@@ -98,23 +100,61 @@ def _stream(dataset: grain.MapDataset, threads: int = 2) -> Iterator[Any]:
   options = grain.ReadOptions(
     num_threads=threads, prefetch_buffer_size=2 * threads
   )
-  iterator = iter(dataset.to_iter_dataset(options))
+  return _closing(iter(dataset.to_iter_dataset(options)))
+
+
+def _closing(iterator) -> Iterator[Any]:
   try:
     yield from iterator
   finally:
-    iterator.close()  # its threads would outlive a half-read iterator
+    iterator.close()  # threads and processes would outlive a half-read iterator
 
 
-def mapped(function: Callable[[int], Any], count: int) -> Iterator[Any]:
-  """function(0) to function(count - 1) in order, computed by several threads.
+def mapped(
+  function: Callable[[int], Any], count: int, workers: int = 0
+) -> Iterator[Any]:
+  """function(0) to function(count - 1) in order, computed ahead.
 
   Args:
-    function: row -> anything but None; called from several threads at once.
+    function: row -> anything but None; called from several threads at once, or
+      in other processes, and then sent there together with what it holds.
     count: number of rows.
+    workers: processes that compute; 0 computes in threads of this one, one a
+      core, which is quicker up to about four cores. The results are the same.
   """
-  threads = 2 * distributed.cpu_devices(limit=16)
-  rows = grain.MapDataset.range(count).map(lambda row: function(int(row)))
-  return _stream(rows, threads)
+  if not workers:
+    rows = grain.MapDataset.range(count).map(lambda row: function(int(row)))
+    return _stream(rows, distributed.cpu_devices(limit=8))
+  return _from_workers(function, count, workers)
+
+
+def _from_workers(function, count, workers):
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()  # grain hands the flags on to its processes
+
+  def compute(start):
+    start = int(start)
+    return _Rows(
+      [function(row) for row in range(start, min(start + _GROUP, count))]
+    )
+
+  groups = grain.MapDataset.range(0, count, _GROUP).map(compute)
+  options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=2)
+  once = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+  stream = groups.to_iter_dataset(once).mp_prefetch(options)
+  for rows in _closing(iter(stream)):
+    yield from rows.items
+
+
+_GROUP = 16  # rows that travel between processes together
+
+
+@dataclasses.dataclass
+class _Rows:
+  """Results in a box that grain does not open: it would put every array into
+  a shared memory of its own, which takes longer than most functions."""
+
+  items: list
 
 
 def groups(items: Iterator, size: int, total: int) -> Iterator[list]:

@@ -97,6 +97,7 @@ def _data() -> ml_collections.ConfigDict:
       duplicates="refuse",
       max_bad=20,  # unreadable files before the run is refused
       limit=0,  # at most this many groups, 0 = all
+      workers=0,  # processes that read and prepare images, 0 = threads
     )
   )
 

@@ -179,7 +179,9 @@ def _read_all(context: Any, sets: list) -> tuple[str, list, dict[str, Any]]:
   with context.telemetry.progress(total, "data") as bar:
     for number, (dataset, *_) in enumerate(sets):
       read = functools.partial(_read, dataset, config)
-      for row, found in enumerate(feed.mapped(read, len(dataset))):
+      for row, found in enumerate(
+        feed.mapped(read, len(dataset), config.data.workers)
+      ):
         bar.update(1)
         if isinstance(found, DataError):
           _note_bad(dataset, row, found, facts["bad"], config)
@@ -216,7 +218,7 @@ def prepared(raw: np.ndarray, config: Any) -> np.ndarray:
 
 def _read(dataset: Dataset, config: Any, row: int):
   """The image as stored and as used, its hash and texture; or what is wrong
-  with it. Called from several threads."""
+  with it. Called from several threads or processes."""
   try:
     raw = dataset.read(row)
     used = prepared(raw, config.preprocess)
