@@ -71,8 +71,7 @@ def layers(arguments) -> dict[tuple, int]:
       found[layer] = found.get(layer, 0) + 1
     return call(*args, **kwargs)
 
-  rows, _, columns = arguments.size.partition("x")
-  shape = (int(rows), int(columns or rows), 1)
+  shape = (*timing.sides(arguments.size), 1)
   model = resnet(arguments.arch, arguments.stem)
   images = jax.ShapeDtypeStruct((arguments.batch, *shape), jnp.float32)
   variables = jax.eval_shape(

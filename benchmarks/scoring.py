@@ -55,7 +55,7 @@ class Case(NamedTuple):
 def main() -> int:
   """Measures every size asked for."""
   arguments = parse()
-  for size in map(int, arguments.size.split(",")):
+  for size in arguments.size.split(","):
     measure(arguments, make_case(arguments, size))
   return 0
 
@@ -65,7 +65,9 @@ def parse() -> argparse.Namespace:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("--size", default="28,64", help="sides, split by commas")
+  parser.add_argument(
+    "--size", default="28,64", help="sides or ROWSxCOLUMNS, comma list"
+  )
   parser.add_argument("--engine", default="auto", help="of ours, comma list")
   parser.add_argument("--peer", choices=("", "torch"), default="")
   parser.add_argument(
@@ -85,22 +87,24 @@ def parse() -> argparse.Namespace:
   return parser.parse_args()
 
 
-def make_case(arguments: argparse.Namespace, size: int) -> Case:
+def make_case(arguments: argparse.Namespace, size: str) -> Case:
   """A model drawn at random, and as reference the gradient of 32 images."""
-  padding = "paper28" if size % 16 == 12 else "1"
+  rows, columns = timing.sides(size)
+  padding = "paper28" if rows % 16 == 12 else "1"
   widths = tuple(map(int, arguments.widths.split(",")))
   model = make_model(widths, padding)
-  batch = arguments.batch or max(16, min(64, 64 * 64 * 64 // size**2))
+  batch = arguments.batch or max(16, min(64, 64 * 64 * 64 // (rows * columns)))
   count = arguments.images or 4 * batch
-  params = model.init(jax.random.key(0), (size, size, 1))
-  images = np.random.default_rng(0).random((count, size, size, 1), np.float32)
+  params = model.init(jax.random.key(0), (rows, columns, 1))
+  random = np.random.default_rng(0)
+  images = random.random((count, rows, columns, 1), np.float32)
   # Training leaves gradients of many batches; any direction would do here.
   reference = model.decoder_weights(
     jax.jit(jax.grad(functools.partial(_error, model)))(params, images[:32])
   )
   facts = {
     "bench": "scoring",
-    "size": size,
+    "size": int(size) if size.isdigit() else size,
     "widths": arguments.widths,
     "batch": batch,
     "images": count,

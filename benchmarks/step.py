@@ -7,13 +7,21 @@ views of each (crop, flip, brightness, contrast), encodes them, takes SupCon
 over all views, and updates by SGD with momentum. One JSON object a line:
 images_per_s counts source images, a crop rate is twice that. The peer's modes:
 float32, channels_last, bfloat16 (autocast), best (bfloat16 and channels-last),
-and with --compile=1 the last under torch.compile.
+with --compile=1 all of them under torch.compile.
+
+With --profile=1 nothing is compared: a line for each of the ten kinds of
+operation on which our step spends most.
 """
 
 import argparse
+import collections
 import contextlib
+import json
 import os
+import pathlib
+import re
 import sys
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +50,8 @@ VIEWS = dict(
 def main() -> int:
   """Times ours and every mode of the peer."""
   arguments = parse()
+  if arguments.profile:
+    return profile(arguments)
   makers = [all_of_ours] + ([all_of_theirs] if arguments.peer else [])
   with contextlib.ExitStack() as stack:
     opponents = []
@@ -90,6 +100,7 @@ def parse() -> argparse.Namespace:
   parser.add_argument("--peer", choices=("", "torch"), default="")
   parser.add_argument("--modes", default="float32,best", help="of the peer")
   parser.add_argument("--compile", type=int, default=0, help="1: torch.compile")
+  parser.add_argument("--profile", type=int, default=0, help="1: our costs")
   parser.add_argument("--device", default="cpu", help="of the peer, or cuda")
   parser.add_argument("--threads", type=int, default=2)
   parser.add_argument("--rounds", type=int, default=4)
@@ -98,15 +109,37 @@ def parse() -> argparse.Namespace:
   return parser.parse_args()
 
 
-def shape_of(arguments) -> tuple[int, int]:
-  """(rows, columns) of --size."""
-  rows, _, columns = arguments.size.partition("x")
-  return int(rows), int(columns or rows)
+def profile(arguments) -> int:
+  """Traces one step and prints where its time goes."""
+  (step,) = all_of_ours(arguments)
+  step.call()
+  with tempfile.TemporaryDirectory() as folder:
+    with jax.profiler.trace(folder):
+      step.call()
+    (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
+    spent = time_by_operation(path)
+  total = sum(spent.values())
+  for name, seconds in spent.most_common(10):
+    record = step.facts | {"operation": name, "ms": round(1e3 * seconds, 2)}
+    print(json.dumps(record | {"share": round(seconds / total, 3)}))
+  return 0
+
+
+def time_by_operation(path: pathlib.Path) -> collections.Counter:
+  """Seconds of each kind of operation in a trace, over all devices."""
+  spent = collections.Counter()
+  for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
+    for line in plane.lines:
+      for event in line.events:
+        loop = event.name.startswith(("while", "call", "conditional"))
+        if not loop and any(name == "hlo_op" for name, _ in event.stats):
+          spent[re.sub(r"[.\d]+$", "", event.name)] += event.duration_ns / 1e9
+  return spent
 
 
 def images_of(arguments) -> np.ndarray:
   """uint8[B, H, W, 1]."""
-  shape = (arguments.batch, *shape_of(arguments), 1)
+  shape = (arguments.batch, *timing.sides(arguments.size), 1)
   return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 

@@ -144,6 +144,12 @@ def _serve(pipe, make, args):
     pipe.send(RuntimeError(f"{type(error).__name__}: {error}"))
 
 
+def sides(text: str) -> tuple[int, int]:
+  """(rows, columns) of "128" or "96x256"."""
+  rows, _, columns = text.partition("x")
+  return int(rows), int(columns or rows)
+
+
 def _block(call, count):
   busy, own, begin = _busy_s(), time.process_time(), time.perf_counter()
   for _ in range(count):

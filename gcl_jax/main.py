@@ -51,6 +51,7 @@ def main(argv: list[str]) -> None:
     )
   method = method_stages(config)
   mesh = make_mesh(config, method.batch_sizes(config))
+  distributed.keep_programs(pathlib.Path(workdir) / "compiled")
   run(config, workdir, mesh, _STAGE.value)
   report = pathlib.Path(workdir) / "report.html"
   if report.exists() and distributed.is_main():
@@ -137,6 +138,10 @@ def _one_line(error: Exception) -> str:
   text = str(error.args[0] if error.args else error).strip()
   if "Traceback" in text:
     text = re.sub(r"^[\w.]+: ", "", text.splitlines()[-1])
+  text = text.replace("\\n", " ").replace("\\'", "'")
+  text = re.sub(r"^'(.*)'$", r"\1", text)
+  if re.fullmatch(r"\w+", text):  # all that a KeyError says of a field
+    text = f"the configuration has no field {text!r}"
   return re.sub(r"\s+", " ", text)
 
 

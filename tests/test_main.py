@@ -29,6 +29,7 @@ TINY = "--config=configs/severity.py:tiny"
     (("--config=configs/severity.py:dmeo",), "did you mean 'demo'"),
     ((TINY, "--config.supcon.temprature=0.1"), "temperature"),
     ((TINY, "--config.supcon.batch_size=3.5"), "batch_size"),
+    ((TINY, "--config.gradcon.steps=3"), "has no field 'gradcon'"),
     ((TINY, "--config.data.name=phantm"), "did you mean 'phantom'"),
     (
       (TINY, "--config.data.name=folder", "--config.data.path=nowhere"),

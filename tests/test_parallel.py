@@ -228,3 +228,17 @@ def test_half_told_processes_are_refused(monkeypatch):
   monkeypatch.setenv("GCL_PROCESS_ID", "2")
   with pytest.raises(ConfigError, match="is 2 of GCL_NUM_PROCESSES 2"):
     distributed.start()
+
+
+def test_programs_are_kept_where_that_works(monkeypatch, tmp_path):
+  before = jax.config.jax_compilation_cache_dir
+  try:
+    distributed.keep_programs(tmp_path / "a")
+    assert jax.config.jax_compilation_cache_dir == before  # a CPU
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    distributed.keep_programs(tmp_path / "a")
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "a")
+    distributed.keep_programs(tmp_path / "b")  # somebody chose already
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "a")
+  finally:
+    jax.config.update("jax_compilation_cache_dir", before)

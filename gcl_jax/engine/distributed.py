@@ -89,6 +89,19 @@ def keep_memory() -> None:
         libc.mallopt(option, value)
 
 
+def keep_programs(folder: str | os.PathLike) -> None:
+  """Keeps compiled programs in a folder, so that a resumed run starts at once.
+
+  Only those that took a second or more, and on GPU and TPU only: XLA's CPU
+  backend refuses programs that it stored itself (jax issue 38445). With
+  `JAX_COMPILATION_CACHE_DIR` set JAX does what that says. The folder is trusted
+  as the code is: nobody else should be able to write there.
+  """
+  if jax.default_backend() == "cpu" or jax.config.jax_compilation_cache_dir:
+    return
+  jax.config.update("jax_compilation_cache_dir", os.fspath(folder))
+
+
 def configure_cpu(count: int) -> None:
   """Splits the CPU into `count` virtual devices; other platforms are untouched.
 
