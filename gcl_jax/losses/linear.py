@@ -12,7 +12,8 @@ keeps N numbers for the way back, on which each block is made once more:
     d/dz_i sum_k g_k lse_k
       = sum_j [g_i exp(l_ij - lse_i) + g_j exp(l_ij - lse_j)] z_j / tau
 
-l is symmetric, so on one device each pair of blocks is looked at once.
+l is symmetric, so on one device the sums look at each pair of blocks once. The
+gradient does not: a product with a block transposed costs a CPU what it saves.
 """
 
 import functools
@@ -86,7 +87,7 @@ def log_sum_exp(z, axis_name, size):
   """
   if axis_name is None:
     return _by_pairs_of_blocks(z, size)
-  blocks, others, count = *_all_blocks(z, axis_name, size), _count(z, axis_name)
+  blocks, others, count = _all_blocks(z, axis_name, size)
 
   def of_rows(block):
     def look(running, other):
@@ -123,56 +124,38 @@ def _forward(z, axis_name, size):
 
 
 def _backward(axis_name, size, saved, gradient):
+  """Row by row on every device: sums of weights g_i p_ij + g_j p_ji.
+
+  One exponential makes both, p_ij = exp(l_ij - lse_i) and, where the sums lie
+  near each other, p_ji = p_ij exp(lse_i - middle) exp(middle - lse_j).
+  """
   z, lse = saved
   everyone = gather(lse, axis_name)
-  near = jnp.max(everyone) - jnp.min(everyone) < _SPREAD
-
-  def weights(one, other, count):
-    """[R, C]: g_i exp(l_ij - lse_i) + g_j exp(l_ij - lse_j)."""
-    logits = _logits(one[:2], other[:2], count)
-    (lse_i, g_i), (lse_j, g_j) = one[2:], other[2:]
-    lse_i, g_i = lse_i[:, None], g_i[:, None]
-
-    def at_once(_):
-      ratio = jnp.exp(jnp.where(near, lse_i - lse_j, 0))
-      return jnp.exp(logits - lse_i) * (g_i + g_j * ratio)
-
-    def apart(_):
-      return g_i * jnp.exp(logits - lse_i) + g_j * jnp.exp(logits - lse_j)
-
-    return lax.cond(near, at_once, apart, None)
-
-  extra = (lse, gradient)
-  if axis_name is None:
-    return (_gradient_by_pairs(z, extra, weights, size),)
-  count = _count(z, axis_name)
-  blocks, others = _all_blocks(z, axis_name, size, extra)
+  high, low = jnp.max(everyone), jnp.min(everyone)
+  near, middle = high - low < _SPREAD, (high + low) / 2
+  up = jnp.exp(jnp.where(near, lse - middle, 0))
+  blocks, others, count = _all_blocks(
+    z, axis_name, size, (lse, gradient, up, gradient / up)
+  )
 
   def of_rows(block):
+    _, _, lse_i, g_i, up_i, _ = block
+    lse_i, g_i, up_i = lse_i[:, None], g_i[:, None], up_i[:, None]
+
     def look(sums, other):
-      return sums + _product(weights(block, other, count), other[0]), None
+      columns, _, lse_j, g_j, _, down_j = other
+      logits = _logits(block, other, count)
+      weights = lax.cond(
+        near,
+        lambda: jnp.exp(logits - lse_i) * (g_i + up_i * down_j),
+        lambda: g_i * jnp.exp(logits - lse_i) + g_j * jnp.exp(logits - lse_j),
+      )
+      return sums + _product(weights, columns), None
 
     return lax.scan(look, jnp.zeros_like(block[0]), others)[0]
 
   found = lax.map(of_rows, blocks)
   return (found.reshape(-1, z.shape[1])[: len(z)],)
-
-
-def _gradient_by_pairs(z, extra, weights, size):
-  """The gradient on one device, each pair of blocks once."""
-  blocks = (*_blocks(z, size, 0), *(_blocks(x, size, 0)[0] for x in extra))
-
-  def look(sums, pair):
-    a, b = pair
-    one, other = _at(blocks, a), _at(blocks, b)
-    both = weights(one, other, len(z))
-    sums = sums.at[a].add(_product(both, other[0]))
-    back = jnp.where(a == b, 0, both)
-    return sums.at[b].add(_product(back.T, one[0])), None
-
-  sums = jnp.zeros_like(blocks[0])
-  sums = lax.scan(look, sums, _pairs(len(sums)))[0]
-  return sums.reshape(-1, z.shape[1])[: len(z)]
 
 
 log_sum_exp.defvjp(_forward, _backward)
@@ -198,7 +181,7 @@ def _merge(running, logits, axis):
 
 def _logits(one, other, count):
   """Products of two blocks, far below everything where they do not count."""
-  (rows, i), (columns, j) = one, other
+  (rows, i, *_), (columns, j, *_) = one, other
   i, j = i[:, None], j[None, :]
   candidate = (i != j) & (i < count) & (j < count)
   return jnp.where(candidate, _product(rows, columns.T), _LOW)
@@ -216,16 +199,15 @@ def _put(tree, index, values):
   return jax.tree.map(lambda x, v: x.at[index].set(v), tree, values)
 
 
-def _count(z, axis_name):
-  return len(z) * lax.axis_size(axis_name)
-
-
 def _all_blocks(z, axis_name, size, extra=()):
-  """Blocks of this device's rows and of everyone's: vectors, places, extra."""
-  first = lax.axis_index(axis_name) * len(z)
+  """Blocks of this device's rows and of everyone's, as vectors, places and
+  extra, and how many rows there are in all."""
+  alone = axis_name is None
+  first = 0 if alone else lax.axis_index(axis_name) * len(z)
   mine = (*_blocks(z, size, first), *(_blocks(x, size, 0)[0] for x in extra))
   z, *extra = (gather(x, axis_name) for x in (z, *extra))
-  return mine, (*_blocks(z, size, 0), *(_blocks(x, size, 0)[0] for x in extra))
+  others = (*_blocks(z, size, 0), *(_blocks(x, size, 0)[0] for x in extra))
+  return mine, others, len(z)
 
 
 def _blocks(values, size, first):
