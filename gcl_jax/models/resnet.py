@@ -1,4 +1,4 @@
-"""ResNet-18, -34 and -50 encoders for small and large medical images."""
+"""ResNet-10, -18, -34 and -50 encoders for small and large medical images."""
 
 import functools
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from gcl_jax.models.convolution import Conv
 from gcl_jax.models.layers import Model, max_pool
 
 _BLOCKS = {
+  "resnet10": ((1, 1, 1, 1), False),
   "resnet18": ((2, 2, 2, 2), False),
   "resnet34": ((3, 4, 6, 3), False),
   "resnet50": ((3, 4, 6, 3), True),
@@ -40,7 +41,7 @@ def resnet(
   means float32[B, channels] after the stem and after each of the four stages.
 
   Args:
-    arch: "resnet18", "resnet34" or "resnet50".
+    arch: "resnet10" (one block a stage), "resnet18", "resnet34", "resnet50".
     stem: "cifar" (3x3, stride 1), "imagenet" (7x7, stride 2, 3x3 max-pool of
       stride 2) or "oct" (7x7, stride 2, no pool).
     width: channels of the stem; stages have 1, 2, 4 and 8 times as many

@@ -23,7 +23,7 @@ CHOICES = {
   "score.engine": ("auto", "batched", "each", "ghost", "vmap"),
   "bin.rule": ("choose", "finest", "equal_width", "equal_count"),
   "supcon.loss": ("supcon", "soft", "moco", "pcl"),
-  "supcon.arch": ("resnet18", "resnet34", "resnet50"),
+  "supcon.arch": ("resnet10", "resnet18", "resnet34", "resnet50"),
   "supcon.stem": ("cifar", "imagenet", "oct"),
   "supcon.dtype": ("float32", "bfloat16"),
   "supcon.optimizer": ("sgd", "adam", "adamw", "lars"),

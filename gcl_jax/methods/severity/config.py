@@ -42,6 +42,10 @@ def _defaults() -> ml_collections.ConfigDict:
   config.seed = 0
   config.parallel = "shard_map"  # or pmap, jit
   config.devices = 0  # 0: all; on a CPU one per core, at most 4
+  config.workers = 0  # processes that read and prepare images, 0 = threads
+  # Training steps in one program (train.fit); results are the same where it
+  # divides autoencoder.eval_every.
+  config.steps_per_dispatch = 1
   # What pre-training may see of the groups kept for evaluation. strict:
   # nothing. transductive: their images without labels, as the paper does.
   config.protocol = "strict"
@@ -97,7 +101,6 @@ def _data() -> ml_collections.ConfigDict:
       duplicates="refuse",
       max_bad=20,  # unreadable files before the run is refused
       limit=0,  # at most this many groups, 0 = all
-      workers=0,  # processes that read and prepare images, 0 = threads
     )
   )
 
@@ -120,7 +123,6 @@ def _autoencoder() -> ml_collections.ConfigDict:
       widths=(32, 32, 64, 64),
       initialiser="torch",  # the authors', or he
       batch_size=32,
-      steps_per_dispatch=1,  # steps in one program: see train.fit
       steps=900,
       learning_rate=1e-3,
       schedule="constant",  # or cosine, to zero over the steps
@@ -183,7 +185,6 @@ def _supcon() -> ml_collections.ConfigDict:
       head_hidden=512,
       head_out=128,
       batch_size=64,
-      steps_per_dispatch=1,  # steps in one program: see train.fit
       epochs=25,
       optimizer="sgd",
       learning_rate=0.05,
@@ -255,7 +256,7 @@ def _demo(config: ml_collections.ConfigDict) -> None:
 
 
 def _tiny(config: ml_collections.ConfigDict) -> None:
-  """The demo in under 20 seconds, for tests; its figures mean nothing."""
+  """The demo in under a minute, for tests; its figures mean nothing."""
   _demo(config)
   config.data.phantom.update(patients=20, visits=1, scans=1, size=(64, 128))
   config.healthy_data.name = ""
@@ -265,6 +266,7 @@ def _tiny(config: ml_collections.ConfigDict) -> None:
   )
   config.score.update(batch_size=8, chunk=2)
   config.supcon.update(
+    arch="resnet10",
     width=4,
     head_hidden=16,
     head_out=8,

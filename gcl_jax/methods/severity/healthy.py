@@ -158,7 +158,7 @@ def _train(context, model, images: Images, fold, number: int) -> dict:
     save_every=config.eval_every,
     every=config.eval_every,
     on_every=check,
-    steps_per_dispatch=config.steps_per_dispatch,
+    steps_per_dispatch=context.config.steps_per_dispatch,
   )
   best = jax.tree.map(np.asarray, state.extra["best"])
   return {

@@ -69,7 +69,7 @@ def run(context: Any, name: str = "supcon") -> dict[str, Any]:
       on_every=clustering.every_epoch(
         context, images, rows, networks.encoder, networks.head, loss
       ),
-      steps_per_dispatch=config.steps_per_dispatch,
+      steps_per_dispatch=context.config.steps_per_dispatch,
     )
   variables = {
     "params": state.params["encoder"],

@@ -180,7 +180,7 @@ def _read_all(context: Any, sets: list) -> tuple[str, list, dict[str, Any]]:
     for number, (dataset, *_) in enumerate(sets):
       read = functools.partial(_read, dataset, config)
       for row, found in enumerate(
-        feed.mapped(read, len(dataset), config.data.workers)
+        feed.mapped(read, len(dataset), config.workers)
       ):
         bar.update(1)
         if isinstance(found, DataError):
