@@ -28,3 +28,17 @@ class Preempted(RuntimeError):
   """The run was asked to stop, saved its state and can be started again."""
 
   exit_code = 75
+
+
+class PeerLost(RuntimeError):
+  """Another process died or hangs: what runs across processes cannot go on."""
+
+  exit_code = 4
+
+
+class Elsewhere(RuntimeError):
+  """Process 0 ended with an error of its own, which it tells."""
+
+  def __init__(self, exit_code: int):
+    super().__init__("process 0 stopped: its message says why")
+    self.exit_code = exit_code

@@ -5,9 +5,11 @@
   python -m gcl_jax.main ... --compile_only=v5e:2x4  # for a TPU slice, here
 
 Exit codes: 0 finished, 2 bad configuration or data, 3 stopped on losses that
-are not finite, 75 stopped after saving (run again to go on).
+are not finite, 4 another process was lost, 75 stopped after saving (run again
+to go on).
 """
 
+import hashlib
 import importlib
 import os
 import pathlib
@@ -22,8 +24,22 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from gcl_jax import data
-from gcl_jax.engine import ahead, distributed, parallel, stages
-from gcl_jax.errors import ConfigError, NonFiniteError, Preempted, UserError
+from gcl_jax.engine import (
+  ahead,
+  cluster,
+  distributed,
+  parallel,
+  preemption,
+  stages,
+)
+from gcl_jax.errors import (
+  ConfigError,
+  Elsewhere,
+  NonFiniteError,
+  PeerLost,
+  Preempted,
+  UserError,
+)
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Config file and preset, such as configs/severity.py:demo"
@@ -52,10 +68,23 @@ def main(argv: list[str]) -> None:
   method = method_stages(config)
   mesh = make_mesh(config, method.batch_sizes(config))
   distributed.keep_programs(pathlib.Path(workdir) / "compiled")
-  run(config, workdir, mesh, _STAGE.value)
+  distributed.check_agreement(
+    "configuration", f"{config.to_json_best_effort()} {workdir} {_STAGE.value}"
+  )
+  distributed.check_agreement("version of gcl_jax", code_hash())
+  with preemption.between_checkpoints():
+    run(config, workdir, mesh, _STAGE.value)
   report = pathlib.Path(workdir) / "report.html"
   if report.exists() and distributed.is_main():
     print(f"report: {report}", flush=True)
+
+
+def code_hash() -> str:
+  """SHA-256 of the package's source files."""
+  digest = hashlib.sha256()
+  for path in sorted(pathlib.Path(__file__).parent.rglob("*.py")):
+    digest.update(path.read_bytes())
+  return digest.hexdigest()
 
 
 def method_stages(config: Any) -> Any:
@@ -107,13 +136,31 @@ def compile_only(config: Any, topology: str) -> None:
 
 def make_mesh(config: Any, batch_sizes: Sequence[int]) -> Any:
   """Joins the processes and takes the devices that divide every batch."""
-  wanted = config.devices or distributed.cpu_devices()
-  distributed.configure_cpu(distributed.usable_devices(batch_sizes, wanted))
+  found = cluster.find()
+  processes = found.count or 1
+  wanted = int(os.environ.get("GCL_CPU_DEVICES", 0))
+  wanted = wanted or config.devices // processes or distributed.cpu_devices()
+  if config.platform == "cpu":
+    jax.config.update("jax_platforms", "cpu")
+  distributed.configure_cpu(
+    distributed.usable_devices(batch_sizes, wanted, processes)
+  )
   distributed.keep_memory()
-  distributed.start()
-  available = min(jax.device_count(), config.devices or jax.device_count())
-  count = distributed.usable_devices(batch_sizes, available)
-  return parallel.make_mesh(jax.devices()[:count])
+  cluster.join(found)
+  cluster.check_platform(config.platform)
+  print(f"gcl_jax: {cluster.describe(found)}", file=sys.stderr, flush=True)
+  devices = jax.devices()
+  if jax.process_count() == 1:
+    available = min(len(devices), config.devices or len(devices))
+    count = distributed.usable_devices(batch_sizes, available)
+    return parallel.make_mesh(devices[:count])
+  each = jax.local_device_count()
+  if distributed.usable_devices(batch_sizes, each, jax.process_count()) < each:
+    raise ConfigError(
+      f"batches of {', '.join(map(str, batch_sizes))} cannot be shared equally"
+      f" by {len(devices)} devices: choose multiples of their number"
+    )
+  return parallel.make_mesh(devices)
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -148,7 +195,7 @@ def _one_line(error: Exception) -> str:
 def _run(argv: list[str]) -> None:
   try:
     main(argv)
-  except (UserError, NonFiniteError, Preempted) as error:
+  except (UserError, NonFiniteError, Preempted, Elsewhere, PeerLost) as error:
     _stop(error)
 
 

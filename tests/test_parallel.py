@@ -11,7 +11,7 @@ import pytest
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from gcl_jax.engine import distributed, parallel, state
+from gcl_jax.engine import cluster, distributed, parallel, state
 from gcl_jax.errors import ConfigError
 
 ROWS, WIDTH, STEPS = 16, 5, 4
@@ -219,15 +219,15 @@ def test_devices_for_a_cpu(monkeypatch):
 
 
 def test_half_told_processes_are_refused(monkeypatch):
-  distributed.start()  # alone: nothing happens
+  cluster.join(cluster.find())  # alone: nothing happens
   assert distributed.is_main() and jax.process_count() == 1
   monkeypatch.setenv("GCL_NUM_PROCESSES", "2")
   with pytest.raises(ConfigError, match="GCL_COORDINATOR, GCL_PROCESS_ID not"):
-    distributed.start()
+    cluster.find()
   monkeypatch.setenv("GCL_COORDINATOR", "localhost:1")
   monkeypatch.setenv("GCL_PROCESS_ID", "2")
   with pytest.raises(ConfigError, match="is 2 of GCL_NUM_PROCESSES 2"):
-    distributed.start()
+    cluster.find()
 
 
 def test_programs_are_kept_where_that_works(monkeypatch, tmp_path):

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from gcl_jax.engine import distributed
 from gcl_jax.engine.manifest import (
   SCHEMA,
   array_hashes,
@@ -156,7 +155,7 @@ def save_artifact(directory: str | pathlib.Path, tree: dict) -> None:
 
   Numeric arrays go to `arrays/` (an orbax pytree), everything else (string
   arrays, empty arrays, Python values, empty dicts) to `values.json`. The folder
-  appears in one rename and replaces an older one.
+  appears in one rename and replaces an older one. Process 0 alone calls this.
 
   Args:
     directory: the folder to make.
@@ -171,22 +170,29 @@ def save_artifact(directory: str | pathlib.Path, tree: dict) -> None:
   arrays = {k: v for k, v in leaves.items() if _is_numeric(v)}
   values = {k: _to_json(k, v) for k, v in leaves.items() if k not in arrays}
   temporary = directory.with_name(directory.name + ".tmp")
-  if distributed.is_main():
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    write_json(
-      temporary / "values.json", {"arrays": [*arrays]} | {"values": values}
-    )
-  distributed.barrier("artifact folder")
+  shutil.rmtree(temporary, ignore_errors=True)
+  temporary.mkdir(parents=True)
+  write_json(
+    temporary / "values.json", {"arrays": [*arrays]} | {"values": values}
+  )
   if arrays:
-    with ocp.PyTreeCheckpointer() as checkpointer:
+    with _alone() as checkpointer:
       checkpointer.save(temporary / "arrays", _nest(arrays))
-  distributed.barrier("artifact written")
-  if distributed.is_main():
-    shutil.rmtree(directory, ignore_errors=True)
-    os.replace(temporary, directory)
-    sync(directory.parent)
-  distributed.barrier("artifact in place")
+  shutil.rmtree(directory, ignore_errors=True)
+  os.replace(temporary, directory)
+  sync(directory.parent)
+
+
+def _alone() -> ocp.Checkpointer:
+  """Reads and writes numpy arrays in this process, whatever the others do."""
+  me = jax.process_index()
+  options = ocp.options.MultiprocessingOptions(
+    primary_host=me,
+    active_processes={me},
+    barrier_sync_key_prefix=f"process{me}",
+  )
+  handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
+  return ocp.Checkpointer(handler, multiprocessing_options=options)
 
 
 def load_artifact(directory: str | pathlib.Path) -> dict:
@@ -297,6 +303,6 @@ def _nest(leaves):
 def _read_arrays(directory, paths):
   as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
   arguments = _nest({path: as_numpy for path in paths})
-  with ocp.PyTreeCheckpointer() as checkpointer:
+  with _alone() as checkpointer:
     tree = checkpointer.restore(directory, restore_args=arguments)
   return dict(_walk(tree))

@@ -1,44 +1,17 @@
-"""Who am I among the processes, and how many devices does a CPU count for."""
+"""What the processes do together, and how a CPU is used."""
 
 import contextlib
 import ctypes
+import hashlib
 import os
 import sys
+from collections.abc import Callable, Sequence
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
-from gcl_jax.errors import ConfigError
-
-VARIABLES = ("GCL_COORDINATOR", "GCL_NUM_PROCESSES", "GCL_PROCESS_ID")
-
-
-def start() -> None:
-  """Joins the other processes when told of them; alone, it does nothing.
-
-  Reads `GCL_COORDINATOR` (host:port of process 0), `GCL_NUM_PROCESSES` and
-  `GCL_PROCESS_ID`; call it once, before any array is made.
-
-  Raises:
-    ConfigError: only some of the three are set, or they make no sense.
-  """
-  values = [os.environ.get(name) for name in VARIABLES]
-  if not any(values):
-    return
-  if not all(values):
-    missing = [n for n, v in zip(VARIABLES, values, strict=True) if not v]
-    raise ConfigError(
-      f"{', '.join(missing)} not set: set all of {', '.join(VARIABLES)} or none"
-    )
-  address, count, identity = values
-  if not (
-    count.isdigit() and identity.isdigit() and int(identity) < int(count)
-  ):
-    raise ConfigError(
-      f"GCL_PROCESS_ID is {identity} of GCL_NUM_PROCESSES {count}: needed is"
-      " an id from 0 to the number of processes minus 1"
-    )
-  jax.distributed.initialize(address, int(count), int(identity))
+from gcl_jax.errors import ConfigError, Elsewhere
 
 
 def is_main() -> bool:
@@ -50,6 +23,51 @@ def barrier(name: str) -> None:
   """Waits for all processes; alone, it does nothing."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
+
+
+def on_main(function: Callable[[], None]) -> None:
+  """Runs in process 0 while the others wait; an error there ends all of them.
+
+  Raises:
+    What the function raised, in process 0.
+    Elsewhere: process 0 failed, in the others; with its exit code.
+  """
+  error = None
+  if is_main():
+    try:
+      function()
+    except Exception as raised:
+      error = raised
+  if jax.process_count() > 1:
+    code = 0 if error is None else getattr(error, "exit_code", 1)
+    code = int(multihost_utils.broadcast_one_to_all(np.int32(code)))
+    if code and error is None:
+      raise Elsewhere(code)
+  if error is not None:
+    raise error
+
+
+def check_agreement(what: str, value: str) -> None:
+  """Refuses processes that were started with something else than process 0.
+
+  Args:
+    what: is compared, for the message.
+    value: of this process.
+
+  Raises:
+    ConfigError: in every process, if one differs.
+  """
+  if jax.process_count() == 1:
+    return
+  digest = np.frombuffer(hashlib.sha256(value.encode()).digest(), np.uint8)
+  all_of_them = multihost_utils.process_allgather(digest)
+  other = np.flatnonzero((all_of_them != all_of_them[0]).any(axis=1))
+  if len(other):
+    names = ", ".join(map(str, other))
+    raise ConfigError(
+      f"process {names} was started with another {what} than process 0: start"
+      " all processes with the same command and the same code"
+    )
 
 
 def local_share(count: int) -> slice:
@@ -116,15 +134,27 @@ def configure_cpu(count: int) -> None:
   jax.config.update("jax_num_cpu_devices", count)
 
 
-def usable_devices(batch_sizes, available: int) -> int:
-  """The largest number of devices that divides every batch size.
+def usable_devices(
+  batch_sizes: Sequence[int], available: int, processes: int = 1
+) -> int:
+  """The largest number of devices a process whose total divides every batch.
 
   >>> usable_devices([32, 24], available=6)
   4
+  >>> usable_devices([32, 24], available=6, processes=4)
+  2
+
+  Raises:
+    ConfigError: not even one device a process would do.
   """
   fitting = [
     n
     for n in range(1, available + 1)
-    if all(size % n == 0 for size in batch_sizes)
+    if all(size % (n * processes) == 0 for size in batch_sizes)
   ]
+  if not fitting:
+    raise ConfigError(
+      f"batches of {', '.join(map(str, batch_sizes))} cannot be shared equally"
+      f" by {processes} processes: choose multiples of their number"
+    )
   return max(fitting)

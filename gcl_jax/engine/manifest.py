@@ -83,7 +83,7 @@ def make_writable(directory: pathlib.Path) -> None:
   try:
     directory.mkdir(parents=True, exist_ok=True)
     probe.write_text("")
-    probe.unlink()
+    probe.unlink(missing_ok=True)
   except OSError as error:
     raise UserError(
       f"cannot write to {directory} ({error.strerror}): choose another"

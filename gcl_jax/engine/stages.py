@@ -10,6 +10,7 @@ workdir/<stage>/manifest.json       written last: the stage is finished
 import contextlib
 import dataclasses
 import difflib
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -41,12 +42,14 @@ class Stage:
     sections: keys of the configuration that it depends on, whole sections or
       single fields ("probe.bootstrap"). When one of them changes, a finished
       stage no longer fits.
+    host: it works without the mesh, in process 0 alone.
   """
 
   name: str
   run: Callable[["Context"], dict]
   inputs: tuple[str, ...] = ()
   sections: tuple[str, ...] = ()
+  host: bool = False
 
 
 @dataclasses.dataclass
@@ -166,13 +169,24 @@ def _run_stage(stage: Stage, context: Context) -> None:
     _begin(context.folder, expected)
     for name in stage.inputs:
       context.load(name)
-    begin = time.perf_counter()
     telemetry.say(f"stage {stage.name}: started")
-    try:
-      artifact = stage.run(context)
-    except UserError:
-      _forget_if_empty(context.folder)
-      raise
+    work = functools.partial(_work, stage, context, expected)
+    if stage.host:
+      distributed.on_main(lambda: work()())
+    else:
+      distributed.on_main(work())
+
+
+def _work(stage, context, expected) -> Callable[[], None]:
+  """Does the stage's work; returns what is left to write, by process 0."""
+  begin = time.perf_counter()
+  try:
+    artifact = stage.run(context)
+  except UserError:
+    _forget_if_empty(context.folder)
+    raise
+
+  def finish():
     save_artifact(context.folder / "artifact", artifact)
     wall_s = time.perf_counter() - begin
     done = expected | {
@@ -180,12 +194,12 @@ def _run_stage(stage: Stage, context: Context) -> None:
       "mesh": describe_mesh(context.mesh, context.mode),
       "versions": versions(),
       "wall_s": wall_s,
-      "throughput": telemetry.throughput,
+      "throughput": context.telemetry.throughput,
     }
-    if distributed.is_main():
-      manifest.write_manifest(context.folder, done)
-    distributed.barrier(f"stage {stage.name}")
-    telemetry.say(f"stage {stage.name}: finished in {wall_s:.1f} s")
+    manifest.write_manifest(context.folder, done)
+    context.telemetry.say(f"stage {stage.name}: finished in {wall_s:.1f} s")
+
+  return finish
 
 
 def _expected(stage, context):

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from gcl_jax.engine import distributed, feed, parallel
+from gcl_jax.engine import distributed, feed, parallel, preemption
 from gcl_jax.engine.telemetry import Stopwatch, Telemetry
-from gcl_jax.errors import DataError
+from gcl_jax.errors import DataError, Preempted
 
 PyTree = Any
 
@@ -76,6 +76,7 @@ def map_examples(
   with (
     feed.prefetch(starts, put) as queue,
     telemetry.progress(length, name) as bar,
+    preemption.watch() as asked_by,
   ):
     while (item := watch.wait(queue)) is not None:
       start, batch = item
@@ -86,6 +87,10 @@ def map_examples(
         if pending is not None:
           keep(*pending)  # while the device works on the next batch
       pending = start, result
+      if asked := asked_by():
+        raise Preempted(
+          f"{name}: stopped by {asked}; run the same command again to go on"
+        )
     with watch.busy():
       keep(*pending)
   telemetry.throughput[name] = watch.record()

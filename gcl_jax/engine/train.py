@@ -2,8 +2,6 @@
 
 import contextlib
 import math
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gcl_jax.engine import feed, parallel
+from gcl_jax.engine import feed, parallel, preemption
 from gcl_jax.engine.checkpoint import Checkpoints
 from gcl_jax.engine.dispatch import Dispatch
 from gcl_jax.engine.state import State
@@ -104,7 +102,7 @@ def fit(
   groups = feed.groups(batches(start), steps_per_dispatch, steps - start)
   number = start
   with contextlib.ExitStack() as stack:
-    asked = stack.enter_context(_signals())
+    asked_by = stack.enter_context(preemption.watch())
     queue = stack.enter_context(feed.prefetch(groups, dispatch.put))
     bar = stack.enter_context(telemetry.progress(steps, name, start))
     stack.callback(run.record)
@@ -123,13 +121,13 @@ def fit(
       stop = False
       if _due(every, before, number):
         state, stop = run.evaluate(number, state, on_every)
-      last = stop or number == steps
+      last, asked = stop or number == steps, asked_by()
       if last or asked or _due(save_every, before, number):
         run.settle(number, state)
         if checkpoints is not None:
           run.save(number, state, finished=stop, must=last or bool(asked))
       if asked:
-        raise Preempted(_how_to_go_on(name, number, asked[0], checkpoints))
+        raise Preempted(_how_to_go_on(name, number, asked, checkpoints))
       if last:
         break
   return state
@@ -228,33 +226,8 @@ def _all_finite(tree):
   return jnp.all(jnp.stack(checks))
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-  """Yields a list that SIGTERM and SIGINT append to instead of killing.
-
-  Outside the main thread, where Python allows no handlers, it stays empty.
-  """
-  received: list[int] = []
-  if threading.current_thread() is not threading.main_thread():
-    yield received
-    return
-
-  def handle(number, frame):
-    if number == signal.SIGINT and number in received:
-      raise KeyboardInterrupt
-    received.append(number)
-
-  numbers = (signal.SIGTERM, signal.SIGINT)
-  before = {number: signal.signal(number, handle) for number in numbers}
-  try:
-    yield received
-  finally:
-    for number, handler in before.items():
-      signal.signal(number, handler or signal.SIG_DFL)
-
-
-def _how_to_go_on(name, number, signal_number, checkpoints: Any):
-  stopped = f"{name}: stopped by {signal.Signals(signal_number).name}"
+def _how_to_go_on(name, number, signal_name, checkpoints: Any):
+  stopped = f"{name}: stopped by {signal_name}"
   if checkpoints is None:
     return f"{stopped} after step {number}; nothing was saved"
   return (

@@ -41,6 +41,7 @@ def _defaults() -> ml_collections.ConfigDict:
   config.preset = ""
   config.seed = 0
   config.parallel = "shard_map"  # or pmap, jit
+  config.platform = ""  # gpu, tpu, cpu: stops where JAX finds something else
   config.devices = 0  # 0: all; on a CPU one per core, at most 4
   config.workers = 0  # processes that read and prepare images, 0 = threads
   # Training steps in one program (train.fit); results are the same where it

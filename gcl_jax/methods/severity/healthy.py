@@ -6,6 +6,7 @@ bins would carry the label. So the healthy training groups are cut into folds
 and every fold is left out by one model.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gcl_jax.data import splits
-from gcl_jax.engine import checkpoint, feed, parallel, train
+from gcl_jax.engine import checkpoint, distributed, feed, parallel, train
 from gcl_jax.engine.optim import make_optimizer
 from gcl_jax.engine.state import State, create
 from gcl_jax.errors import DataError
@@ -50,7 +51,9 @@ def run(context: Any) -> dict[str, Any]:
     directory = context.folder / f"fold{number}"
     if not directory.exists():
       trained = _train(context, model, images, fold, number)
-      checkpoint.save_artifact(directory, trained)
+      distributed.on_main(
+        functools.partial(checkpoint.save_artifact, directory, trained)
+      )
     models[str(number)] = checkpoint.load_artifact(directory)
   return {"models": models, "fold": fold}
 

@@ -42,6 +42,7 @@ def stages(config: Any) -> tuple[Stage, ...]:
       reading.run,
       (),
       ("seed", "data", "healthy_data", "preprocess"),
+      host=True,
     ),
     *([_gradcon()] if _needs_autoencoder(config) else []),
     Stage(
@@ -51,13 +52,18 @@ def stages(config: Any) -> tuple[Stage, ...]:
       _score_sections(config),
     ),
     Stage(
-      "grade", grading.run, (*scores, "score"), ("seed", "probe.bootstrap")
+      "grade",
+      grading.run,
+      (*scores, "score"),
+      ("seed", "probe.bootstrap"),
+      host=True,
     ),
     Stage(
       "bin",
       pseudo_labels.run,
       (*scores, "score"),
       (*COMMON, "bin", "supcon.batch_size", "supcon.labels"),
+      host=True,
     ),
     Stage("supcon", pretrain.run, ("data", "score", "bin"), ENCODER),
     *trained,
@@ -72,6 +78,7 @@ def stages(config: Any) -> tuple[Stage, ...]:
       reporting.run,
       ("data", *scores[1:], "score", "grade", "bin", *encoders, "probe"),
       ("report", "seed"),
+      host=True,
     ),
   )
 

@@ -1,0 +1,180 @@
+"""Who am I among the processes: told so, Slurm, a TPU, Kubernetes, or alone."""
+
+import glob
+import importlib.util
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from gcl_jax.errors import ConfigError
+
+VARIABLES = ("GCL_COORDINATOR", "GCL_NUM_PROCESSES", "GCL_PROCESS_ID")
+_SLURM = (
+  "SLURM_JOB_ID",
+  "SLURM_STEP_NODELIST",
+  "SLURM_NTASKS",
+  "SLURM_PROCID",
+  "SLURM_LOCALID",
+)
+# How `jax.default_backend` calls what a user asks for.
+PLATFORMS = ("", "cpu", "gpu", "tpu")
+
+
+class Found(NamedTuple):
+  """How the processes were found.
+
+  Attributes:
+    how: a few words for the log.
+    count: of processes; None where only JAX knows.
+    settings: keywords of `jax.distributed.initialize`; None when alone.
+  """
+
+  how: str
+  count: int | None
+  settings: dict[str, Any] | None
+
+
+ALONE = Found("alone", 1, None)
+
+
+def find(environment: Mapping[str, str] = os.environ) -> Found:
+  """Looks for the peers of this process: the first of these that is there.
+
+  1. `GCL_COORDINATOR` (host:port of process 0), `GCL_NUM_PROCESSES` and
+     `GCL_PROCESS_ID`; GCL_NUM_PROCESSES=1 alone forbids to look further.
+  2. Slurm, inside `srun` with several tasks. With one task a node it takes all
+     GPUs of the node, otherwise the one with its local number.
+  3. A TPU in this machine: JAX asks the cloud for the other hosts.
+  4. Kubernetes, in a pod of an indexed job (needs the extra `k8s`).
+
+  Raises:
+    ConfigError: only some of the three are set, or they make no sense; a pod
+      of an indexed job without the extra `k8s`.
+  """
+  found = _told(environment) or _slurm(environment)
+  if found is None and _has_tpu():
+    found = Found("a TPU", None, {})
+  return found or _kubernetes(environment) or ALONE
+
+
+def join(found: Found) -> None:
+  """Joins the other processes; call it once, before any array is made.
+
+  A peer that says nothing for `GCL_HEARTBEAT_S` seconds (100) is lost.
+  """
+  if found.settings is not None:
+    seconds = int(os.environ.get("GCL_HEARTBEAT_S", 100))
+    jax.distributed.initialize(
+      **found.settings,
+      heartbeat_timeout_seconds=seconds,
+      shutdown_timeout_seconds=seconds,
+    )
+
+
+def _told(environment):
+  values = [environment.get(name) for name in VARIABLES]
+  if not any(values):
+    return None
+  if values == [None, "1", None]:
+    return ALONE
+  if not all(values):
+    missing = [n for n, v in zip(VARIABLES, values, strict=True) if not v]
+    raise ConfigError(
+      f"{', '.join(missing)} not set: set all of {', '.join(VARIABLES)} or none"
+    )
+  address, count, identity = values
+  if not (
+    count.isdigit() and identity.isdigit() and int(identity) < int(count)
+  ):
+    raise ConfigError(
+      f"GCL_PROCESS_ID is {identity} of GCL_NUM_PROCESSES {count}: needed is"
+      " an id from 0 to the number of processes minus 1"
+    )
+  settings = dict(
+    coordinator_address=address,
+    num_processes=int(count),
+    process_id=int(identity),
+  )
+  return Found("GCL_COORDINATOR", int(count), settings)
+
+
+def _slurm(environment):
+  if not all(environment.get(name) for name in _SLURM):
+    return None
+  count = int(environment["SLURM_NTASKS"])
+  if count == 1:
+    return None
+  settings = {"cluster_detection_method": "slurm"}
+  gpus = environment.get("SLURM_GPUS_ON_NODE", "")
+  if _one_task_a_node(environment) and gpus.isdigit():
+    settings["local_device_ids"] = list(range(int(gpus)))
+  job = f"Slurm job {environment['SLURM_JOB_ID']}"
+  return Found(job, count, settings)
+
+
+def _one_task_a_node(environment):
+  tasks = environment.get("SLURM_STEP_TASKS_PER_NODE", "")
+  return re.fullmatch(r"1(\(x\d+\))?", tasks) is not None
+
+
+def _has_tpu():
+  chips = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")
+  return bool(chips and importlib.util.find_spec("libtpu"))
+
+
+def _kubernetes(environment):
+  if not environment.get("KUBERNETES_SERVICE_HOST"):
+    return None
+  if "JOB_COMPLETION_INDEX" not in environment:
+    return None
+  if importlib.util.find_spec("kubernetes") is None:
+    raise ConfigError(
+      "this pod belongs to an indexed job: install the extra k8s so that its"
+      f" peers can be found, set {', '.join(VARIABLES)}, or set"
+      " GCL_NUM_PROCESSES=1 if it works alone"
+    )
+  return Found("Kubernetes", None, {"cluster_detection_method": "k8s"})
+
+
+def check_platform(wanted: str = "") -> None:
+  """Stops a run that would fall to the CPU.
+
+  Args:
+    wanted: "gpu", "tpu" or "cpu"; "" takes what there is, but not the CPU of a
+      machine that has an NVIDIA GPU (JAX_PLATFORMS=cpu allows it).
+
+  Raises:
+    ConfigError: JAX runs on something else than wanted.
+  """
+  if wanted not in PLATFORMS:
+    raise ConfigError(
+      f"platform {wanted!r} is none of {', '.join(PLATFORMS[1:])}"
+    )
+  found = jax.default_backend()
+  if wanted and found != wanted:
+    raise ConfigError(
+      f"this run was asked for a {wanted}, and JAX runs on the {found}:"
+      f" install the extra {'cuda' if wanted == 'gpu' else wanted}, look at"
+      " the driver, or set --config.platform to what is wanted"
+    )
+  asked = os.environ.get("JAX_PLATFORMS", "")
+  if found == "cpu" and not asked and not wanted and os.path.exists(_NVIDIA):
+    raise ConfigError(
+      "this machine has an NVIDIA GPU and JAX runs on the CPU: install the"
+      " extra cuda, or ask for the CPU with --config.platform=cpu"
+    )
+
+
+_NVIDIA = "/dev/nvidia0"
+
+
+def describe(found: Found) -> str:
+  """One line: how many processes and devices, of what kind."""
+  devices, here = jax.devices(), jax.local_device_count()
+  return (
+    f"process {jax.process_index()} of {jax.process_count()} ({found.how}),"
+    f" {len(devices)} devices of kind {devices[0].device_kind!r}, {here} here"
+  )
