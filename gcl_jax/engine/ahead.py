@@ -17,6 +17,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gcl_jax.engine import flops, parallel
+from gcl_jax.engine.dispatch import several
 from gcl_jax.errors import ConfigError
 
 # Memory of one chip in GiB, from the makers' pages (read November 2026).
@@ -96,12 +97,16 @@ def compile_program(program: Program, mesh: Mesh) -> dict[str, Any]:
       f"{program.name}: a batch of {rows} cannot be shared equally by"
       f" {mesh.size} devices: choose a multiple of their number"
     )
-  compiler = {"step": parallel.compile_step, "map": parallel.compile_map}
-  mapped = compiler[program.kind](program.function, mesh)
+  batch = program.batch
+  if program.kind == "step":
+    mapped = parallel.compile_step(several(program.function), mesh)
+    batch = (batch,)
+  else:
+    mapped = parallel.compile_map(program.function, mesh)
   begin = time.perf_counter()
   shapes = (
     _placed(program.tree, mesh, PartitionSpec()),
-    _placed(program.batch, mesh, PartitionSpec(parallel.AXIS)),
+    _placed(batch, mesh, PartitionSpec(parallel.AXIS)),
   )
   lowered = mapped.lower(*shapes)
   compiled = lowered.compile()

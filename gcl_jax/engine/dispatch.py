@@ -1,4 +1,4 @@
-"""One or several training steps as one program."""
+"""One or several training steps as one program, each of them guarded."""
 
 from collections.abc import Callable
 
@@ -40,7 +40,7 @@ class Dispatch:
   def compile(self, state, group):
     """Compiles for a group of this length if that was not done yet."""
     if len(group) not in self.compiled:
-      program = parallel.compile_step(_several(self.step), self.mesh, self.mode)
+      program = parallel.compile_step(several(self.step), self.mesh, self.mode)
       self.compiled[len(group)] = self.watch.compile(
         program, state, tuple(group), steps=len(group)
       )
@@ -49,12 +49,21 @@ class Dispatch:
     return self.compiled[len(group)](state, tuple(group))
 
 
-def _several(step):
-  """As many steps as there are batches; the metrics of several are stacked."""
+def several(step: Callable) -> Callable:
+  """As many guarded steps as there are batches, as one program.
+
+  Args:
+    step: (state, batch, *, axis_name) -> (state, metrics).
+
+  Returns:
+    (state, tuple of batches, *, axis_name) -> (state, metrics); with more than
+    one batch the metrics have a leading axis. Metric `skipped` is 1 where the
+    loss or a parameter was not finite and the step changed nothing.
+  """
 
   def program(state, batches, *, axis_name):
     def one(state, batch):
-      return step(state, batch, axis_name=axis_name)
+      return _guarded(state, *step(state, batch, axis_name=axis_name))
 
     if len(batches) == 1:
       return one(state, *batches)
@@ -62,3 +71,17 @@ def _several(step):
     return jax.lax.scan(one, state, stacked)
 
   return program
+
+
+def _guarded(before, after, metrics):
+  """The state before, one step on, if the loss or a parameter is not finite.
+
+  A norm's statistics or a queue would carry one bad batch into every later
+  step, so all of the state goes back, not the parameters alone.
+  """
+  values = [metrics.get("loss", 0.0), *jax.tree.leaves(after.params)]
+  fine = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in values]))
+  state = jax.tree.map(
+    lambda new, old: jnp.where(fine, new, old), after, before
+  )
+  return state.replace(step=after.step), metrics | {"skipped": 1.0 - fine}

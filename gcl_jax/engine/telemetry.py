@@ -66,6 +66,13 @@ class Telemetry:
     values = {name: float(value) for name, value in metrics.items()}
     self._guard(self._write, name or self._name, int(step), values)
 
+  def note_skipped(self, record: dict[str, Any]) -> None:
+    """One line about a step that was skipped, here and in skipped.jsonl."""
+    name, step = record["name"], record["step"]
+    self.say(f"{name}: step {step} skipped, it was not finite")
+    if self._loud:
+      self._guard(self._append, "skipped.jsonl", record)
+
   def progress(self, total: int, desc: str = "", initial: int = 0) -> tqdm.tqdm:
     """A progress bar on stderr: a context manager with `update(n)`."""
     return tqdm.tqdm(
@@ -106,6 +113,10 @@ class Telemetry:
     self._lines.flush()
     for metric, value in values.items():
       self._board.add_scalar(f"{name}/{metric}", value, step)
+
+  def _append(self, name, record):
+    with open(self._directory / name, "a", encoding="utf-8") as file:
+      file.write(json.dumps(record) + "\n")
 
   def _guard(self, function, *args):
     try:

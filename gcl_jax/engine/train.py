@@ -1,17 +1,16 @@
 """The only training loop."""
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gcl_jax.engine import feed, parallel, preemption
 from gcl_jax.engine.checkpoint import Checkpoints
 from gcl_jax.engine.dispatch import Dispatch
+from gcl_jax.engine.skipped import Skipped
 from gcl_jax.engine.state import State
 from gcl_jax.engine.telemetry import Stopwatch, Telemetry
 from gcl_jax.errors import (
@@ -40,12 +39,16 @@ def fit(
   every: int = 0,
   on_every: Callable | None = None,
   steps_per_dispatch: int = 1,
+  max_skipped: int = 10,
+  ids: np.ndarray | None = None,
 ) -> State:
   """Trains from `state`, or from the newest checkpoint, up to `steps` updates.
 
   Compiled once; two batches are on their way to the device while a step runs;
   metrics are read one step late, so that the device never waits for the host.
   A resume is exact: same state, same batches, same result as without a stop.
+  A step whose loss or parameters are not finite changes nothing but the step
+  number; it is counted, and its images are written to `skipped.jsonl`.
 
   Args:
     step: (state, batch, *, axis_name) -> (state with step + 1, dict of scalar
@@ -70,14 +73,17 @@ def fit(
       device waits for the host between them. What falls due inside a program
       (a log line, a checkpoint, `on_every`, a request to stop) is done at its
       end. Worth nothing on a CPU, whose convolutions are slow inside loops.
+    max_skipped: steps skipped in a row that end the run.
+    ids: name of every row that `batches` may hold in `index`, for the list of
+      skipped images; None lists the rows.
 
   Returns:
     The last state, on the devices of the mesh.
 
   Raises:
     ConfigError: `steps_per_dispatch` below 1.
-    NonFiniteError: the loss or a parameter is not finite; names the step. The
-      last checkpoint was finite.
+    NonFiniteError: `max_skipped` steps in a row, or all there are, were not
+      finite. What was saved is finite.
     Preempted: SIGTERM or SIGINT came; the state is saved. A second SIGINT
       raises KeyboardInterrupt at once.
     UserError: the batches ended early, or the disk refused three saves in a
@@ -97,7 +103,8 @@ def fit(
   start = int(state.step)
   if start >= steps:
     return state
-  run = _Run(name, telemetry, checkpoints, mesh)
+  patience = min(max_skipped, steps - start)
+  run = _Run(name, telemetry, checkpoints, mesh, Skipped(patience, ids, mode))
   dispatch = Dispatch(step, mesh, mode, run.watch)
   groups = feed.groups(batches(start), steps_per_dispatch, steps - start)
   number = start
@@ -116,7 +123,7 @@ def fit(
       before, number = number, number + len(group)
       with run.watch.busy(len(group), group.rows):
         state, metrics = dispatch(state, group)
-        run.after(number, metrics, _due(log_every, before, number))
+        run.after(number, metrics, group, _due(log_every, before, number))
       bar.update(len(group))
       stop = False
       if _due(every, before, number):
@@ -141,37 +148,52 @@ def _due(every: int, before: int, number: int) -> bool:
 class _Run:
   """What `fit` keeps beside the state."""
 
-  def __init__(self, name, telemetry, checkpoints, mesh):
+  def __init__(self, name, telemetry, checkpoints, mesh, skipped):
     self.name, self.telemetry = name, telemetry
-    self.checkpoints, self.mesh = checkpoints, mesh
+    self.checkpoints, self.mesh, self.skipped = checkpoints, mesh, skipped
     self.watch = Stopwatch(mesh)
-    self.pending = []  # (step, metrics) still on the device
+    self.pending = []  # (step, metrics, batches, due) still on the device
     self.failed_saves = 0
 
-  def after(self, number, metrics, due):
+  def after(self, number, metrics, group, due):
     """Reads the metrics before these when they are due."""
     if self.pending:
       # At most two programs in flight: batches and signals do not pile up.
       jax.block_until_ready(self.pending[-1][1])
-      if self.pending[-1][2]:
+      if self.pending[-1][3]:
         self.read()
-    self.pending.append((number, metrics, due))
+    rows = [batch.get("index") for batch in group]
+    self.pending.append((number, metrics, rows, due))
 
   def read(self):
-    """Logs the newest metrics at hand and refuses a loss that is not finite."""
+    """Logs the newest metrics at hand and counts what was skipped."""
     if not self.pending:
       return
-    numbers, metrics, _ = zip(*self.pending, strict=True)
+    numbers, metrics, rows, _ = zip(*self.pending, strict=True)
     self.pending = []
-    losses = jax.device_get([m.get("loss", 0.0) for m in metrics])
-    newest = jax.tree.map(
-      lambda x: np.ravel(x)[-1], jax.device_get(metrics[-1])
-    )
+    newest = {
+      k: np.ravel(v)[-1] for k, v in jax.device_get(metrics[-1]).items()
+    }
     self.telemetry.log(numbers[-1], newest, self.name)
-    for last, values in zip(numbers, map(np.ravel, losses), strict=True):
-      for number, loss in enumerate(values, last - len(values) + 1):
-        if not math.isfinite(loss):
-          raise self.not_finite(f"the loss is {loss} at step {number}")
+    flags = jax.device_get([m["skipped"] for m in metrics])
+    for last, skipped, indices in zip(numbers, flags, rows, strict=True):
+      first = last - len(indices) + 1
+      for number, flag, index in zip(
+        range(first, last + 1), np.ravel(skipped), indices, strict=True
+      ):
+        self.look(number, bool(flag), index)
+
+  def look(self, number, skipped, index):
+    """Notes a step; too many skipped ones in a row end the run."""
+    found = self.skipped.look(number, skipped, index)
+    if found is None:
+      return
+    self.telemetry.note_skipped({"name": self.name} | found)
+    if self.skipped.in_a_row >= self.skipped.patience:
+      raise self.not_finite(
+        f"{self.skipped.in_a_row} steps in a row were not finite, the last"
+        f" step {number}"
+      )
 
   def drain(self):
     """Reads all metrics at hand: the steps in flight still count as busy."""
@@ -179,10 +201,8 @@ class _Run:
       self.read()
 
   def settle(self, number, state):
-    """Waits for the state, and makes sure that it is worth keeping."""
+    """Waits for the state; no bad loss was overlooked when it is kept."""
     self.drain()
-    if not bool(_all_finite(state.params)):
-      raise self.not_finite(f"a parameter is not finite after step {number}")
     if int(state.step) != number:
       raise ValueError(
         f"{self.name}: the step function must add 1 to state.step: it is"
@@ -193,7 +213,8 @@ class _Run:
     newest = None if self.checkpoints is None else self.checkpoints.latest()
     kept = "" if newest is None else f"; step {newest} is saved and finite"
     return NonFiniteError(
-      f"{self.name}: {what}{kept}: lower the learning rate or look at the data"
+      f"{self.name}: {what}{kept}: lower the learning rate or look at the"
+      " images listed in skipped.jsonl"
     )
 
   def evaluate(self, number, state, on_every):
@@ -217,13 +238,8 @@ class _Run:
       self.telemetry.say(f"{text}; going on")
 
   def record(self):
-    self.telemetry.throughput[self.name] = self.watch.record()
-
-
-@jax.jit
-def _all_finite(tree):
-  checks = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
-  return jnp.all(jnp.stack(checks))
+    record = self.watch.record() | {"skipped": self.skipped.count}
+    self.telemetry.throughput[self.name] = record
 
 
 def _how_to_go_on(name, number, signal_name, checkpoints: Any):

@@ -162,6 +162,8 @@ def _train(context, model, images: Images, fold, number: int) -> dict:
     every=config.eval_every,
     on_every=check,
     steps_per_dispatch=context.config.steps_per_dispatch,
+    max_skipped=context.config.max_skipped,
+    ids=images.table["id"][fit],
   )
   best = jax.tree.map(np.asarray, state.extra["best"])
   return {

@@ -70,6 +70,8 @@ def run(context: Any, name: str = "supcon") -> dict[str, Any]:
         context, images, rows, networks.encoder, networks.head, loss
       ),
       steps_per_dispatch=context.config.steps_per_dispatch,
+      max_skipped=context.config.max_skipped,
+      ids=images.table["id"],
     )
   variables = {
     "params": state.params["encoder"],
