@@ -26,6 +26,7 @@ from ml_collections import config_flags
 from gcl_jax import data
 from gcl_jax.engine import (
   ahead,
+  alive,
   cluster,
   distributed,
   parallel,
@@ -68,15 +69,36 @@ def main(argv: list[str]) -> None:
   method = method_stages(config)
   mesh = make_mesh(config, method.batch_sizes(config))
   distributed.keep_programs(pathlib.Path(workdir) / "compiled")
+  with alive.watch(workdir), preemption.between_checkpoints():
+    run_together(config, workdir, mesh)
+  report = pathlib.Path(workdir) / "report.html"
+  if report.exists() and distributed.is_main():
+    print(f"report: {report}", flush=True)
+
+
+def run_together(config: Any, workdir: str, mesh: Any) -> None:
+  """Runs what all processes agree on; stops when one of them is lost."""
   distributed.check_agreement(
     "configuration", f"{config.to_json_best_effort()} {workdir} {_STAGE.value}"
   )
   distributed.check_agreement("version of gcl_jax", code_hash())
-  with preemption.between_checkpoints():
+  try:
     run(config, workdir, mesh, _STAGE.value)
-  report = pathlib.Path(workdir) / "report.html"
-  if report.exists() and distributed.is_main():
-    print(f"report: {report}", flush=True)
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" in str(error):
+      raise ConfigError(_out_of_memory(error)) from error
+    if jax.process_count() == 1:
+      raise
+    alive.lost(str(error))
+
+
+def _out_of_memory(error: Exception) -> str:
+  return (
+    f"the device is out of memory ({_one_line(error)[:150]}): lower"
+    " --config.supcon.batch_size or score.batch_size, or set"
+    " --config.supcon.remat=True, --config.supcon.block_size=1024 or"
+    " --config.score.chunk=8"
+  )
 
 
 def code_hash() -> str:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from gcl_jax.engine import alive
 from gcl_jax.errors import ConfigError
 
 VARIABLES = ("GCL_COORDINATOR", "GCL_NUM_PROCESSES", "GCL_PROCESS_ID")
@@ -63,10 +64,11 @@ def find(environment: Mapping[str, str] = os.environ) -> Found:
 def join(found: Found) -> None:
   """Joins the other processes; call it once, before any array is made.
 
-  A peer that says nothing for `GCL_HEARTBEAT_S` seconds (100) is lost.
+  JAX's own heartbeat aborts without a clear line, so it comes second to that
+  of `alive`.
   """
   if found.settings is not None:
-    seconds = int(os.environ.get("GCL_HEARTBEAT_S", 100))
+    seconds = int(2 * alive.timeout_s()) + 10
     jax.distributed.initialize(
       **found.settings,
       heartbeat_timeout_seconds=seconds,

@@ -111,8 +111,9 @@ class Telemetry:
     record = {"name": name, "step": step, "time": time.time()} | clean
     self._lines.write(json.dumps(record) + "\n")
     self._lines.flush()
-    for metric, value in values.items():
-      self._board.add_scalar(f"{name}/{metric}", value, step)
+    for metric, value in clean.items():
+      if value is not None:
+        self._board.add_scalar(f"{name}/{metric}", value, step)
 
   def _append(self, name, record):
     with open(self._directory / name, "a", encoding="utf-8") as file:

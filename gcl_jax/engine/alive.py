@@ -1,0 +1,119 @@
+"""Notices a process that died or hangs, before the others wait for ever.
+
+Every process counts up in a file of its own in the run's folder and looks
+whether the others do. One that has not for `GCL_HEARTBEAT_S` seconds is lost:
+nothing that runs across processes can go on without it, so this process says
+who it was and ends at once with exit code 4. Its last checkpoint is intact.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import jax
+
+from gcl_jax.engine.manifest import make_writable
+from gcl_jax.errors import PeerLost
+
+DEFAULT_S = 100
+
+
+def timeout_s() -> float:
+  """Seconds of silence after which a process counts as lost."""
+  return float(os.environ.get("GCL_HEARTBEAT_S", DEFAULT_S))
+
+
+@contextlib.contextmanager
+def watch(workdir: str | os.PathLike) -> Iterator[None]:
+  """Watches the other processes of this run; alone, it does nothing."""
+  if jax.process_count() == 1:
+    yield
+    return
+  folder = pathlib.Path(workdir) / ".alive"
+  make_writable(folder)
+  done = threading.Event()
+  pulse = _Pulse(folder, jax.process_index(), jax.process_count())
+  thread = threading.Thread(
+    target=_work, args=(pulse, done, timeout_s()), name="alive", daemon=True
+  )
+  pulse.beat()
+  thread.start()
+  try:
+    yield
+  finally:
+    done.set()
+    thread.join(1)
+    pulse.end()
+
+
+def lost(reason: str) -> None:
+  """Says that a peer is lost and ends this process without waiting for it."""
+  line = reason.strip().splitlines()[0][:200] if reason.strip() else "no word"
+  print(
+    f"gcl_jax: another process was lost ({line}): what was saved is intact,"
+    " run the same command again to go on",
+    file=sys.stderr,
+    flush=True,
+  )
+  os._exit(PeerLost.exit_code)  # leaving politely would wait for the lost one
+
+
+def _work(pulse, done, limit):
+  while not done.wait(min(5.0, limit / 5)):
+    pulse.beat()
+    if silent := pulse.silent(limit):
+      lost(f"{silent} said nothing for {limit:.0f} s")
+
+
+class _Pulse:
+  """This process's count, and when those of the others last changed here.
+
+  Clocks of other hosts are not looked at, only whether their counts move.
+  """
+
+  def __init__(self, folder, me, count):
+    self.folder, self.me = folder, me
+    self.others = [number for number in range(count) if number != me]
+    self.seen = {number: (None, time.monotonic()) for number in self.others}
+    self.beats = 0
+
+  def beat(self):
+    self.beats += 1
+    here = {"host": socket.gethostname(), "pid": os.getpid()}
+    with contextlib.suppress(OSError):
+      self._path(self.me).write_text(json.dumps(here | {"beats": self.beats}))
+
+  def end(self):
+    with contextlib.suppress(OSError):
+      self._path(self.me).unlink()
+
+  def silent(self, limit):
+    """Who has not counted up for so long, or None."""
+    now = time.monotonic()
+    for number in self.others:
+      try:
+        text = self._path(number).read_text()
+      except FileNotFoundError:
+        text = None  # not there yet, or at its end
+      except OSError:
+        continue
+      if text != self.seen[number][0] or text is None:
+        self.seen[number] = (text, now)
+      elif now - self.seen[number][1] > limit:
+        return self._name(number, text)
+    return None
+
+  def _name(self, number, text):
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+      entry = json.loads(text)
+      return f"process {number} (pid {entry['pid']} on {entry['host']})"
+    return f"process {number}"
+
+  def _path(self, number):
+    return self.folder / str(number)

@@ -1,0 +1,158 @@
+"""Faults of runs of several processes, with real processes on this machine."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+TOY = pathlib.Path(__file__).with_name("toy.py")
+WAIT_S = 90
+
+
+class Run:
+  """Processes of one toy run; their words go to files."""
+
+  def __init__(self, workdir, processes=1, devices=1, *arguments):
+    workdir.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as found:
+      found.bind(("127.0.0.1", 0))
+      port = found.getsockname()[1]
+    self.files, self.children = [], []
+    for number in range(processes):
+      cpu = {"GCL_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
+      told = cpu | {
+        "GCL_COORDINATOR": f"127.0.0.1:{port}",
+        "GCL_NUM_PROCESSES": str(processes),
+        "GCL_PROCESS_ID": str(number),
+        "GCL_HEARTBEAT_S": "5",
+      }
+      path = workdir / f"words{number}-{time.monotonic_ns()}.txt"
+      own = [a[number] if isinstance(a, list) else a for a in arguments]
+      with open(path, "w") as file:
+        child = subprocess.Popen(
+          [sys.executable, "-u", str(TOY), str(workdir), *own],
+          env=os.environ | (told if processes > 1 else cpu),
+          stdout=file,
+          stderr=subprocess.STDOUT,
+        )
+      self.files.append(path)
+      self.children.append(child)
+
+  def words(self, number=0):
+    """What a process has said so far."""
+    return self.files[number].read_text()
+
+  def until(self, text, number=0):
+    """Waits until a process says so."""
+    end = time.monotonic() + WAIT_S
+    while text not in self.words(number):
+      assert time.monotonic() < end, self.words(number)
+      assert self.children[number].poll() is None, self.words(number)
+      time.sleep(0.02)
+
+  def codes(self, seconds=WAIT_S):
+    """Exit codes of all, once they have ended."""
+    end = time.monotonic() + seconds
+    try:
+      for child in self.children:
+        child.wait(max(0.1, end - time.monotonic()))
+    finally:
+      for child in self.children:
+        if child.poll() is None:
+          child.kill()
+          child.wait()
+    return [child.returncode for child in self.children]
+
+  def result(self):
+    """The hash of the state at the end."""
+    (found,) = re.findall(r"done (\w+)", self.words())
+    return found
+
+  def batches(self):
+    """{number: rows of the whole batch}, the shares of all processes joined."""
+    rows = {}
+    for number in range(len(self.children)):
+      for step, share in re.findall(
+        r"batch (\d+) (\[.*\])", self.words(number)
+      ):
+        rows.setdefault(int(step), []).extend(json.loads(share))
+    return rows
+
+
+def finished(workdir, processes, devices, *arguments):
+  """A run that must end well."""
+  found = Run(workdir, processes, devices, *arguments)
+  assert set(found.codes()) == {0}, found.words()
+  return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """An uninterrupted run of two devices in one process."""
+  return finished(tmp_path_factory.mktemp("whole"), 1, 2)
+
+
+def test_row14_the_same_bits_however_processes_hold_the_devices(
+  whole, tmp_path
+):
+  split = finished(tmp_path, 2, 1)
+  assert split.result() == whole.result()
+  assert split.batches() == whole.batches() and len(whole.batches()) == 30
+
+
+def test_row14_a_checkpoint_of_one_layout_restores_on_another(whole, tmp_path):
+  first = finished(tmp_path, 2, 1, "--steps=15")
+  again = finished(tmp_path, 1, 2)
+  assert min(again.batches()) == 15
+  assert again.result() == whole.result() != first.result()
+
+
+def test_row12_row13_sigterm_to_one_of_two_saves_the_same_step_in_both(
+  whole, tmp_path
+):
+  run = Run(tmp_path, 2, 1, "--pause=0.1")
+  run.until("batch 9 ")
+  run.children[1].send_signal(signal.SIGTERM)
+  assert run.codes() == [75, 75], run.words(0) + run.words(1)
+  steps = {
+    re.search(r"by SIGTERM after step (\d+)", run.words(n)).group(1)
+    for n in (0, 1)
+  }
+  assert len(steps) == 1 and 0 < int(*steps) < 30
+  assert (tmp_path / "checkpoints" / steps.pop()).is_dir()
+  again = finished(tmp_path, 2, 1)
+  assert again.result() == whole.result()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_row16_a_dead_or_hung_process_stops_the_others(whole, tmp_path, how):
+  run = Run(tmp_path, 2, 1, "--pause=0.1")
+  run.until("batch 12 ")
+  run.children[1].send_signal(how)
+  begin = time.monotonic()
+  assert run.children[0].wait(60) == 4, run.words()
+  assert time.monotonic() - begin < 30
+  run.children[1].kill()
+  run.children[1].wait()
+  assert "gcl_jax: another process was lost" in run.words()
+  if how == signal.SIGSTOP:
+    assert f"process 1 (pid {run.children[1].pid} on" in run.words()
+  again = finished(tmp_path, 2, 1)
+  assert min(again.batches()) >= 5  # not from the beginning
+  assert again.result() == whole.result()
+
+
+def test_row17_processes_that_disagree_are_refused(tmp_path):
+  run = Run(tmp_path, 2, 1, ["--config=a", "--config=b"])
+  assert run.codes() == [2, 2]
+  for number in (0, 1):
+    last = run.words(number).splitlines()
+    assert any("process 1 was started with another" in line for line in last)
+    assert "Traceback" not in run.words(number)
