@@ -1,6 +1,7 @@
 """Asked to stop: SIGTERM and SIGINT, agreed on between processes."""
 
 import contextlib
+import itertools
 import os
 import signal
 import threading
@@ -23,7 +24,7 @@ def watch() -> Iterator[Callable[[], str]]:
   """
   if jax.process_count() > 1:
     with _handling((signal.SIGINT,), _pass_on()):
-      yield _agreed()
+      yield _agreed
     return
   received: list[int] = []
 
@@ -54,17 +55,15 @@ def between_checkpoints() -> Iterator[None]:
     yield
 
 
-def _agreed():
+# Programs run so far: goes on from fit to fit, because the service names the
+# one to stop after, which may lie in the next fit.
+_programs = itertools.count(1)
+
+
+def _agreed() -> str:
   """All processes ask the coordination service, one call a program."""
-  calls = 0
-
-  def asked():
-    nonlocal calls
-    calls += 1
-    reached = multihost_utils.reached_preemption_sync_point(calls)
-    return "SIGTERM" if reached else ""
-
-  return asked
+  reached = multihost_utils.reached_preemption_sync_point(next(_programs))
+  return "SIGTERM" if reached else ""
 
 
 def _pass_on():
