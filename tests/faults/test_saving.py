@@ -1,0 +1,285 @@
+"""Faults while a run saves, stops or goes on, in one process."""
+
+import errno
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+from test_processes import Run, finished
+
+from gcl_jax.engine import checkpoint, feed, manifest, parallel, train
+from gcl_jax.engine.checkpoint import Checkpoints
+from gcl_jax.engine.lock import lock
+from gcl_jax.engine.telemetry import Telemetry
+from gcl_jax.errors import NonFiniteError, UserError
+
+KILLS = int(os.environ.get("GCL_KILLS", 3))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """An uninterrupted run."""
+  return finished(tmp_path_factory.mktemp("whole"), 1, 1)
+
+
+def fit(steps, checkpoints=None, poison=(), **settings):
+  """The toy run in this process."""
+  mesh = parallel.make_mesh(jax.devices()[:1])
+
+  def batches(start):
+    stream = feed.batches({"x": toy.DATA}, 8, seed=1, start=start, steps=steps)
+    for number, batch in enumerate(stream, start + 1):
+      yield batch | ({"x": batch["x"] * np.nan} if number in poison else {})
+
+  state = parallel.init_replicated(toy.init, mesh, jax.random.key(3))
+  return train.fit(
+    toy.step,
+    state,
+    batches,
+    steps=steps,
+    mesh=mesh,
+    checkpoints=checkpoints,
+    **settings,
+  )
+
+
+def test_row01_row02_killed_at_random_instants_of_saving(whole, tmp_path):
+  """Saves after every step: most instants lie inside a save."""
+  instants = random.Random(0)
+  for number in range(KILLS):
+    run = Run(tmp_path, 1, 1, "--save_every=1", "--pause=0.02")
+    run.until(f"batch {min(3 + number, 20)} ")
+    time.sleep(instants.uniform(0, 0.25))
+    run.children[0].kill()
+    assert run.codes() == [-signal.SIGKILL]
+  again = finished(tmp_path, 1, 1, "--save_every=1")
+  assert again.result() == whole.result()
+  left = [p.name for p in (tmp_path / "checkpoints").iterdir()]
+  assert not [name for name in left if "tmp" in name], left
+
+
+def test_row02_killed_between_the_two_halves_of_replacing(tmp_path):
+  """An artifact whose folder is gone and whose new one is not there yet."""
+  folder = tmp_path / "artifact"
+  checkpoint.save_artifact(folder, {"a": np.arange(3)})
+  folder.rename(tmp_path / "artifact.tmp")
+  with pytest.raises(UserError, match="cannot read .*artifact"):
+    checkpoint.load_artifact(folder)
+  checkpoint.save_artifact(folder, {"a": np.arange(4)})
+  assert checkpoint.load_artifact(folder)["a"].tolist() == [0, 1, 2, 3]
+
+
+def _arrays(folder):
+  files = [p for p in folder.rglob("*") if p.is_file() and "state" in p.parts]
+  return sorted(files, key=lambda p: p.stat().st_size)
+
+
+def _empty(folder):
+  _arrays(folder)[-1].write_bytes(b"")
+
+
+def _half(folder):
+  path = _arrays(folder)[-1]
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _flip(folder):
+  path = _arrays(folder)[-1]
+  data = bytearray(path.read_bytes())
+  data[len(data) // 2] ^= 255
+  path.write_bytes(bytes(data))
+
+
+def _no_meta(folder):
+  shutil.rmtree(folder / "meta")
+
+
+@pytest.mark.parametrize("harm", [_empty, _half, _flip, _no_meta])
+def test_row03_row06_row07_a_damaged_checkpoint_gives_way(tmp_path, harm):
+  first = Checkpoints(tmp_path)
+  fit(8, first, save_every=4)
+  first.close()
+  harm(tmp_path / "8")
+  second = Checkpoints(tmp_path)
+  found = second.restore(fit(1))
+  assert int(found.step) == 4 and second.latest() == 4
+  hashes = [manifest.array_hashes(state) for state in (fit(8, second), fit(8))]
+  assert hashes[0] == hashes[1]
+
+
+def test_row04_a_full_disk_is_waited_for(tmp_path):
+  """Files may not grow beyond a few bytes for a while, as on a full disk."""
+  said, limits = [], resource.getrlimit(resource.RLIMIT_FSIZE)
+  telemetry = Telemetry()
+  telemetry.say = said.append
+
+  def fill(state):
+    full = 3 <= int(state.step) < 6
+    soft = 64 if full else limits[0]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, limits[1]))
+    return state, {}, False
+
+  checkpoints = Checkpoints(tmp_path)
+  try:
+    fit(
+      8,
+      checkpoints,
+      save_every=2,
+      every=1,
+      on_every=fill,
+      telemetry=telemetry,
+    )
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  (line,) = [line for line in said if "could not be saved" in line]
+  assert line.startswith("train: step 4 could not be saved")
+  assert line.endswith("going on") and checkpoints.latest() == 8
+  found = Checkpoints(tmp_path).restore(fit(1))
+  assert int(found.step) == 8
+
+
+def test_row04_a_disk_that_stays_full_ends_the_run(tmp_path):
+  checkpoints = Checkpoints(tmp_path)
+  fit(2, checkpoints)
+
+  def refuse(*args, **settings):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  checkpoints.save = refuse
+  with pytest.raises(UserError, match="could not be saved: .*No space left"):
+    fit(20, checkpoints, save_every=1)
+  assert Checkpoints(tmp_path).latest() == 2
+
+
+def test_row05_a_folder_that_cannot_be_written_is_refused(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(UserError, match="cannot write to .*choose another"):
+    Checkpoints(tmp_path / "file" / "checkpoints")
+
+
+def test_row08_another_architecture_is_refused_by_name(tmp_path):
+  checkpoints = Checkpoints(tmp_path)
+  state = fit(2, checkpoints)
+  other = state.replace(params={"map": jnp.zeros((6, 5))})
+  with pytest.raises(
+    UserError, match=r"params/map is float32\[6, 3\] there.*\[6, 5\] here"
+  ):
+    checkpoints.restore(other)
+
+
+def test_row09_a_newer_format_is_refused(tmp_path, monkeypatch):
+  checkpoints = Checkpoints(tmp_path)
+  monkeypatch.setattr(checkpoint, "SCHEMA", manifest.SCHEMA + 1)
+  state = fit(2, checkpoints)
+  monkeypatch.setattr(checkpoint, "SCHEMA", manifest.SCHEMA)
+  with pytest.raises(UserError, match="has format 2, this program reads up to"):
+    checkpoints.restore(state)
+
+
+def test_row12_row13_asked_to_stop_and_resumed_bit_for_bit(whole, tmp_path):
+  for number, asked in ((5, signal.SIGTERM), (15, signal.SIGINT)):
+    run = Run(tmp_path, 1, 1, "--pause=0.05", "--save_every=0")
+    run.until(f"batch {number} ")
+    run.children[0].send_signal(asked)
+    begin = time.monotonic()
+    assert run.codes() == [75], run.words()
+    assert time.monotonic() - begin < 10
+    assert asked.name in run.words() and "Traceback" not in run.words()
+  assert finished(tmp_path, 1, 1).result() == whole.result()
+
+
+def test_row12_a_second_interrupt_leaves_at_once(whole, tmp_path):
+  run = Run(tmp_path, 1, 1, "--pause=0.05", "--save_every=2")
+  run.until("batch 8 ")
+  run.children[0].send_signal(signal.SIGINT)
+  run.children[0].send_signal(signal.SIGINT)
+  assert run.codes(20)[0] != 0
+  assert finished(tmp_path, 1, 1).result() == whole.result()
+
+
+def test_row15_row48_two_runs_in_one_folder(tmp_path):
+  holder = (
+    "import sys, time\n"
+    "from gcl_jax.engine.lock import lock\n"
+    f"with lock({str(tmp_path)!r}):\n"
+    "  print('held', flush=True)\n"
+    "  time.sleep(60)\n"
+  )
+  with subprocess.Popen(
+    [sys.executable, "-c", holder], stdout=subprocess.PIPE, text=True
+  ) as child:
+    assert child.stdout.readline() == "held\n"
+    with (
+      pytest.raises(UserError, match=f"in use by process {child.pid} on"),
+      lock(tmp_path),
+    ):
+      pass
+    child.kill()
+  with lock(tmp_path):  # its owner is dead
+    pass
+
+
+def test_row18_row19_losses_that_are_not_finite(tmp_path):
+  checkpoints, telemetry = Checkpoints(tmp_path), Telemetry()
+  fit(6, checkpoints, poison=(3,), telemetry=telemetry)
+  assert telemetry.throughput["train"]["skipped"] == 1
+  with pytest.raises(
+    NonFiniteError, match="3 steps in a row.*step 6 is saved and finite"
+  ):
+    fit(20, checkpoints, poison=(8, 9, 10), max_skipped=3)
+  assert np.isfinite(checkpoints.restore(fit(1)).params["map"]).all()
+
+
+def test_row47_logs_that_vanish_do_not_stop_training(tmp_path):
+  telemetry = Telemetry(tmp_path / "logs", "toy")
+
+  def vanish(state):
+    shutil.rmtree(tmp_path / "logs", ignore_errors=True)
+    (tmp_path / "logs").write_text("")  # nor can they be made again
+    return state, {}, False
+
+  state = fit(6, every=2, on_every=vanish, telemetry=telemetry, log_every=1)
+  assert int(state.step) == 6
+  telemetry.close()
+
+
+def test_row44_data_edited_between_two_runs_are_noticed(tmp_path):
+  from gcl_jax.engine import stages
+
+  def context(fingerprint):
+    return stages.Context(
+      {"method": "toy", "seed": 0},
+      tmp_path,
+      parallel.make_mesh(jax.devices()[:1]),
+      data={"fingerprint": fingerprint, "count": 2},
+    )
+
+  one = stages.Stage("one", lambda context: {"a": np.arange(2)})
+  stages.run_stages([one], context("as it was"))
+  with pytest.raises(UserError, match="data.fingerprint as it was -> edited"):
+    stages.run_stages([one], context("edited"))
+
+
+def test_row45_a_killed_worker_ends_the_run_with_its_reason():
+  rows = feed.mapped(_die, 100, workers=1)
+  begin = time.monotonic()
+  with pytest.raises(Exception, match="(?i)worker|process|exit"):
+    list(rows)
+  assert time.monotonic() - begin < 30
+
+
+def _die(row):
+  if row == 40:
+    os.kill(os.getpid(), signal.SIGKILL)
+  return re.sub("x", "y", f"x{row}")
