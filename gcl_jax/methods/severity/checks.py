@@ -35,18 +35,53 @@ CHOICES = {
 REFERENCES = ("random", "simclr", "supervised", "moco", "pcl")
 
 
+POSITIVE = (
+  "autoencoder.batch_size",
+  "autoencoder.steps",
+  "autoencoder.eval_every",
+  "autoencoder.folds",
+  "autoencoder.learning_rate",
+  "score.batch_size",
+  "bin.count",
+  "supcon.width",
+  "supcon.batch_size",
+  "supcon.epochs",
+  "supcon.temperature",
+  "supcon.learning_rate",
+  "finetune.batch_size",
+  "finetune.steps",
+  "steps_per_dispatch",
+  "max_skipped",
+)
+NOT_NEGATIVE = (
+  "devices",
+  "workers",
+  "seed",
+  "data.max_bad",
+  "data.limit",
+  "score.chunk",
+  "supcon.block_size",
+  "supcon.images_per_bin",
+  "supcon.weight_decay",
+)
+
+
 def check(config: ml_collections.ConfigDict) -> None:
   """Refuses what cannot run before anything does.
 
   Raises:
     ConfigError: a word that is none of a setting's choices (the near one is
-      named), an image side that the autoencoder cannot halve four times, a
-      reference that is unknown or named twice, settings that exclude others.
+      named), a number that must be positive and is not, an image side that
+      the autoencoder cannot halve four times, a reference that is unknown or
+      named twice, settings that exclude others.
   """
+  for name in (*POSITIVE, *NOT_NEGATIVE):
+    value = _value(config, name)
+    if value < 0 or (value == 0 and name in POSITIVE):
+      least = "more than 0" if name in POSITIVE else "0 or more"
+      raise ConfigError(f"{name} must be {least}, got {value}")
   for name, known in CHOICES.items():
-    value = config
-    for part in name.split("."):
-      value = value[part]
+    value = _value(config, name)
     if value not in known:
       raise ConfigError(
         f"{name} {value!r} is not one of {', '.join(known)}"
@@ -64,6 +99,12 @@ def check(config: ml_collections.ConfigDict) -> None:
       f"supcon.images_per_bin needs bins as labels: it has no meaning with"
       f" supcon.loss {config.supcon.loss!r}"
     )
+
+
+def _value(config, dotted):
+  for part in dotted.split("."):
+    config = config[part]
+  return config
 
 
 def _near(value: str, known: tuple[str, ...]) -> str:
