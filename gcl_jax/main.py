@@ -160,8 +160,8 @@ def make_mesh(config: Any, batch_sizes: Sequence[int]) -> Any:
   """Joins the processes and takes the devices that divide every batch."""
   found = cluster.find()
   processes = found.count or 1
-  wanted = int(os.environ.get("GCL_CPU_DEVICES", 0))
-  wanted = wanted or config.devices // processes or distributed.cpu_devices()
+  wanted = config.devices // processes or distributed.cpu_devices()
+  wanted = distributed.number_from("GCL_CPU_DEVICES", wanted)
   if config.platform == "cpu":
     jax.config.update("jax_platforms", "cpu")
   distributed.configure_cpu(

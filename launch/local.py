@@ -6,9 +6,10 @@
 Every process is `python -m gcl_jax.main` with the arguments after `--`, on
 virtual CPU devices, and knows its peers through GCL_COORDINATOR,
 GCL_NUM_PROCESSES and GCL_PROCESS_ID. Their lines come with their number in
-front. When one fails the others are stopped. Exit code 75 (stopped after
-saving) starts all of them again, at most --restarts times; any other code is
-passed on. --preempt=20:1 sends SIGTERM to process 1 after 20 seconds, once.
+front. When one fails the others are stopped. Stopped after saving (exit code
+75), lost a peer (4) or ended from outside (134, 137, 139): all of them start
+again, at most --restarts times. Any other code is passed on. --preempt=20:1
+sends SIGTERM to process 1 after 20 seconds, once.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import threading
 import time
 
 PREEMPTED = 75
+AGAIN = (PREEMPTED, 4, 134, 137, 139)
 GRACE_S = 20  # between SIGTERM and SIGKILL, when the others are stopped
 
 
@@ -31,9 +33,9 @@ def main() -> int:
   for attempt in range(arguments.restarts + 1):
     code = run_once(arguments, preempt)
     preempt = None
-    if code != PREEMPTED or attempt == arguments.restarts:
+    if code not in AGAIN or attempt == arguments.restarts:
       break
-    print("local: stopped after saving; starting again", flush=True)
+    print(f"local: ended with {code}; starting again", flush=True)
   return code
 
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # One machine, CPU or GPU: a run that goes on by itself after a preemption.
 #
-#   launch/one_machine.sh configs/severity.py:octdl runs/octdl --config.data.path=FILE
+#   launch/one_machine.sh configs/severity.py:octdl runs/octdl \
+#     --config.data.path=FILE
 #
 # Exit code 75 means "stopped after saving": the same command is started again,
 # at most GCL_RESTARTS times (default 20). Every other code is passed on.

@@ -3,6 +3,8 @@
 import importlib
 import json
 import pathlib
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -122,3 +124,26 @@ def test_pmap_gives_the_same(whole, tmp_path):
   for name in (n for n in reports[0] if n.startswith(("severity", "baseline"))):
     ours, theirs = (r[name]["value"] for r in reports)
     np.testing.assert_allclose(ours, theirs, atol=1e-3, err_msg=name)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_leave_the_same_bytes(method, tmp_path):
+  """Two devices in one process, then one in each of two, by the simulator."""
+  root = pathlib.Path(__file__).resolve().parents[1]
+  done = subprocess.run(
+    [
+      *(sys.executable, "benchmarks/layouts.py", f"--out={tmp_path}"),
+      *(f"--config=configs/{method}.py:tiny", "--layouts=1x2,2x1"),
+      *("--", "--config.references=()"),
+    ],
+    cwd=root,
+    capture_output=True,
+    text=True,
+    timeout=600,
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+  record = json.loads(done.stdout.splitlines()[-1])
+  assert record["against"] == "1x2" and record["differ"] == []
+  assert record["arrays"] > 100
+  begun = json.loads((tmp_path / "2x1" / "config.json").read_text())
+  assert begun["mesh"]["processes"] == 2

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 
 import jax
 
+from gcl_jax.engine import distributed
 from gcl_jax.engine.manifest import make_writable
 from gcl_jax.errors import PeerLost
 
@@ -25,8 +26,12 @@ DEFAULT_S = 100
 
 
 def timeout_s() -> float:
-  """Seconds of silence after which a process counts as lost."""
-  return float(os.environ.get("GCL_HEARTBEAT_S", DEFAULT_S))
+  """Seconds of silence after which a process counts as lost.
+
+  Raises:
+    ConfigError: `GCL_HEARTBEAT_S` is no positive number.
+  """
+  return distributed.number_from("GCL_HEARTBEAT_S", DEFAULT_S)
 
 
 @contextlib.contextmanager

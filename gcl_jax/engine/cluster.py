@@ -106,13 +106,18 @@ def _told(environment):
 def _slurm(environment):
   if not all(environment.get(name) for name in _SLURM):
     return None
-  count = int(environment["SLURM_NTASKS"])
+  # Of the step: the job of an interactive shell may have more tasks.
+  count = int(
+    environment.get("SLURM_STEP_NUM_TASKS", environment["SLURM_NTASKS"])
+  )
   if count == 1:
     return None
   settings = {"cluster_detection_method": "slurm"}
   gpus = environment.get("SLURM_GPUS_ON_NODE", "")
   if _one_task_a_node(environment) and gpus.isdigit():
     settings["local_device_ids"] = list(range(int(gpus)))
+  elif environment.get("CUDA_VISIBLE_DEVICES", ",").isdigit():
+    settings["local_device_ids"] = [0]  # Slurm shows each task its own alone
   job = f"Slurm job {environment['SLURM_JOB_ID']}"
   return Found(job, count, settings)
 
@@ -138,7 +143,7 @@ def _kubernetes(environment):
       f" peers can be found, set {', '.join(VARIABLES)}, or set"
       " GCL_NUM_PROCESSES=1 if it works alone"
     )
-  return Found("Kubernetes", None, {"cluster_detection_method": "k8s"})
+  return Found("Kubernetes", None, {})  # JAX has no name for this method
 
 
 def check_platform(wanted: str = "") -> None:

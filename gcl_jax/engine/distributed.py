@@ -25,6 +25,18 @@ def barrier(name: str) -> None:
     multihost_utils.sync_global_devices(name)
 
 
+def number_from(variable: str, default: int) -> int:
+  """A positive whole number from the environment.
+
+  Raises:
+    ConfigError: it is something else.
+  """
+  text = os.environ.get(variable) or str(default)
+  if not text.isdigit() or int(text) < 1:
+    raise ConfigError(f"{variable} must be 1 or more, got {text!r}")
+  return int(text)
+
+
 def on_main(function: Callable[[], None]) -> None:
   """Runs in process 0 while the others wait; an error there ends all of them.
 

@@ -52,6 +52,7 @@ POSITIVE = (
   "finetune.steps",
   "steps_per_dispatch",
   "max_skipped",
+  "log_every",
 )
 NOT_NEGATIVE = (
   "devices",

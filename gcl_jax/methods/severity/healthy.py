@@ -163,6 +163,7 @@ def _train(context, model, images: Images, fold, number: int) -> dict:
     on_every=check,
     steps_per_dispatch=context.config.steps_per_dispatch,
     max_skipped=context.config.max_skipped,
+    log_every=context.config.log_every,
     ids=images.table["id"][fit],
   )
   best = jax.tree.map(np.asarray, state.extra["best"])

@@ -71,6 +71,7 @@ def run(context: Any, name: str = "supcon") -> dict[str, Any]:
       ),
       steps_per_dispatch=context.config.steps_per_dispatch,
       max_skipped=context.config.max_skipped,
+      log_every=context.config.log_every,
       ids=images.table["id"],
     )
   variables = {
