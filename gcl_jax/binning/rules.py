@@ -7,6 +7,9 @@ from scipy.special import gammaln
 
 from gcl_jax.errors import ConfigError, DataError
 
+# Beyond this, the range of the scores times a number of bins is no float64.
+_LARGEST = 1e300
+
 
 class Bins(NamedTuple):
   """Pseudo-labels and the rule that gave them.
@@ -182,7 +185,7 @@ def fit_scores(scores: np.ndarray, bins: int) -> np.ndarray:
   """Scores that edges can be fitted on, float64.
 
   Raises:
-    DataError: a score is not finite, or all are equal.
+    DataError: a score is not finite or beyond 1e300, or all are equal.
     ConfigError: fewer than 2 bins.
   """
   scores = _finite_scores(scores)
@@ -192,6 +195,11 @@ def fit_scores(scores: np.ndarray, bins: int) -> np.ndarray:
     raise DataError(
       f"1 distinct value for {bins} bins: all {len(scores)} scores are"
       f" {scores[0]:.6g}; look at the score stage"
+    )
+  if np.abs(scores).max() > _LARGEST:
+    raise DataError(
+      f"scores from {scores.min():.6g} to {scores.max():.6g} are too large to"
+      " bin; look at the score stage"
     )
   return scores
 

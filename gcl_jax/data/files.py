@@ -17,7 +17,10 @@ from gcl_jax.errors import DataError
 
 MAX_PIXELS = 2**26  # of one image: 8192 x 8192
 MAX_VOXELS = 2**29  # of one volume: 1024 slices of 724 x 724
-MAX_NPZ_BYTES = 2**34  # of one array in an npz file: 16 GiB
+MAX_NPZ_BYTES = 2**34  # of all arrays in an npz file: 16 GiB
+MAX_IMAGE_BYTES = 2**30  # of an image file: 8192 x 8192 of 16 bytes
+MAX_VOLUME_BYTES = 2**33  # of a DICOM or unpacked NIfTI file: 8 GiB
+MAX_TABLE_BYTES = 2**28  # of a table, unpacked: 256 MiB
 
 _KINDS = {
   stat.S_IFDIR: "a folder",
@@ -60,6 +63,35 @@ def regular_file(path: str | os.PathLike) -> pathlib.Path:
   if not os.access(path, os.R_OK):
     raise DataError(f"{path}: may not be read (permissions)")
   return path
+
+
+def check_bytes(
+  path: str | os.PathLike, count: int, limit: int, what: str = "the file"
+) -> None:
+  """Refuses more bytes than a reader is meant for, before it takes them in.
+
+  Raises:
+    DataError: `count` is above `limit`; the message names file and numbers.
+  """
+  if count > limit:
+    raise DataError(
+      f"{path}: {what} has {count} bytes, more than the limit of {limit};"
+      " crop, downsample or split it first"
+    )
+
+
+def read_bytes(path: str | os.PathLike, limit: int) -> bytes:
+  """The content of a regular file of at most `limit` bytes.
+
+  Raises:
+    DataError: as `regular_file` and `check_bytes`, or the disk fails.
+  """
+  path = regular_file(path)
+  check_bytes(path, path.stat().st_size, limit)
+  try:
+    return path.read_bytes()
+  except OSError as error:
+    raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def folder_of(path: str | os.PathLike) -> pathlib.Path:
@@ -106,20 +138,34 @@ def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
   Raises:
     DataError: not an npz file, an object (pickled) array, a header that does
-      not fit its data, more than `MAX_NPZ_BYTES`, or a damaged file.
+      not fit its data, an array named twice, more than `MAX_NPZ_BYTES` in
+      all, or a damaged file.
   """
   path = regular_file(path)
   try:
     with zipfile.ZipFile(path) as archive:
-      for member in archive.infolist():
+      members = archive.infolist()
+      # Members may share their compressed bytes, so only the sum is a bound.
+      total = sum(member.file_size for member in members)
+      check_bytes(path, total, MAX_NPZ_BYTES, "the unpacked npz file")
+      for member in members:
         _check_member(path, archive, member)
+    _check_names(path, [member.filename for member in members])
     with np.load(path, allow_pickle=False) as arrays:
       return {name: arrays[name] for name in arrays.files}
   except DataError:
     raise
   # Zip, codec and header errors come as a dozen types; all mean one thing.
   except Exception as error:
-    raise DataError(f"{path}: not a readable npz file ({error})") from error
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    raise DataError(f"{path}: not a readable npz file ({reason})") from error
+
+
+def _check_names(path: pathlib.Path, names: list[str]) -> None:
+  """numpy would take one of two arrays of the same name, and not say which."""
+  twice = {name for name in names if names.count(name) > 1}
+  if twice:
+    raise DataError(f"{path}: holds the array {min(twice)!r} more than once")
 
 
 def _check_member(
@@ -147,5 +193,3 @@ def _check_member(
       f"{where}: the header declares {shape} of {dtype}, {declared} bytes,"
       f" but {member.file_size - start} bytes follow"
     )
-  if declared > MAX_NPZ_BYTES:
-    raise DataError(f"{where}: {declared} bytes, more than {MAX_NPZ_BYTES}")

@@ -12,7 +12,12 @@ import pathlib
 import numpy as np
 
 from gcl_jax.data import medical
-from gcl_jax.data.files import existing, regular_file
+from gcl_jax.data.files import (
+  MAX_IMAGE_BYTES,
+  existing,
+  read_bytes,
+  regular_file,
+)
 from gcl_jax.data.raster import decode_image
 from gcl_jax.errors import DataError
 
@@ -41,14 +46,15 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     32-bit and signed integers come as float32, 1-bit images as 0 and 255.
 
   Raises:
-    DataError: not a regular file, empty, truncated, of another format,
-      larger than `files.MAX_PIXELS` by its header, with several pages or
+    DataError: not a regular file, empty, truncated, damaged (a PNG checksum
+      that does not match), of another format, larger than `files.MAX_PIXELS`
+      by its header or `files.MAX_IMAGE_BYTES` on disk, with several pages or
       frames, or of a kind that could only be read by losing bits (16-bit
       colour).
   """
   path = regular_file(path)
   if _suffix(path) in PILLOW_SUFFIXES:
-    return decode_image(path.read_bytes(), path)
+    return decode_image(read_bytes(path, MAX_IMAGE_BYTES), path)
   if _is_dicom(path):
     return medical.read_dicom(path)
   if _suffix(path) in NIFTI_SUFFIXES:

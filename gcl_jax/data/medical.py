@@ -5,16 +5,23 @@ warns about on a damaged file ends as one `DataError`.
 """
 
 import contextlib
+import gzip
 import importlib
+import io
+import math
 import pathlib
+import struct
 from collections.abc import Iterator
 from types import ModuleType
 
 import numpy as np
+from PIL import Image
 
 from gcl_jax.data.files import (
   MAX_PIXELS,
+  MAX_VOLUME_BYTES,
   MAX_VOXELS,
+  check_bytes,
   check_size,
   folder_of,
   regular_file,
@@ -22,6 +29,13 @@ from gcl_jax.data.files import (
 from gcl_jax.errors import DataError
 
 _DEFLATED = ("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.8.1")
+_RLE = "1.2.840.10008.1.2.5"
+
+# Bounds of what a byte can unpack to, so that a small file with a large size
+# in its header is refused before that size is allocated.
+_MOST_RLE, _MOST_GZIP = 64, 1032
+_MAX_EXTENSIONS = 2**24  # bytes between a NIfTI header and its voxels
+_SPACE_CODES = range(6)  # values of qform_code and sform_code
 
 
 def extra(module: str) -> ModuleType:
@@ -75,11 +89,12 @@ def series_files(path: pathlib.Path) -> list[pathlib.Path]:
     DataError: no DICOM file, another file among them, several series or
       sizes, or an order that positions and instance numbers leave open.
   """
-  found = sorted(
-    entry
-    for entry in folder_of(path).iterdir()
-    if not entry.name.startswith(".") and entry.name != "DICOMDIR"
-  )
+  with _one_error(path, "folder"):
+    found = sorted(
+      entry
+      for entry in folder_of(path).iterdir()
+      if not entry.name.startswith(".") and entry.name != "DICOMDIR"
+    )
   if not found:
     raise DataError(f"{path}: an empty folder, no DICOM series")
   headers = []
@@ -146,6 +161,7 @@ def _header(path: pathlib.Path):
   with path.open("rb") as file:
     if file.read(132)[128:] != b"DICM":
       raise DataError(f"{path}: not a DICOM file (no DICM mark)")
+  check_bytes(path, path.stat().st_size, MAX_VOLUME_BYTES)
   meta = pydicom.filereader.read_file_meta_info(path)
   # Inflating happens while parsing, so the size could not be checked first.
   if str(meta.get("TransferSyntaxUID", "")) in _DEFLATED:
@@ -184,11 +200,12 @@ def _dicom_pixels(path: pathlib.Path) -> np.ndarray:
 
 def _check_length(path: pathlib.Path, dataset) -> None:
   """Uncompressed pixels must have exactly the declared number of bytes."""
-  if "PixelData" not in dataset:
+  if not dataset.get("PixelData"):
     raise DataError(f"{path}: a DICOM file without pixel data")
-  if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-    return
   expected = extra("pydicom.pixels.utils").get_expected_length(dataset)
+  if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+    _check_frames(path, dataset, expected)
+    return
   length = len(dataset.PixelData)
   if length not in (expected, expected + expected % 2):
     raise DataError(
@@ -196,12 +213,39 @@ def _check_length(path: pathlib.Path, dataset) -> None:
     )
 
 
+def _check_frames(path: pathlib.Path, dataset, expected: int) -> None:
+  """Compressed frames must be as many and as large as the header declares."""
+  syntax = dataset.file_meta.TransferSyntaxUID
+  if syntax == _RLE and expected > _MOST_RLE * len(dataset.PixelData):
+    raise DataError(
+      f"{path}: the header declares {expected} bytes, more than"
+      f" {len(dataset.PixelData)} bytes of RLE can hold"
+    )
+  uid, frames = extra("pydicom.uid"), _frames(dataset)
+  if syntax not in (*uid.JPEGTransferSyntaxes, *uid.JPEG2000TransferSyntaxes):
+    return
+  size = (int(dataset.Columns), int(dataset.Rows))
+  found = extra("pydicom.encaps").generate_frames(
+    dataset.PixelData, number_of_frames=frames
+  )
+  count = 0
+  for count, frame in enumerate(found, 1):
+    with Image.open(io.BytesIO(frame), formats=("JPEG", "JPEG2000")) as image:
+      if image.size != size:
+        raise DataError(
+          f"{path}: frame {count} is {image.size[1]} x {image.size[0]}, the"
+          f" header declares {size[1]} x {size[0]}"
+        )
+  if count != frames:
+    raise DataError(f"{path}: {count} frames, the header declares {frames}")
+
+
 def _intensities(path, dataset, stored: np.ndarray) -> np.ndarray:
   """Stored numbers to brightness in the declared unit."""
   pixels = extra("pydicom.pixels")
   kind = str(dataset.PhotometricInterpretation)
   if kind == "PALETTE COLOR":
-    return _small(pixels.apply_color_lut(stored, dataset))
+    return _small(path, pixels.apply_color_lut(stored, dataset))
   bits, signed = int(dataset.BitsStored), int(dataset.PixelRepresentation)
   if int(dataset.HighBit) != bits - 1:
     raise DataError(f"{path}: {bits} bits up to bit {dataset.HighBit}")
@@ -220,14 +264,27 @@ def _intensities(path, dataset, stored: np.ndarray) -> np.ndarray:
   if not np.isfinite([slope, intercept]).all() or slope == 0:
     raise DataError(f"{path}: rescale slope {slope}, intercept {intercept}")
   if "ModalityLUTSequence" not in dataset and (slope, intercept) == (1, 0):
-    return _small(stored)
-  return pixels.apply_modality_lut(stored, dataset).astype(np.float32)
+    return _small(path, stored)
+  return _float32(path, pixels.apply_modality_lut(stored, dataset))
 
 
-def _small(values: np.ndarray) -> np.ndarray:
+def _small(path: pathlib.Path, values: np.ndarray) -> np.ndarray:
   """uint8 and uint16 stay; everything else becomes float32."""
   keep = values.dtype in (np.uint8, np.uint16)
-  return values if keep else values.astype(np.float32)
+  return values if keep else _float32(path, values)
+
+
+def _float32(path: pathlib.Path, values: np.ndarray) -> np.ndarray:
+  """The values as float32; DataError for a number that is too large for it.
+
+  NaN and infinity that the file holds pass: who scales the image refuses.
+  """
+  with np.errstate(over="ignore"):
+    small = values.astype(np.float32)
+  lost = int((np.isfinite(values) & ~np.isfinite(small)).sum())
+  if lost:
+    raise DataError(f"{path}: {lost} values are too large for 32 bits")
+  return small
 
 
 def _only_grey(path: pathlib.Path, volume: np.ndarray) -> np.ndarray:
@@ -239,12 +296,15 @@ def _only_grey(path: pathlib.Path, volume: np.ndarray) -> np.ndarray:
 def read_nifti(path: pathlib.Path) -> np.ndarray:
   """[slices, H, W] of a NIfTI file, axial, foot to head."""
   with _one_error(path, "NIfTI"):
-    volume = extra("nibabel").as_closest_canonical(_nifti(path))
+    volume = _nifti(path)
+    if _is_gzip(path):
+      _check_gzip(path)
+    volume = extra("nibabel").as_closest_canonical(volume)
     values = np.asarray(volume.dataobj)
     values = values.reshape(values.shape[:3])
     # [R, A, S] -> [S, P, L]: anterior row first, the patient's right first.
     return np.ascontiguousarray(
-      _small(values.transpose(2, 1, 0)[:, ::-1, ::-1])
+      _small(path, values.transpose(2, 1, 0)[:, ::-1, ::-1])
     )
 
 
@@ -258,14 +318,65 @@ def nifti_slices(path: pathlib.Path) -> int:
 
 def _nifti(path: pathlib.Path):
   """The volume as stored, its header checked, its voxels not yet read."""
-  volume = extra("nibabel").load(path)
-  shape = volume.shape
-  if len(shape) < 3 or any(length != 1 for length in shape[3:]):
-    raise DataError(f"{path}: {len(shape)} axes of size {shape}, expected 3")
+  header, kind = _nifti_header(path)
+  shape = header.get_data_shape()
+  axes = int(header["dim"][0])
+  if not 3 <= axes <= 7 or any(length != 1 for length in shape[3:]):
+    raise DataError(f"{path}: {axes} axes of size {shape}, expected 3")
   check_size(path, shape[:3], MAX_VOXELS)
-  if volume.get_data_dtype().kind not in "iuf":
-    raise DataError(f"{path}: voxels of type {volume.get_data_dtype()}")
-  return volume
+  dtype = header.get_data_dtype()
+  if dtype.kind not in "iuf":
+    raise DataError(f"{path}: voxels of type {dtype}")
+  for code in ("qform_code", "sform_code"):
+    if int(header[code]) not in _SPACE_CODES:
+      raise DataError(f"{path}: {code} {header[code]} is not a NIfTI code")
+  _check_room(path, float(header["vox_offset"]), shape, dtype.itemsize)
+  return kind.from_filename(path)
+
+
+def _nifti_header(path: pathlib.Path):
+  """The header alone, and the class for the rest (what follows may be huge)."""
+  nibabel = extra("nibabel")
+  with gzip.open(path) if _is_gzip(path) else path.open("rb") as file:
+    block = file.read(540)
+  for order in "<>":
+    kind = {348: nibabel.Nifti1Image, 540: nibabel.Nifti2Image}.get(
+      struct.unpack(order + "i", block[:4])[0]
+    )
+    if kind:
+      header = kind.header_class
+      size = header.sizeof_hdr
+      return header(block[:size], endianness=order, check=False), kind
+  raise DataError(f"{path}: not a NIfTI file (neither version 1 nor 2)")
+
+
+def _check_room(
+  path: pathlib.Path, offset: float, shape: tuple[int, ...], itemsize: int
+) -> None:
+  """The file must have room for the voxels that its header declares."""
+  if not 0 <= offset <= _MAX_EXTENSIONS:
+    raise DataError(f"{path}: the header puts the voxels at byte {offset:.6g}")
+  declared = int(offset) + math.prod(shape) * itemsize
+  check_bytes(path, declared, MAX_VOLUME_BYTES, "the unpacked volume")
+  found = path.stat().st_size
+  if declared > found * (_MOST_GZIP if _is_gzip(path) else 1):
+    raise DataError(
+      f"{path}: the header declares {declared} bytes, more than a file of"
+      f" {found} bytes can hold; is it truncated?"
+    )
+
+
+def _is_gzip(path: pathlib.Path) -> bool:
+  return path.name.lower().endswith(".gz")
+
+
+def _check_gzip(path: pathlib.Path) -> None:
+  """Unpacks to the end, where the checksum is; nibabel stops at the voxels."""
+  total = 0
+  with gzip.open(path) as file:
+    while block := file.read(2**20):
+      total += len(block)
+      check_bytes(path, total, MAX_VOLUME_BYTES, "the unpacked volume")
 
 
 @contextlib.contextmanager

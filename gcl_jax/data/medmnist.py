@@ -95,6 +95,7 @@ def _labels(
   if len(widths) > 1:
     raise DataError(f"{path}: the parts have {widths} labels")
   values = np.concatenate([arrays[f"{p}_labels"] for p in parts])
+  values = values.astype(np.int64)  # classes may be stored as False and True
   if values.shape[1] > 1:
     if not np.isin(values, (0, 1)).all():
       raise DataError(f"{path}: labels other than 0 and 1 in {values.shape}")

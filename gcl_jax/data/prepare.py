@@ -156,6 +156,8 @@ def _stored(
 ) -> np.ndarray:
   """Grey or RGB, uint8 or uint16, at the size asked for."""
   image = formats.to_grey(image) if grey else image
+  if not image.size or (image.ndim != 2 and image.shape[2:] != (3,)):
+    raise DataError(f"an image of shape {image.shape} is neither grey nor RGB")
   if image.dtype != np.uint16:
     image = formats.to_uint8(image)
   if image.dtype == np.uint16 and image.ndim == 3:

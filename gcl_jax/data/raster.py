@@ -2,6 +2,8 @@
 
 import io
 import os
+import re
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -14,6 +16,13 @@ _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 
 # TIFF tags.
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+_SAMPLES, _PLANES = 277, 284
+_TILE_WIDTH, _TILE_HEIGHT = 322, 323
+
+# JPEG markers that end pixels; 00 is a pixel's FF, D0 to D7 are restarts.
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+_END = 0xD9
+_KNOWN = {*range(0xC0, 0xD0), *range(0xDA, 0xDE), *range(0xE0, 0xF0), 0xFE}
 
 
 def decode_image(content: bytes, name: str | os.PathLike) -> np.ndarray:
@@ -48,10 +57,15 @@ def decode_image(content: bytes, name: str | os.PathLike) -> np.ndarray:
 
 def _check_whole(content: bytes, image: Image.Image, name) -> None:
   """What Pillow lets pass: missing end marks, further pages, lost bits."""
-  marks = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
-  mark = marks.get(image.format)
-  if mark and mark not in content[-65536:]:
-    raise DataError(f"{name}: is truncated (its end mark is missing)")
+  if image.format == "PNG":
+    _check_chunks(content, name)
+  if image.format == "JPEG":
+    _check_markers(content, name)
+  if image.format == "TIFF":
+    # A tile is decoded as one piece, however small the image is.
+    tile = [image.tag_v2.get(tag, 1) for tag in (_TILE_HEIGHT, _TILE_WIDTH)]
+    check_size(f"{name}, one tile", tuple(tile), MAX_PIXELS)
+  _check_covered(image, name)
   pages = getattr(image, "n_frames", 1)
   if pages > 1:
     raise DataError(
@@ -59,6 +73,60 @@ def _check_whole(content: bytes, image: Image.Image, name) -> None:
     )
   if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
     _check_bits(image, name)
+
+
+def _check_covered(image: Image.Image, name) -> None:
+  """The strips or tiles of a file must make up the whole image.
+
+  Pillow leaves black what none of them covers.
+  """
+  boxes = {tile[1] for tile in image.tile}
+  covered = sum((right - x) * (low - y) for x, y, right, low in boxes)
+  if image.format == "TIFF" and image.tag_v2.get(_PLANES) == 2:
+    layers = len(image.tile) // max(1, len(boxes))
+    raw = image.tile and image.tile[0][0] == "raw"
+    # Each colour has strips of its own; libtiff looks after its own ones.
+    covered *= not raw or layers >= image.tag_v2.get(_SAMPLES, 1)
+  if covered < image.width * image.height:
+    raise DataError(
+      f"{name}: is damaged (holds {covered} of the"
+      f" {image.width * image.height} pixels that its header declares)"
+    )
+
+
+def _check_chunks(content: bytes, name) -> None:
+  """Every chunk of a PNG must match its checksum; Pillow skips the pixels'."""
+  place, kind, view = 8, b"", memoryview(content)
+  while kind != b"IEND":
+    end = place + 8 + int.from_bytes(content[place : place + 4])
+    if end + 4 > len(content):
+      raise DataError(f"{name}: is truncated (its end mark is missing)")
+    kind = content[place + 4 : place + 8]
+    checksum = int.from_bytes(content[end : end + 4])
+    if zlib.crc32(view[place + 4 : end]) != checksum:
+      raise DataError(
+        f"{name}: is damaged (wrong checksum of a {kind.decode('latin-1')!r}"
+        " chunk); copy or export it again"
+      )
+    place = end + 4
+
+
+def _check_markers(content: bytes, name) -> None:
+  """A JPEG must go on to its end mark.
+
+  At a marker it does not know the decoder stops and leaves the rest grey. The
+  end mark of a thumbnail is inside a segment and does not count.
+  """
+  place = 2
+  while found := _MARKER.search(content, place):
+    marker = content[found.start() + 1]
+    if marker == _END:
+      return
+    if marker not in _KNOWN:
+      raise DataError(f"{name}: is damaged (marker {marker:02x} in its pixels)")
+    length = content[found.end() : found.end() + 2]
+    place = found.end() + max(2, int.from_bytes(length))
+  raise DataError(f"{name}: is truncated (its end mark is missing)")
 
 
 def _check_bits(image: Image.Image, name) -> None:

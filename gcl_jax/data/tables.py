@@ -11,11 +11,12 @@ import difflib
 import os
 import pathlib
 import re
+import zipfile
 from collections.abc import Iterable
 
 import numpy as np
 
-from gcl_jax.data.files import regular_file
+from gcl_jax.data.files import MAX_TABLE_BYTES, check_bytes, regular_file
 from gcl_jax.data.medical import extra
 from gcl_jax.errors import DataError
 
@@ -63,7 +64,11 @@ class Table:
     return values
 
   def numbers(self, column: str) -> np.ndarray:
-    """float64 [N], blank = nan; DataError names the first row of no number."""
+    """float64 [N], blank and "nan" = nan.
+
+    Raises:
+      DataError: naming the first row that is no finite number.
+    """
     return np.array(
       [
         self._number(i, column, v)
@@ -113,9 +118,13 @@ class Table:
 
   def _number(self, index: int, column: str, value: str) -> float:
     try:
-      return float(value) if value else np.nan
+      number = float(value) if value else np.nan
     except ValueError:
-      raise self.error(index, column, f"{value!r} is not a number") from None
+      number = np.inf
+    # Python also takes 1_000, which no other program writes or reads.
+    if np.isinf(number) or "_" in value:
+      raise self.error(index, column, f"{value!r} is not a number")
+    return number
 
 
 def canonical(value: object) -> str:
@@ -137,10 +146,11 @@ def read_table(path: str | os.PathLike) -> Table:
   dropped, blank rows are skipped. Of a workbook the first sheet is read.
 
   Raises:
-    DataError: not readable, no rows, a name twice, or a row whose number of
-      cells is not that of the header.
+    DataError: not readable, more than `files.MAX_TABLE_BYTES`, no rows, a
+      name twice, or a row whose number of cells is not that of the header.
   """
   path = regular_file(path)
+  check_bytes(path, path.stat().st_size, MAX_TABLE_BYTES, "the table")
   if path.suffix.lower() in (".xlsx", ".xlsm"):
     return _table(path, _xlsx_rows(path))
   if path.suffix.lower() in (".xls", ".ods", ".parquet"):
@@ -164,14 +174,20 @@ def _csv_rows(path: pathlib.Path) -> Iterable[list]:
 def _xlsx_rows(path: pathlib.Path) -> Iterable[list]:
   openpyxl = extra("openpyxl")
   try:
+    with zipfile.ZipFile(path) as archive:
+      unpacked = sum(member.file_size for member in archive.infolist())
+    check_bytes(path, unpacked, MAX_TABLE_BYTES, "the unpacked table")
     book = openpyxl.load_workbook(path, read_only=True, data_only=True)
     try:
       yield from (list(row) for row in book.worksheets[0].values)
     finally:
       book.close()
+  except DataError:
+    raise
   # openpyxl passes on zip, XML and key errors of a damaged file.
   except Exception as error:
-    raise DataError(f"{path}: not a readable workbook: {error}") from error
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    raise DataError(f"{path}: not a readable workbook: {reason}") from error
 
 
 def _table(path: pathlib.Path, records: Iterable[list]) -> Table:

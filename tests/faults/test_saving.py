@@ -54,18 +54,25 @@ def fit(steps, checkpoints=None, poison=(), **settings):
   )
 
 
-def test_row01_row02_killed_at_random_instants_of_saving(whole, tmp_path):
+def test_row01_row02_killed_at_random_instants_of_saving(tmp_path):
   """Saves after every step: most instants lie inside a save."""
-  instants = random.Random(0)
-  for number in range(KILLS):
-    run = Run(tmp_path, 1, 1, "--save_every=1", "--pause=0.02")
-    run.until(f"batch {min(3 + number, 20)} ")
-    time.sleep(instants.uniform(0, 0.25))
+  arguments = (f"--steps={20 + 30 * KILLS}", "--save_every=1")
+  whole = finished(tmp_path / "whole", 1, 1, *arguments)
+  instants, reached = random.Random(0), []
+  for _ in range(KILLS):
+    run = Run(tmp_path / "killed", 1, 1, *arguments)
+    end = time.monotonic() + 60
+    while len(run.batches()) < 9:  # some steps done: six are read ahead
+      assert time.monotonic() < end, run.words()
+      time.sleep(0.01)
+    time.sleep(instants.uniform(0, 0.3))
     run.children[0].kill()
     assert run.codes() == [-signal.SIGKILL]
-  again = finished(tmp_path, 1, 1, "--save_every=1")
+    reached.append(min(run.batches()))
+  again = finished(tmp_path / "killed", 1, 1, *arguments)
   assert again.result() == whole.result()
-  left = [p.name for p in (tmp_path / "checkpoints").iterdir()]
+  assert reached == sorted(reached) and reached[-1] > 0  # never back
+  left = [p.name for p in (tmp_path / "killed/checkpoints").iterdir()]
   assert not [name for name in left if "tmp" in name], left
 
 

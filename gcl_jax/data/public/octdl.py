@@ -50,12 +50,8 @@ def octdl(path: str | os.PathLike) -> Dataset:
   missing = {*_WANTED, "source_width_height"} - set(arrays)
   if missing:
     raise DataError(f"{path}: not OCTDL, no array {sorted(missing)[0]!r}")
+  _check(path, arrays)
   images, labels = arrays["images"], arrays["labels"]
-  if images.ndim != 3 or images.shape[2] < 260 or labels.max() > 6:
-    raise DataError(
-      f"{path}: images {images.shape} with classes up to {labels.max()};"
-      " expected [N, H, 264] and 0..6"
-    )
   width, height = arrays["source_width_height"].T.astype(float)
   table = {
     "id": arrays["names"].astype(str),
@@ -69,6 +65,30 @@ def octdl(path: str | os.PathLike) -> Dataset:
   return Dataset(
     "octdl", table, lambda row: images[row, :, _COLUMNS], LABELS, META
   )
+
+
+def _check(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> None:
+  """Refuses arrays of other shapes, kinds or classes than the release has."""
+  images, labels = arrays["images"], arrays["labels"]
+  if images.ndim != 3 or images.dtype != np.uint8 or images.shape[2] < 260:
+    raise DataError(
+      f"{path}: images {images.shape} of {images.dtype}; expected [N, H, 264]"
+      " of uint8"
+    )
+  for name in (*_WANTED[1:], "source_width_height"):
+    axes = (2,) if name == "source_width_height" else ()
+    kinds = "US" if name == "names" else "iubfUS" if name == "group" else "iubf"
+    values = arrays[name]
+    if values.shape != (len(images), *axes) or values.dtype.kind not in kinds:
+      raise DataError(
+        f"{path}: {name} {values.shape} of {values.dtype} do not fit"
+        f" {len(images)} images"
+      )
+  if labels.dtype.kind not in "iu" or not np.isin(labels, range(7)).all():
+    raise DataError(
+      f"{path}: classes up to {labels.max(initial=0)} of {labels.dtype} in"
+      " labels; expected 0..6"
+    )
 
 
 def _from_files(path: str | os.PathLike) -> Dataset:
