@@ -156,3 +156,10 @@ def test_row17_processes_that_disagree_are_refused(tmp_path):
     last = run.words(number).splitlines()
     assert any("process 1 was started with another" in line for line in last)
     assert "Traceback" not in run.words(number)
+
+
+def test_row17_an_error_in_process_0_ends_all_with_its_code(tmp_path):
+  run = Run(tmp_path, 2, 1, "--fail=1")
+  assert run.codes() == [2, 2]
+  assert "gcl_jax: the table is empty" in run.words(0)
+  assert "gcl_jax: process 0 stopped" in run.words(1)

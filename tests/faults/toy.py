@@ -66,6 +66,7 @@ def main() -> int:
   parser.add_argument("--save_every", type=int, default=5)
   parser.add_argument("--pause", type=float, default=0.0)
   parser.add_argument("--config", default="")
+  parser.add_argument("--fail", type=int, default=0, help="1: in process 0")
   arguments = parser.parse_args()
   found = cluster.find()
   distributed.configure_cpu(int(os.environ.get("GCL_CPU_DEVICES", 1)))
@@ -85,6 +86,12 @@ def main() -> int:
 def run(arguments: argparse.Namespace) -> None:
   """One fit with checkpoints."""
   mesh = parallel.make_mesh()
+
+  def before_training():
+    if arguments.fail:
+      raise UserError("the table is empty")
+
+  distributed.on_main(before_training)
 
   def batches(start):
     stream = feed.batches(
