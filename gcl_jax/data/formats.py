@@ -11,7 +11,7 @@ import pathlib
 
 import numpy as np
 
-from gcl_jax.data import medical
+from gcl_jax.data import dicom, nifti
 from gcl_jax.data.files import (
   MAX_IMAGE_BYTES,
   existing,
@@ -56,7 +56,7 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
   if _suffix(path) in PILLOW_SUFFIXES:
     return decode_image(read_bytes(path, MAX_IMAGE_BYTES), path)
   if _is_dicom(path):
-    return medical.read_dicom(path)
+    return dicom.read_dicom(path)
   if _suffix(path) in NIFTI_SUFFIXES:
     raise DataError(f"{path}: is a volume, not an image; use read_volume")
   raise DataError(
@@ -83,12 +83,12 @@ def read_volume(path: str | os.PathLike) -> np.ndarray:
       of different size, or any of the reasons of `read_image`.
   """
   if pathlib.Path(path).is_dir():
-    return medical.read_series(pathlib.Path(path))
+    return dicom.read_series(pathlib.Path(path))
   path = regular_file(path)
   if _suffix(path) in NIFTI_SUFFIXES:
-    return medical.read_nifti(path)
+    return nifti.read_nifti(path)
   if _is_dicom(path):
-    return medical.read_frames(path)
+    return dicom.read_frames(path)
   raise DataError(
     f"{path}: not a volume; give a NIfTI file, a multi-frame DICOM file or a"
     " folder with one DICOM series"
@@ -102,12 +102,12 @@ def count_slices(path: str | os.PathLike) -> int | None:
     DataError: as `read_volume`, as far as headers tell.
   """
   if pathlib.Path(path).is_dir():
-    return len(medical.series_files(pathlib.Path(path)))
+    return len(dicom.series_files(pathlib.Path(path)))
   path = regular_file(path)
   if _suffix(path) in NIFTI_SUFFIXES:
-    return medical.nifti_slices(path)
+    return nifti.nifti_slices(path)
   if _suffix(path) not in PILLOW_SUFFIXES and _is_dicom(path):
-    frames = medical.dicom_frames(path)
+    frames = dicom.dicom_frames(path)
     return frames if frames > 1 else None
   return None
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from pydicom import encaps, uid
 
-from gcl_jax.data import files, formats, medical, prepare, preprocess
+from gcl_jax.data import files, formats, nifti, prepare, preprocess
 from gcl_jax.data.folder import folder
 from gcl_jax.errors import DataError
 
@@ -355,7 +355,7 @@ def test_row24_what_follows_the_voxels_is_bounded(tmp_path, monkeypatch):
   content = gzip.compress(fuzz_readers.nifti(VOLUME) + bytes(2**22), 9)
   path = save(tmp_path / "a.nii.gz", content)
   assert formats.read_volume(path).shape == (5, 6, 7)
-  for module in (files, medical):
+  for module in (files, nifti):
     monkeypatch.setattr(module, "MAX_VOLUME_BYTES", 2**21)
   with pytest.raises(DataError, match="unpacked volume has"):
     formats.read_volume(path)
