@@ -40,14 +40,22 @@ class Checkpoints:
       must not train on when the run is started again.
   """
 
-  def __init__(self, directory: str | pathlib.Path, keep: int = 2):
+  def __init__(
+    self, directory: str | pathlib.Path, keep: int = 2, strict: bool = False
+  ):
     """Opens or makes the folder and removes what a killed save left behind.
+
+    Args:
+      directory: the folder.
+      keep: how many of the newest are kept.
+      strict: a damaged checkpoint is refused and left for inspection, instead
+        of giving way to the one before.
 
     Raises:
       UserError: the folder cannot be written.
     """
     self.directory = pathlib.Path(directory).absolute()
-    self.finished = False
+    self.finished, self.strict = False, strict
     make_writable(self.directory)
     self._manager = ocp.CheckpointManager(
       self.directory,
@@ -110,8 +118,8 @@ class Checkpoints:
         return self._restore(candidate, like)
       except _Damaged as error:
         logging.warning("%s", error)
-        if step is not None:
-          raise UserError(f"{error}; choose another step: {steps}") from None
+        if step is not None or self.strict:
+          raise UserError(f"{error}; there are: {steps}") from None
         self._manager.delete(candidate)
     raise UserError(
       f"all checkpoints in {self.directory} were damaged: start again"

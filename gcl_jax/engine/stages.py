@@ -121,7 +121,8 @@ class Context:
 
   def checkpoints(self, name: str = "checkpoints", keep: int = 2):
     """Checkpoints of one fit of this stage; give each fit its own name."""
-    return Checkpoints(self.folder / name, keep)
+    strict = self.config.get("strict", False)
+    return Checkpoints(self.folder / name, keep, strict)
 
 
 def run_stages(

@@ -1,6 +1,7 @@
 """The only training loop."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +22,7 @@ from gcl_jax.errors import (
 )
 
 FAILED_SAVES = 3  # in a row, before a full disk ends the run
+SLOW_SAVE_S = 30.0  # what a save may take before it is worth a line
 
 
 def fit(
@@ -226,9 +228,15 @@ class _Run:
 
   def save(self, number, state, *, finished, must):
     """Saves; a disk that refuses is tolerated for a while, not at the end."""
+    begin = time.monotonic()
     try:
       self.checkpoints.save(number, state, finished=finished)
       self.failed_saves = 0
+      if (took := time.monotonic() - begin) > SLOW_SAVE_S:
+        self.telemetry.say(
+          f"{self.name}: saving step {number} took {took:.0f} s: the file"
+          " system is slow"
+        )
     except (OSError, ValueError) as error:
       self.failed_saves += 1
       line = str(error).splitlines()[0][:200]

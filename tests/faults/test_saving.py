@@ -118,6 +118,10 @@ def test_row03_row06_row07_a_damaged_checkpoint_gives_way(tmp_path, harm):
   fit(8, first, save_every=4)
   first.close()
   harm(tmp_path / "8")
+  strict = Checkpoints(tmp_path, strict=True)
+  with pytest.raises(UserError, match="8 is damaged: .*there are: .8, 4."):
+    strict.restore(fit(1))
+  strict.close()
   second = Checkpoints(tmp_path)
   found = second.restore(fit(1))
   assert int(found.step) == 4 and second.latest() == 4
@@ -290,3 +294,26 @@ def _die(row):
   if row == 40:
     os.kill(os.getpid(), signal.SIGKILL)
   return re.sub("x", "y", f"x{row}")
+
+
+def test_row46_a_file_system_that_stalls_is_waited_for(tmp_path, monkeypatch):
+  sync, said = os.fsync, []
+
+  def stalls(descriptor):
+    time.sleep(0.3)
+    sync(descriptor)
+
+  monkeypatch.setattr(train, "SLOW_SAVE_S", 0.25)
+  checkpoints, telemetry = Checkpoints(tmp_path), Telemetry()
+  telemetry.say = said.append
+  save = checkpoints.save
+
+  def slow(step, state, **settings):
+    save(step, state, **settings)
+    manifest.write_json(tmp_path / "beside.json", {"step": step})
+
+  checkpoints.save = slow
+  monkeypatch.setattr(os, "fsync", stalls)
+  fit(2, checkpoints, telemetry=telemetry)
+  assert any("saving step 2 took" in line for line in said)
+  assert checkpoints.latest() == 2

@@ -47,6 +47,7 @@ def _defaults() -> ml_collections.ConfigDict:
   # Training steps in one program (train.fit); results are the same where it
   # divides autoencoder.eval_every.
   config.steps_per_dispatch = 1
+  config.strict = False  # refuse a damaged checkpoint, not take the one before
   config.log_every = 20  # steps between two lines of a fit in metrics.jsonl
   config.max_skipped = 10  # steps in a row that may be not finite, then stop
   # What pre-training may see of the groups kept for evaluation. strict:
