@@ -146,14 +146,22 @@ def _data(context, images) -> html.Section:
 
 def _throughput(context) -> html.Section:
   columns = ("images_per_s", "data_wait", "mfu", "peak_bytes", "compile_s")
+  found = page_facts.throughput(context)
   rows = [
-    [stage, *(facts.get(c) for c in columns)]
-    for stage, facts in page_facts.throughput(context).items()
+    [stage, *(facts.get(c) for c in columns)] for stage, facts in found.items()
   ]
+  skipped = ", ".join(
+    f"{facts['skipped']} of {stage}"
+    for stage, facts in found.items()
+    if facts.get("skipped")
+  )
   return html.Section(
     "Speed",
     [
       *_engines(context),
+      *(
+        [html.Text(f"Steps skipped as not finite: {skipped}.")] * bool(skipped)
+      ),
       html.Table(
         (
           "stage",
