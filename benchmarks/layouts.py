@@ -25,13 +25,15 @@ def main() -> int:
   first, bad = None, False
   for layout in arguments.layouts.split(","):
     workdir = pathlib.Path(arguments.out) / layout
-    seconds = run(layout, workdir, arguments)
+    seconds, code = run(layout, workdir, arguments)
     record = {"bench": "layouts", "layout": layout, "seconds": seconds}
-    if first is None:
+    if code:
+      record, bad = record | {"exit_code": code}, True
+    elif first is None:
       first = layout, workdir
     else:
       record |= {"against": first[0]} | compare(first, (layout, workdir))
-      bad |= bool(record.get("differ")) or record.get("loss_gap", 0) > 1e-5
+      bad |= bool(record.get("differing")) or record.get("loss_gap", 0) > 1e-5
     print(json.dumps(record), flush=True)
   return int(bad)
 
@@ -48,11 +50,11 @@ def parse() -> argparse.Namespace:
   return parser.parse_args()
 
 
-def run(layout: str, workdir: pathlib.Path, arguments) -> float:
-  """Runs one layout (what is finished is skipped); seconds it took."""
+def run(layout: str, workdir: pathlib.Path, arguments) -> tuple[float, int]:
+  """Runs one layout (what is finished is skipped); seconds and exit code."""
   processes, devices = layout.split("x")
   begin = time.perf_counter()
-  subprocess.run(
+  done = subprocess.run(
     [
       *(sys.executable, str(ROOT / "launch/local.py")),
       *(f"--processes={processes}", f"--devices_per_process={devices}", "--"),
@@ -61,10 +63,13 @@ def run(layout: str, workdir: pathlib.Path, arguments) -> float:
       *arguments.more,
     ],
     cwd=ROOT,
-    check=True,
-    stdout=subprocess.DEVNULL,
+    check=False,
+    stdout=subprocess.PIPE,
+    text=True,
   )
-  return round(time.perf_counter() - begin, 1)
+  if done.returncode:
+    print(done.stdout[-2000:], file=sys.stderr)
+  return round(time.perf_counter() - begin, 1), done.returncode
 
 
 def compare(first: tuple, second: tuple) -> dict:
@@ -82,7 +87,7 @@ def compare(first: tuple, second: tuple) -> dict:
       for name in one
       if one[name] != two["arrays"].get(name)
     ]
-  return {"arrays": count, "differ": differ}
+  return {"arrays": count, "differing": len(differ), "first": differ[:5]}
 
 
 def devices_of(layout: str) -> int:
