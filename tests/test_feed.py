@@ -170,6 +170,23 @@ def test_mapped_ends_its_processes_when_left_early():
   assert not multiprocessing.active_children()
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_batches_are_the_same_for_any_number_of_workers(tmp_path, workers):
+  """Memory maps travel by name; a resume in the middle goes on the same."""
+  images = np.arange(120, dtype=np.uint8).reshape(10, 3, 4)
+  np.save(tmp_path / "images.npy", images)
+  arrays = ARRAYS | {"pixels": np.load(tmp_path / "images.npy", mmap_mode="r")}
+  settings = {"seed": 1, "steps": 7, "start": 2}
+  expected = list(feed.batches(arrays, 4, **settings))
+  found = list(feed.batches(arrays, 4, **settings, workers=workers))
+  assert len(found) == len(expected) == 5
+  for batch, same in zip(found, expected, strict=True):
+    assert batch.keys() == same.keys()
+    for name in same:
+      np.testing.assert_array_equal(batch[name], same[name])
+      assert batch[name].dtype == same[name].dtype
+
+
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_share_every_batch(processes, monkeypatch):
   """Together they hold the batches of one process, in its order."""

@@ -82,20 +82,24 @@ def check_agreement(what: str, value: str) -> None:
     )
 
 
-def local_share(count: int) -> slice:
-  """The positions of a global batch of `count` rows that this process holds.
+def local_share(count: int, process: tuple[int, int] | None = None) -> slice:
+  """The positions of a global batch of `count` rows that a process holds.
+
+  Args:
+    count: rows of the batch.
+    process: (its number, number of processes); None asks JAX for this one's.
 
   Raises:
     ConfigError: `count` is no multiple of the number of processes.
   """
-  processes = jax.process_count()
+  number, processes = process or (jax.process_index(), jax.process_count())
   if count % processes:
     raise ConfigError(
       f"a batch of {count} cannot be shared equally by {processes} processes:"
       " choose a batch size that is a multiple of their number"
     )
   share = count // processes
-  first = jax.process_index() * share
+  first = number * share
   return slice(first, first + share)
 
 

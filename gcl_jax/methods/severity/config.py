@@ -43,7 +43,9 @@ def _defaults() -> ml_collections.ConfigDict:
   config.parallel = "shard_map"  # or pmap, jit
   config.platform = ""  # gpu, tpu, cpu: stops where JAX finds something else
   config.devices = 0  # 0: all; on a CPU one per core, at most 4
-  config.workers = 0  # processes that read and prepare images, 0 = threads
+  # Processes that read and prepare images and make the batches of
+  # pre-training; 0 does it in threads. The results are the same.
+  config.workers = 0
   # Training steps in one program (train.fit); results are the same where it
   # divides autoencoder.eval_every.
   config.steps_per_dispatch = 1

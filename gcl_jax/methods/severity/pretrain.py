@@ -5,8 +5,7 @@ no labels; moco, pcl: further baselines; random: no training at all. All share
 encoder, initial weights, views, batch size, optimiser and number of steps.
 """
 
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -204,12 +203,19 @@ def initial(
 def _batches(context, images, rows, label_names, loss, total):
   """batches(start): the order is a function of seed and step alone."""
   config, seed = context.config.supcon, context.config.seed
+  workers = context.config.workers
   arrays = {"image": images.pixels, **_labels(context, images, label_names)}
   if loss == "soft":
     arrays["score"] = _standard_scores(context, images)
   if not config.images_per_bin or not label_names:
-    return functools.partial(
-      _start_at, arrays, config.batch_size, seed, rows, total
+    return lambda start: feed.batches(
+      arrays,
+      config.batch_size,
+      seed=seed,
+      start=start,
+      steps=total,
+      rows=rows,
+      workers=workers,
     )
   labels = arrays[label_names[0]][rows]
 
@@ -225,13 +231,7 @@ def _batches(context, images, rows, label_names, loss, total):
     ]
 
   return lambda start: feed.batches_from(
-    arrays, rows_at, start=start, steps=total
-  )
-
-
-def _start_at(arrays, batch_size, seed, rows, total, start) -> Iterator[dict]:
-  return feed.batches(
-    arrays, batch_size, seed=seed, start=start, steps=total, rows=rows
+    arrays, rows_at, start=start, steps=total, workers=workers
   )
 
 
