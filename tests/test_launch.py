@@ -142,14 +142,15 @@ def test_slurm_goes_back_into_the_queue(tmp_path, script, code, before, again):
 
 def test_slurm_array_and_cache(tmp_path):
   stand_in(tmp_path, "srun")
-  asked = dict(GCL_SWEEP="s.py", SLURM_ARRAY_TASK_ID="3", GCL_CACHE="/tmp/c")
+  cache = str(tmp_path / "cache")
+  asked = dict(GCL_SWEEP="s.py", SLURM_ARRAY_TASK_ID="3", GCL_CACHE=cache)
   start("slurm.sbatch", *CONFIG, path=tmp_path, **asked)
   assert (
     "python -u launch/sweep.py s.py --index=3 -- --config=c.py:tiny"
     in (calls(tmp_path, "srun")[0])
   )
   seen = (tmp_path / "srun.env").read_text()
-  assert "JAX_COMPILATION_CACHE_DIR=/tmp/c" in seen
+  assert f"JAX_COMPILATION_CACHE_DIR={cache}" in seen
 
 
 TPU = dict(GCL_TPU_NAME="t", GCL_TPU_ZONE="z", GCL_TPU_POLL_S="0")

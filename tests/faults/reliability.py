@@ -2,8 +2,8 @@
 
   python tests/faults/reliability.py docs/reliability.md
 
-A test covers the rows in its name (test_row06_row07_...). Rows without a test
-are shown as not covered.
+A test covers the rows in its name (test_row06_row07_...) or in the id of its
+parameters. Rows without a test are shown as not covered.
 """
 
 import collections
@@ -95,7 +95,7 @@ def page(cases: list) -> str:
   totals = collections.Counter(result(case) for case in cases)
   for case in cases:
     name = case.get("name").partition("[")[0]
-    for row in map(int, re.findall(r"row(\d+)", name)):
+    for row in map(int, re.findall(r"row(\d+)", case.get("name"))):
       results = tests[row].setdefault((case.get("classname"), name), [])
       results.append(result(case))
   lines = [line(row, tests.get(row, {})) for row in ROWS]

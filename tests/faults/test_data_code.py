@@ -176,6 +176,7 @@ def test_row10_the_payload_is_live(tmp_path):
   for name in ("object.npy", "pickle.pkl"):
     # The reader that all of the above must not be.
     np.load(io.BytesIO(loaded_files(mark)[name]), allow_pickle=True)
+    assert mark.is_dir(), name
     mark.rmdir()
 
 
@@ -293,7 +294,7 @@ def test_row28_no_module_extracts_an_archive():
         assert called not in extracting, f"{path}: {ast.unparse(node)}"
 
 
-@pytest.mark.parametrize("name", ["../x.npy", "/tmp/x.npy", "a/../../x.npy"])
+@pytest.mark.parametrize("name", ["../x.npy", "/x.npy", "a/../../x.npy"])
 def test_row28_a_member_outside_the_archive_writes_nothing(tmp_path, name):
   inner = tmp_path / "inner"
   inner.mkdir()

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import zlib
 
+import memory
 import numpy as np
 import pytest
 import tifffile
@@ -293,27 +294,6 @@ def big_jpeg() -> bytes:
   return bytes(content)
 
 
-SMALL = """
-  import pathlib, resource, sys, warnings
-  warnings.simplefilter("ignore")
-  from gcl_jax.data import formats
-  from gcl_jax.errors import DataError
-  import pydicom, pydicom.pixels, nibabel
-
-  def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-  start = peak()
-  for name in sys.argv[1:]:
-    try:
-      formats.read_image(name)
-      print("READ", name)
-    except DataError as error:
-      print("refused", error)
-    print("kilobytes", peak() - start)
-"""
-
-
 def test_row24_bombs_are_refused_in_little_memory(tmp_path):
   for name, content in bombs().items():
     (tmp_path / name).write_bytes(content)
@@ -321,19 +301,11 @@ def test_row24_bombs_are_refused_in_little_memory(tmp_path):
   sparse.write_bytes(png(8, 8, b""))
   os.truncate(sparse, 2**36)
   names = sorted(str(path) for path in tmp_path.iterdir())
-  done = subprocess.run(
-    [sys.executable, "-c", textwrap.dedent(SMALL), *names],
-    capture_output=True,
-    text=True,
-    timeout=60,
-    check=True,
-  )
-  lines = done.stdout.splitlines()
+  lines, grown = memory.reading("read_image", names)
   assert sum(line.startswith("refused") for line in lines) == len(names)
   for name in names:
     assert any(name in line for line in lines), name
-  sizes = [int(x.split()[1]) for x in lines if x.startswith("kilobytes")]
-  assert max(sizes) < 200_000, done.stdout
+  assert grown < 200_000, lines
 
 
 @pytest.mark.filterwarnings("ignore")

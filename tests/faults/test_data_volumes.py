@@ -1,14 +1,12 @@
 """Rows 11 and 24 to 27 for DICOM and NIfTI."""
 
 import gzip
-import importlib.util
 import io
 import pathlib
 import struct
-import subprocess
-import sys
-import textwrap
 
+import fuzz_seeds
+import memory
 import nibabel
 import numpy as np
 import pydicom
@@ -19,11 +17,6 @@ from pydicom import encaps, uid
 from gcl_jax.data import files, formats, nifti, prepare, preprocess
 from gcl_jax.data.folder import folder
 from gcl_jax.errors import DataError
-
-_SCRIPT = pathlib.Path(__file__).parents[2] / "benchmarks" / "fuzz_readers.py"
-_SPEC = importlib.util.spec_from_file_location("fuzz_readers", _SCRIPT)
-fuzz_readers = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(fuzz_readers)
 
 # pydicom and nibabel only warn of some damage; the refusal must be ours.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -38,8 +31,8 @@ def reached(*_):
   raise Reached
 
 
-GREY = fuzz_readers.pattern()
-DEEP = fuzz_readers.pattern("uint16")
+GREY = fuzz_seeds.pattern()
+DEEP = fuzz_seeds.pattern("uint16")
 
 
 def save(path: pathlib.Path, content: bytes) -> pathlib.Path:
@@ -67,11 +60,11 @@ def test_row25_dicom_intensities(tmp_path):
     ),
   ]
   for pixels, fields, expected in cases:
-    save(path, fuzz_readers.dicom(pixels, **fields))
+    save(path, fuzz_seeds.dicom(pixels, **fields))
     read = formats.read_image(path)
     assert read.dtype == expected.dtype, fields
     np.testing.assert_array_equal(read, expected)
-  save(path, fuzz_readers.dicom(DEEP, compress="rle"))
+  save(path, fuzz_seeds.dicom(DEEP, compress="rle"))
   np.testing.assert_array_equal(formats.read_image(path), DEEP)
 
 
@@ -109,7 +102,7 @@ def test_row25_dicom_intensities(tmp_path):
   ],
 )
 def test_row26_dicom_numbers_that_do_not_add_up(tmp_path, fields):
-  path = save(tmp_path / "a.dcm", fuzz_readers.dicom(GREY, **fields))
+  path = save(tmp_path / "a.dcm", fuzz_seeds.dicom(GREY, **fields))
   for read in (formats.read_image, formats.read_volume):
     with pytest.raises(DataError, match="a.dcm") as found:
       read(path)
@@ -126,7 +119,7 @@ def replaced(content: bytes, old: bytes, new: bytes) -> bytes:
   ["nan   ", "inf   ", "-inf  ", "1e999 ", "one   ", "1,5   ", "1\\2   "],
 )
 def test_row26_dicom_numbers_that_are_none(tmp_path, text):
-  content = fuzz_readers.dicom(GREY, RescaleSlope="1.2345")
+  content = fuzz_seeds.dicom(GREY, RescaleSlope="1.2345")
   spoiled = replaced(content, b"1.2345", text.encode()[:6])
   with pytest.raises(DataError, match="a.dcm"):
     formats.read_image(save(tmp_path / "a.dcm", spoiled))
@@ -135,7 +128,7 @@ def test_row26_dicom_numbers_that_are_none(tmp_path, text):
 @pytest.mark.parametrize("past", [False, True])
 @pytest.mark.parametrize("length", [0, 2, 742, 2**31, 2**32 - 2, 2**32 - 1])
 def test_row26_dicom_element_lengths(tmp_path, length, past):
-  content = fuzz_readers.dicom(GREY)
+  content = fuzz_seeds.dicom(GREY)
   place = content.index(struct.pack("<HH", 0x7FE0, 0x10)) + 8
   spoiled = bytearray(content[: None if past else -2])
   spoiled[place : place + 4] = struct.pack("<I", length)
@@ -151,7 +144,7 @@ def test_row26_dicom_element_lengths(tmp_path, length, past):
 def test_row26_dicom_frames_of_another_size_are_not_decoded(
   tmp_path, monkeypatch
 ):
-  path = save(tmp_path / "a.dcm", fuzz_readers.dicom(GREY, compress="jpeg"))
+  path = save(tmp_path / "a.dcm", fuzz_seeds.dicom(GREY, compress="jpeg"))
   assert formats.read_image(path).shape == GREY.shape
   other = io.BytesIO()
   Image.fromarray(GREY[:16, :16]).save(other, "JPEG")
@@ -162,7 +155,7 @@ def test_row26_dicom_frames_of_another_size_are_not_decoded(
   }
   for reason, (pixels, frames, fields) in made.items():
     data = pydicom.dcmread(
-      io.BytesIO(fuzz_readers.dicom(pixels, compress="jpeg", **fields))
+      io.BytesIO(fuzz_seeds.dicom(pixels, compress="jpeg", **fields))
     )
     data.PixelData = encaps.encapsulate(frames)
     data.save_as(path)
@@ -175,14 +168,14 @@ def test_row26_dicom_frames_of_another_size_are_not_decoded(
 def test_row26_rle_that_claims_too_much_is_not_decoded(tmp_path, monkeypatch):
   fields = dict(Rows=8192, Columns=8192, NumberOfFrames="8")
   path = tmp_path / "a.dcm"
-  save(path, fuzz_readers.dicom(DEEP, compress="rle", **fields))
+  save(path, fuzz_seeds.dicom(DEEP, compress="rle", **fields))
   monkeypatch.setattr(pydicom.pixels, "pixel_array", reached)
   with pytest.raises(DataError, match="bytes of RLE can hold"):
     formats.read_volume(path)
 
 
 def test_row26_deflated_dicom_is_refused_before_it_unpacks(tmp_path):
-  data = pydicom.dcmread(io.BytesIO(fuzz_readers.dicom(GREY)))
+  data = pydicom.dcmread(io.BytesIO(fuzz_seeds.dicom(GREY)))
   data.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
   data.save_as(tmp_path / "a.dcm")
   with pytest.raises(DataError, match="deflated"):
@@ -193,7 +186,7 @@ def test_row26_a_series_with_a_damaged_slice_is_refused(tmp_path):
   root = tmp_path / "s"
   root.mkdir()
   for k in range(3):
-    content = fuzz_readers.dicom(GREY, InstanceNumber=k)
+    content = fuzz_seeds.dicom(GREY, InstanceNumber=k)
     save(root / f"{k}.dcm", content[: -100 if k == 1 else None])
   with pytest.raises(DataError, match="1.dcm"):
     formats.read_volume(root)
@@ -206,7 +199,7 @@ def test_row27_nan_in_a_nifti_is_flagged(tmp_path):
   values = np.ones((8, 9, 3), np.float32)
   values[2, 3, 1] = np.nan
   values[4, 4, 2] = np.inf
-  save(tmp_path / "v.nii", fuzz_readers.nifti(values))
+  save(tmp_path / "v.nii", fuzz_seeds.nifti(values))
   found = folder(tmp_path, group_unknown="image")
   _, bad = prepare.prepare(found, tmp_path / "out")
   assert [name for name, _ in bad] == ["v.nii#1", "v.nii#2"]
@@ -218,7 +211,7 @@ def test_row27_nan_in_a_nifti_is_flagged(tmp_path):
 def test_row27_numbers_too_large_for_float32_are_flagged(tmp_path):
   values = np.ones((8, 9, 3))
   values[2, 3, 1] = 1e39
-  save(tmp_path / "v.nii", fuzz_readers.nifti(values))
+  save(tmp_path / "v.nii", fuzz_seeds.nifti(values))
   with pytest.raises(DataError, match="1 values are too large for 32 bits"):
     formats.read_volume(tmp_path / "v.nii")
 
@@ -235,10 +228,10 @@ def test_row27_constant_pixels_do_not_divide_by_zero(tmp_path, value, options):
   assert eight.dtype == np.uint8 and len(np.unique(eight)) == 1
   if image.dtype.kind == "f":
     stored = np.repeat(image[..., None], 3, -1)
-    save(tmp_path / "v.nii", fuzz_readers.nifti(stored))
+    save(tmp_path / "v.nii", fuzz_seeds.nifti(stored))
     read = formats.read_volume(tmp_path / "v.nii")
   elif image.dtype.kind == "u":
-    save(tmp_path / "v.dcm", fuzz_readers.dicom(image))
+    save(tmp_path / "v.dcm", fuzz_seeds.dicom(image))
     read = formats.read_image(tmp_path / "v.dcm")
   assert (read == np.float32(value)).all()
 
@@ -257,7 +250,7 @@ VOLUME = np.arange(7 * 6 * 5, dtype=np.int16).reshape(7, 6, 5)
 
 
 def with_field(place: int, code: str, *values) -> bytes:
-  content = bytearray(fuzz_readers.nifti(VOLUME))
+  content = bytearray(fuzz_seeds.nifti(VOLUME))
   struct.pack_into("<" + code, content, place, *values)
   return bytes(content)
 
@@ -294,7 +287,7 @@ def test_row11_nifti_headers_that_lie(tmp_path, content, suffix, monkeypatch):
 
 
 def test_row22_truncated_nifti(tmp_path):
-  content = fuzz_readers.nifti(VOLUME)
+  content = fuzz_seeds.nifti(VOLUME)
   packed = gzip.compress(content)
   for suffix, whole in ((".nii", content), (".nii.gz", packed)):
     path = save(tmp_path / f"a{suffix}", whole)
@@ -305,28 +298,10 @@ def test_row22_truncated_nifti(tmp_path):
 
 
 def test_row22_a_flipped_byte_in_a_packed_nifti(tmp_path):
-  content = bytearray(gzip.compress(fuzz_readers.nifti(VOLUME), 0))
+  content = bytearray(gzip.compress(fuzz_seeds.nifti(VOLUME), 0))
   content[len(content) - 100] ^= 1  # a voxel; only the checksum knows
   with pytest.raises(DataError, match="CRC"):
     formats.read_volume(save(tmp_path / "a.nii.gz", bytes(content)))
-
-
-SMALL = """
-  import resource, sys, warnings
-  warnings.simplefilter("ignore")
-  import nibabel
-  from gcl_jax.data import formats
-  from gcl_jax.errors import DataError
-
-  start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  for name in sys.argv[1:]:
-    try:
-      formats.read_volume(name)
-      print("READ", name)
-    except DataError as error:
-      print("refused", error)
-  print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start)
-"""
 
 
 def test_row24_packed_nifti_bombs_take_little_memory(tmp_path):
@@ -338,21 +313,14 @@ def test_row24_packed_nifti_bombs_take_little_memory(tmp_path):
     "claims.nii.gz": gzip.compress(claims),
     "extension.nii.gz": gzip.compress(bytes(extension) + bytes(2**27), 9),
   }
-  names = [str(save(tmp_path / n, content)) for n, content in made.items()]
-  done = subprocess.run(
-    [sys.executable, "-c", textwrap.dedent(SMALL), *names],
-    capture_output=True,
-    text=True,
-    timeout=60,
-    check=True,
-  )
-  *lines, grown = done.stdout.splitlines()
+  paths = [save(tmp_path / n, content) for n, content in made.items()]
+  lines, grown = memory.reading("read_volume", paths)
   assert [line.startswith("refused") for line in lines] == [True] * 2, lines
-  assert int(grown) < 100_000, done.stdout
+  assert grown < 100_000, lines
 
 
 def test_row24_what_follows_the_voxels_is_bounded(tmp_path, monkeypatch):
-  content = gzip.compress(fuzz_readers.nifti(VOLUME) + bytes(2**22), 9)
+  content = gzip.compress(fuzz_seeds.nifti(VOLUME) + bytes(2**22), 9)
   path = save(tmp_path / "a.nii.gz", content)
   assert formats.read_volume(path).shape == (5, 6, 7)
   for module in (files, nifti):
