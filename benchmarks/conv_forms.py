@@ -47,10 +47,7 @@ def parse() -> argparse.Namespace:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("--arch", default="resnet18")
-  parser.add_argument("--stem", default="imagenet", help="imagenet, cifar, oct")
-  parser.add_argument("--size", default="128", help="side, or ROWSxCOLUMNS")
-  parser.add_argument("--batch", type=int, default=64, help="of one device")
+  timing.add_network(parser)
   parser.add_argument("--dtype", default="float32", help="or bfloat16")
   parser.add_argument("--rounds", type=int, default=3)
   parser.add_argument("--block_s", type=float, default=0.2)

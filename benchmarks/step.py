@@ -92,10 +92,7 @@ def parse() -> argparse.Namespace:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("--arch", default="resnet18")
-  parser.add_argument("--stem", default="imagenet", help="imagenet, cifar, oct")
-  parser.add_argument("--size", default="128", help="side, or ROWSxCOLUMNS")
-  parser.add_argument("--batch", type=int, default=64)
+  timing.add_network(parser)
   parser.add_argument("--dtypes", default="float32", help="of ours, comma list")
   parser.add_argument("--peer", choices=("", "torch"), default="")
   parser.add_argument("--modes", default="float32,best", help="of the peer")

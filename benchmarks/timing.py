@@ -6,6 +6,7 @@ meanwhile; medians are over blocks in which that was little, and a record says
 when there were none.
 """
 
+import argparse
 import contextlib
 import dataclasses
 import json
@@ -142,6 +143,14 @@ def _serve(pipe, make, args):
     pass
   except Exception as error:
     pipe.send(RuntimeError(f"{type(error).__name__}: {error}"))
+
+
+def add_network(parser: argparse.ArgumentParser) -> None:
+  """--arch, --stem, --size and --batch of an encoder."""
+  parser.add_argument("--arch", default="resnet18")
+  parser.add_argument("--stem", default="imagenet", help="imagenet, cifar, oct")
+  parser.add_argument("--size", default="128", help="side, or ROWSxCOLUMNS")
+  parser.add_argument("--batch", type=int, default=64)
 
 
 def sides(text: str) -> tuple[int, int]:

@@ -4,6 +4,10 @@ Every process counts up in a file of its own in the run's folder and looks
 whether the others do. One that has not for `GCL_HEARTBEAT_S` seconds is lost:
 nothing that runs across processes can go on without it, so this process says
 who it was and ends at once with exit code 4. Its last checkpoint is intact.
+
+What is noticed is a process that is gone or frozen as a whole. One whose main
+thread alone is stuck still counts: its peers wait for it until the scheduler's
+time is over.
 """
 
 import contextlib

@@ -22,6 +22,7 @@ _SLURM = (
 )
 # How `jax.default_backend` calls what a user asks for.
 PLATFORMS = ("", "cpu", "gpu", "tpu")
+_NVIDIA = "/dev/nvidia0"  # there where a driver is
 
 
 class Found(NamedTuple):
@@ -173,9 +174,6 @@ def check_platform(wanted: str = "") -> None:
       "this machine has an NVIDIA GPU and JAX runs on the CPU: install the"
       " extra cuda, or ask for the CPU with --config.platform=cpu"
     )
-
-
-_NVIDIA = "/dev/nvidia0"
 
 
 def describe(found: Found) -> str:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 RULES = ("mean", "unit", "ema")
+EPS = 1e-8  # smallest norm a cosine divides by
 
 
 class Reference(NamedTuple):
@@ -37,6 +38,15 @@ def start(weights: Sequence[jax.Array]) -> Reference:
     tuple(jnp.zeros_like(weight) for weight in weights),
     jnp.zeros((), jnp.int32),
   )
+
+
+def constant(
+  reference: Reference | Sequence[jax.Array],
+) -> tuple[tuple[jax.Array, ...], jax.Array]:
+  """(arrays, count) without derivative; bare arrays count as having history."""
+  if not isinstance(reference, Reference):
+    reference = Reference(tuple(reference), jnp.ones((), jnp.int32))
+  return jax.lax.stop_gradient(tuple(reference))
 
 
 def update(

@@ -144,13 +144,7 @@ def kernel_gradient(
   return gradient.transpose(1, 2, 0, 3)
 
 
-def grouped_kernel_gradient(
-  inputs: jax.Array,
-  outputs: jax.Array,
-  kernel_size: tuple[int, int],
-  strides: int,
-  padding: int,
-) -> jax.Array:
+def grouped_kernel_gradient(inputs, outputs, kernel_size, strides, padding):
   """`kernel_gradient`, a few images at a time, accumulated in float32.
 
   Takes and returns what that does. Where the group found in the table does
