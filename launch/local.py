@@ -10,6 +10,10 @@ front. When one fails the others are stopped. Stopped after saving (exit code
 75), lost a peer (4) or ended from outside (134, 137, 139): all of them start
 again, at most --restarts times. Any other code is passed on. --preempt=20:1
 sends SIGTERM to process 1 after 20 seconds, once.
+
+How many processes hold the same devices changes no bit of any result: even
+one process sums through gloo here, and all have as many threads, on which the
+order of XLA's sums inside a device depends (NPROC, which XLA reads).
 """
 
 import argparse
@@ -99,6 +103,7 @@ def start(
     "GCL_NUM_PROCESSES": str(arguments.processes),
     "GCL_PROCESS_ID": str(number),
     "GCL_CPU_DEVICES": str(arguments.devices_per_process),
+    "NPROC": str(threads(arguments)),
     "JAX_PLATFORMS": "cpu",
   }
   command = [sys.executable, "-u", "-m", "gcl_jax.main", *arguments.main]
@@ -112,6 +117,12 @@ def start(
   )
   threading.Thread(target=copy, args=(number, child), daemon=True).start()
   return child
+
+
+def threads(arguments: argparse.Namespace) -> int:
+  """Threads of XLA's pool: the same number however the devices are held."""
+  devices = arguments.processes * arguments.devices_per_process
+  return max(devices, len(os.sched_getaffinity(0)))
 
 
 def copy(number: int, child: subprocess.Popen) -> None:

@@ -14,7 +14,7 @@ STUB = """
 import json, os, pathlib, sys, time
 number = int(os.environ["GCL_PROCESS_ID"])
 log = pathlib.Path("log%d" % number)
-told = {k: v for k, v in os.environ.items() if k.startswith("GCL_")}
+told = {k: v for k, v in os.environ.items() if k.startswith(("GCL_", "NPROC"))}
 with log.open("a") as file:
   file.write(json.dumps([sys.argv[1:], told]) + "\\n")
 plan = json.loads(pathlib.Path("plan").read_text())[number]
@@ -30,7 +30,7 @@ sys.exit(code)
 
 def run(folder, plan, *options):
   package = folder / "gcl_jax"
-  package.mkdir()
+  package.mkdir(parents=True)
   (package / "__init__.py").write_text("")
   (package / "main.py").write_text(STUB)
   (folder / "plan").write_text(json.dumps(plan))
@@ -65,6 +65,19 @@ def test_every_process_knows_its_peers(tmp_path):
     coordinators.add(environment["GCL_COORDINATOR"])
     assert f"[{number}] ends with 0" in done.stdout
   assert len(coordinators) == 1
+
+
+def test_as_many_threads_however_the_devices_are_held(tmp_path):
+  """More than any machine has cores, so that the devices decide."""
+  threads = set()
+  for processes in (1, 2):
+    folder = tmp_path / str(processes)
+    share = 4096 // processes
+    run(folder, [[0]] * processes, f"--devices_per_process={share}")
+    for number in range(processes):
+      ((_, environment),) = told(folder, number)
+      threads.add(environment["NPROC"])
+  assert threads == {"4096"}
 
 
 @pytest.mark.parametrize(

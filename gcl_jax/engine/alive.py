@@ -5,9 +5,9 @@ whether the others do. One that has not for `GCL_HEARTBEAT_S` seconds is lost:
 nothing that runs across processes can go on without it, so this process says
 who it was and ends at once with exit code 4. Its last checkpoint is intact.
 
-What is noticed is a process that is gone or frozen as a whole. One whose main
-thread alone is stuck still counts: its peers wait for it until the scheduler's
-time is over.
+A process whose main thread alone is stuck still counts up, so progress is
+watched too (`moved`): when no process has made any for `GCL_STALL_S` seconds,
+all end with code 4 and say how far each of them came.
 """
 
 import contextlib
@@ -27,6 +27,7 @@ from gcl_jax.engine.manifest import make_writable
 from gcl_jax.errors import PeerLost
 
 DEFAULT_S = 100
+DEFAULT_STALL_S = 3600  # compiling for a large slice moves nothing for minutes
 
 
 def timeout_s() -> float:
@@ -36,6 +37,24 @@ def timeout_s() -> float:
     ConfigError: `GCL_HEARTBEAT_S` is no positive number.
   """
   return distributed.number_from("GCL_HEARTBEAT_S", DEFAULT_S)
+
+
+def stall_s() -> float:
+  """Seconds without any process's progress after which all end.
+
+  Raises:
+    ConfigError: `GCL_STALL_S` is no positive number.
+  """
+  return distributed.number_from("GCL_STALL_S", DEFAULT_STALL_S)
+
+
+_moved = 0
+
+
+def moved() -> None:
+  """Notes that this process's work went on; progress bars call it."""
+  global _moved
+  _moved += 1
 
 
 @contextlib.contextmanager
@@ -49,7 +68,10 @@ def watch(workdir: str | os.PathLike) -> Iterator[None]:
   done = threading.Event()
   pulse = _Pulse(folder, jax.process_index(), jax.process_count())
   thread = threading.Thread(
-    target=_work, args=(pulse, done, timeout_s()), name="alive", daemon=True
+    target=_work,
+    args=(pulse, done, timeout_s(), stall_s()),
+    name="alive",
+    daemon=True,
   )
   pulse.beat()
   thread.start()
@@ -73,11 +95,13 @@ def lost(reason: str) -> None:
   os._exit(PeerLost.exit_code)  # leaving politely would wait for the lost one
 
 
-def _work(pulse, done, limit):
+def _work(pulse, done, limit, stall):
   while not done.wait(min(5.0, limit / 5)):
     pulse.beat()
     if silent := pulse.silent(limit):
       lost(f"{silent} said nothing for {limit:.0f} s")
+    if standing := pulse.standing(stall):
+      lost(f"no progress for {stall:.0f} s, moves so far: {standing}")
 
 
 class _Pulse:
@@ -90,13 +114,15 @@ class _Pulse:
     self.folder, self.me = folder, me
     self.others = [number for number in range(count) if number != me]
     self.seen = {number: (None, time.monotonic()) for number in self.others}
+    self.progress = (None, time.monotonic())
     self.beats = 0
 
   def beat(self):
     self.beats += 1
     here = {"host": socket.gethostname(), "pid": os.getpid()}
+    here |= {"beats": self.beats, "moves": _moved}
     with contextlib.suppress(OSError):
-      self._path(self.me).write_text(json.dumps(here | {"beats": self.beats}))
+      self._path(self.me).write_text(json.dumps(here))
 
   def end(self):
     with contextlib.suppress(OSError):
@@ -117,6 +143,19 @@ class _Pulse:
       elif now - self.seen[number][1] > limit:
         return self._name(number, text)
     return None
+
+  def standing(self, limit):
+    """How far each process came, if none has gone on for so long, or None."""
+    moves = {self.me: _moved}
+    for number, (text, _) in self.seen.items():
+      with contextlib.suppress(ValueError, KeyError, TypeError):
+        moves[number] = json.loads(text)["moves"]
+    now = time.monotonic()
+    if moves != self.progress[0]:
+      self.progress = (moves, now)
+    if now - self.progress[1] <= limit:
+      return None
+    return ", ".join(f"process {n}: {moves[n]}" for n in sorted(moves))
 
   def _name(self, number, text):
     with contextlib.suppress(ValueError, KeyError, TypeError):

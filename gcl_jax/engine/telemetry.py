@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import tqdm
 
-from gcl_jax.engine import distributed, flops
+from gcl_jax.engine import alive, distributed, flops
 
 # Dense bfloat16 peak of one chip in FLOP/s, from the makers' data sheets
 # (read November 2026). A run in float32 cannot reach it.
@@ -75,7 +75,7 @@ class Telemetry:
 
   def progress(self, total: int, desc: str = "", initial: int = 0) -> tqdm.tqdm:
     """A progress bar on stderr: a context manager with `update(n)`."""
-    return tqdm.tqdm(
+    return _Bar(
       total=total,
       initial=initial,
       desc=desc or self._name,
@@ -125,6 +125,14 @@ class Telemetry:
     except OSError as error:
       self._broken = True
       self.say(f"logs are no longer written to {self._directory}: {error}")
+
+
+class _Bar(tqdm.tqdm):
+  """A progress bar that tells the other processes of its progress."""
+
+  def update(self, n=1):
+    alive.moved()
+    return super().update(n)
 
 
 def read_metrics(directory: str | pathlib.Path) -> list[dict[str, Any]]:

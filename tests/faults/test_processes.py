@@ -24,6 +24,7 @@ class Run:
     with socket.socket() as found:
       found.bind(("127.0.0.1", 0))
       port = found.getsockname()[1]
+    alone = processes == 1 and devices <= 2  # else as launch/local.py does
     self.files, self.children = [], []
     for number in range(processes):
       cpu = {"GCL_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
@@ -38,7 +39,7 @@ class Run:
       with open(path, "w") as file:
         child = subprocess.Popen(
           [sys.executable, "-u", str(TOY), str(workdir), *own],
-          env=os.environ | (told if processes > 1 else cpu),
+          env=os.environ | (cpu if alone else told),
           stdout=file,
           stderr=subprocess.STDOUT,
         )
@@ -107,6 +108,17 @@ def test_row14_the_same_bits_however_processes_hold_the_devices(
   assert split.batches() == whole.batches() and len(whole.batches()) == 30
 
 
+def test_row14_four_devices_sum_alike_in_1_2_and_4_processes(tmp_path):
+  """Where a sum of four depends on its order, as one of two does not."""
+  layouts = {
+    (count, 4 // count): finished(tmp_path / str(count), count, 4 // count)
+    for count in (1, 2, 4)
+  }
+  assert len({run.result() for run in layouts.values()}) == 1
+  batches = [run.batches() for run in layouts.values()]
+  assert batches[0] == batches[1] == batches[2]
+
+
 def test_row14_a_checkpoint_of_one_layout_restores_on_another(whole, tmp_path):
   first = finished(tmp_path, 2, 1, "--steps=15")
   again = finished(tmp_path, 1, 2)
@@ -147,6 +159,20 @@ def test_row16_a_dead_or_hung_process_stops_the_others(whole, tmp_path, how):
   again = finished(tmp_path, 2, 1)
   assert min(again.batches()) >= 5  # not from the beginning
   assert again.result() == whole.result()
+
+
+def test_row16_a_thread_that_hangs_stops_all(whole, tmp_path, monkeypatch):
+  """Both processes beat on, but no batch ever comes in the second."""
+  monkeypatch.setenv("GCL_STALL_S", "4")
+  run = Run(tmp_path, 2, 1, "--stuck=12")
+  assert run.codes() == [4, 4], run.words()
+  # The first to end says why; the other may hear of its end before that.
+  assert re.search(
+    r"was lost \(no progress for 4 s, moves so far: process 0: \d+, process 1:",
+    run.words(0) + run.words(1),
+  )
+  monkeypatch.delenv("GCL_STALL_S")
+  assert finished(tmp_path, 2, 1).result() == whole.result()
 
 
 def test_row17_processes_that_disagree_are_refused(tmp_path):

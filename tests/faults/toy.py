@@ -66,6 +66,7 @@ def main() -> int:
   parser.add_argument("--save_every", type=int, default=5)
   parser.add_argument("--pause", type=float, default=0.0)
   parser.add_argument("--config", default="")
+  parser.add_argument("--stuck", type=int, default=-1, help="batch to hang at")
   parser.add_argument("--fail", type=int, default=0, help="1: in process 0")
   arguments = parser.parse_args()
   found = cluster.find()
@@ -99,7 +100,8 @@ def run(arguments: argparse.Namespace) -> None:
     )
     for number, batch in enumerate(stream, start):
       print("batch", number, json.dumps(batch["index"].tolist()), flush=True)
-      time.sleep(arguments.pause)
+      stuck = number == arguments.stuck and not distributed.is_main()
+      time.sleep(1000 if stuck else arguments.pause)
       yield batch
 
   checkpoints = Checkpoints(arguments.workdir / "checkpoints")
