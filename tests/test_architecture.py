@@ -18,6 +18,8 @@ FLOORS = {
     ("gradients", "losses", "models", "data", "report", "augment", "binning"),
     1,
   ),
+  "disk": 0.5,
+  "augment_masks": 1,
   "errors": 0,
 }
 # Rooms of the ground floor that may look into a neighbour.

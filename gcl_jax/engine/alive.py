@@ -22,8 +22,8 @@ from collections.abc import Iterator
 
 import jax
 
+from gcl_jax import disk
 from gcl_jax.engine import distributed
-from gcl_jax.engine.manifest import make_writable
 from gcl_jax.errors import PeerLost
 
 DEFAULT_S = 100
@@ -64,7 +64,7 @@ def watch(workdir: str | os.PathLike) -> Iterator[None]:
     yield
     return
   folder = pathlib.Path(workdir) / ".alive"
-  make_writable(folder)
+  disk.make_writable(folder)
   done = threading.Event()
   pulse = _Pulse(folder, jax.process_index(), jax.process_count())
   thread = threading.Thread(

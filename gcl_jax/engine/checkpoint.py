@@ -7,7 +7,6 @@ is found out and the one before it is used.
 
 import json
 import logging
-import os
 import pathlib
 import shutil
 from typing import Any
@@ -17,14 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from gcl_jax import disk
+from gcl_jax.engine import distributed
 from gcl_jax.engine.manifest import (
   SCHEMA,
   array_hashes,
   differing,
   flatten,
   is_key,
-  make_writable,
-  sync,
   write_json,
 )
 from gcl_jax.errors import UserError
@@ -56,7 +55,7 @@ class Checkpoints:
     """
     self.directory = pathlib.Path(directory).absolute()
     self.finished, self.strict = False, strict
-    make_writable(self.directory)
+    disk.make_writable(self.directory)
     self._manager = ocp.CheckpointManager(
       self.directory,
       item_names=("state", "meta"),
@@ -91,6 +90,8 @@ class Checkpoints:
       ),
       force=True,
     )
+    if distributed.is_main():  # orbax syncs its arrays but not what names them
+      disk.settle(self.directory / str(step))
 
   def restore(self, like: PyTree, step: int | None = None) -> PyTree:
     """The newest state that is whole, placed as `like` is.
@@ -186,9 +187,7 @@ def save_artifact(directory: str | pathlib.Path, tree: dict) -> None:
   if arrays:
     with _alone() as checkpointer:
       checkpointer.save(temporary / "arrays", _nest(arrays))
-  shutil.rmtree(directory, ignore_errors=True)
-  os.replace(temporary, directory)
-  sync(directory.parent)
+  disk.replace_folder(temporary, directory)
 
 
 def _alone() -> ocp.Checkpointer:

@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import os
 import pathlib
 from typing import Any
 
 import jax
 import numpy as np
 
+from gcl_jax import disk
 from gcl_jax.errors import UserError
 
 SCHEMA = 1
@@ -27,15 +27,7 @@ def array_hashes(tree: PyTree) -> dict[str, dict[str, Any]]:
 
 def write_json(path: str | pathlib.Path, value: Any) -> None:
   """Writes JSON so that a crash leaves the old file or the new, never half."""
-  path = pathlib.Path(path)
-  temporary = path.with_name(path.name + ".tmp")
-  with open(temporary, "w") as file:
-    json.dump(value, file, indent=1)
-    file.write("\n")
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)
-  sync(path.parent)
+  disk.write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def write_manifest(folder: str | pathlib.Path, manifest: dict) -> None:
@@ -71,33 +63,6 @@ def manifest_sha256(folder: str | pathlib.Path) -> str:
   """SHA-256 of a stage's manifest.json, as later stages note it."""
   data = (pathlib.Path(folder) / "manifest.json").read_bytes()
   return hashlib.sha256(data).hexdigest()
-
-
-def make_writable(directory: pathlib.Path) -> None:
-  """Makes a folder and proves that files can be written there.
-
-  Raises:
-    UserError: they cannot.
-  """
-  probe = directory / f".probe-{os.getpid()}"
-  try:
-    directory.mkdir(parents=True, exist_ok=True)
-    probe.write_text("")
-    probe.unlink(missing_ok=True)
-  except OSError as error:
-    raise UserError(
-      f"cannot write to {directory} ({error.strerror}): choose another"
-      " --workdir or mend its permissions"
-    ) from None
-
-
-def sync(folder: str | pathlib.Path) -> None:
-  """Makes a rename inside the folder survive a power loss."""
-  descriptor = os.open(folder, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)
 
 
 def flatten(tree: PyTree) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from typing import Any
 
 import jax
 
+from gcl_jax import disk
 from gcl_jax.engine import distributed, manifest
 from gcl_jax.engine.checkpoint import Checkpoints, load_artifact, save_artifact
 from gcl_jax.engine.lock import lock
@@ -145,7 +146,7 @@ def run_stages(
     Whatever a stage raises (`NonFiniteError`, `Preempted`).
   """
   _check_order(stages, only)
-  manifest.make_writable(context.workdir)
+  disk.make_writable(context.workdir)
   with lock(context.workdir):
     _write_config(context)
     for stage in stages:
@@ -197,6 +198,7 @@ def _work(stage, context, expected) -> Callable[[], None]:
       "wall_s": wall_s,
       "throughput": context.telemetry.throughput,
     }
+    disk.settle(context.folder)
     manifest.write_manifest(context.folder, done)
     context.telemetry.say(f"stage {stage.name}: finished in {wall_s:.1f} s")
 
@@ -247,7 +249,7 @@ def _begin(folder, expected):
   if path.exists():
     _refuse_other(json.loads(path.read_text()), expected, folder, "begun")
   elif distributed.is_main():
-    manifest.make_writable(folder)
+    disk.make_writable(folder)
     manifest.write_json(path, expected)
   distributed.barrier(f"begin {folder.name}")
 

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 import tqdm
 
+from gcl_jax import disk
 from gcl_jax.engine import alive, distributed, flops
 
 # Dense bfloat16 peak of one chip in FLOP/s, from the makers' data sheets
@@ -50,7 +51,7 @@ class Telemetry:
     self._name = name
     self._loud = directory is not None and distributed.is_main()
     self._directory = pathlib.Path(directory) if self._loud else None
-    self._lines = self._board = None
+    self._board = None
     self._broken = False
 
   def log(
@@ -91,33 +92,29 @@ class Telemetry:
       tqdm.tqdm.write(line, file=sys.stderr)
 
   def close(self) -> None:
-    """Ends the files."""
-    for file in (self._board, self._lines):
-      if file is not None:
-        self._guard(file.close)
-    self._lines = self._board = None
+    """Ends the TensorBoard file."""
+    if self._board is not None:
+      self._guard(self._board.close)
+    self._board = None
 
   def _open(self):
     from tensorboardX import SummaryWriter
 
     self._directory.mkdir(parents=True, exist_ok=True)
-    self._lines = open(self._directory / "metrics.jsonl", "a")
     self._board = SummaryWriter(str(self._directory / "tensorboard"))
 
   def _write(self, name, step, values):
-    if self._lines is None:
+    if self._board is None:
       self._open()
     clean = {k: v if math.isfinite(v) else None for k, v in values.items()}
     record = {"name": name, "step": step, "time": time.time()} | clean
-    self._lines.write(json.dumps(record) + "\n")
-    self._lines.flush()
+    self._append("metrics.jsonl", record)
     for metric, value in clean.items():
       if value is not None:
         self._board.add_scalar(f"{name}/{metric}", value, step)
 
   def _append(self, name, record):
-    with open(self._directory / name, "a", encoding="utf-8") as file:
-      file.write(json.dumps(record) + "\n")
+    disk.append(self._directory / name, json.dumps(record))
 
   def _guard(self, function, *args):
     try:

@@ -18,9 +18,9 @@ Example:
 import os
 import pathlib
 import re
-import tempfile
 from collections.abc import Sequence
 
+from gcl_jax import disk
 from gcl_jax.report.blocks import (
   Block,
   Card,
@@ -136,13 +136,5 @@ def write(
   page = _page(title, subtitle, cards, sections, footer, warnings)
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-  try:
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-      file.write(page)
-    os.chmod(temporary, 0o644)  # mkstemp gives 0o600
-    os.replace(temporary, path)
-  except BaseException:
-    os.unlink(temporary)
-    raise
+  disk.write_text(path, page)
   return path

@@ -13,12 +13,21 @@ import time
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 import toy
 from test_processes import Run, finished
 
-from gcl_jax.engine import checkpoint, feed, manifest, parallel, train
+from gcl_jax import disk
+from gcl_jax.engine import (
+  checkpoint,
+  feed,
+  manifest,
+  parallel,
+  stages,
+  train,
+)
 from gcl_jax.engine.checkpoint import Checkpoints
 from gcl_jax.engine.lock import lock
 from gcl_jax.engine.telemetry import Telemetry
@@ -129,6 +138,63 @@ def test_row03_row06_row07_a_damaged_checkpoint_gives_way(tmp_path, harm):
   assert hashes[0] == hashes[1]
 
 
+class Power:
+  """Which bytes would survive if it failed now: those that were synced."""
+
+  def __init__(self, monkeypatch):
+    self.synced, self.order, sync = {}, [], disk.sync
+
+    def note(path):
+      sync(path)
+      found = os.stat(path)
+      self.synced[found.st_ino] = found.st_size, found.st_mtime_ns
+      self.order.append(os.path.basename(path))
+
+    monkeypatch.setattr(disk, "sync", note)
+
+  def fails(self, folder):
+    """Empties what was not synced since it was last written; their names."""
+    lost = []
+    for path in folder.rglob("*"):
+      found = path.stat()
+      kept = self.synced.get(found.st_ino)
+      if path.is_file() and kept != (found.st_size, found.st_mtime_ns):
+        path.write_bytes(b"")
+        lost.append(path.name)
+    return lost
+
+
+def test_row03_a_saved_checkpoint_survives_a_power_loss(tmp_path, monkeypatch):
+  power = Power(monkeypatch)
+  checkpoints = Checkpoints(tmp_path)
+  state = fit(8, checkpoints, save_every=4)
+  (tmp_path / "8" / "late").write_text("never synced")
+  assert power.fails(tmp_path) == ["late"]
+  again = Checkpoints(tmp_path, strict=True).restore(fit(1))
+  assert manifest.array_hashes(again) == manifest.array_hashes(state)
+
+
+def test_row03_a_finished_stage_survives_a_power_loss(tmp_path, monkeypatch):
+  """Nothing but TensorBoard's log; the manifest is the last to be synced."""
+  power = Power(monkeypatch)
+
+  def run(context):
+    fit(3, context.checkpoints("toy"), telemetry=context.telemetry)
+    (context.folder / "images.npy").write_bytes(b"made outside the artifact")
+    return {"a": np.arange(5), "names": np.array(["x", "y"])}
+
+  config = ml_collections.ConfigDict(dict(method="toy", seed=0))
+  mesh = parallel.make_mesh(jax.devices()[:1])
+  context = stages.Context(config, tmp_path, mesh, "shard_map", data={})
+  planned = (stages.Stage("one", run, (), ()),)
+  stages.run_stages(planned, context)
+  assert power.order[-2].startswith(".manifest.json")  # then its folder
+  lost = power.fails(tmp_path / "one")
+  assert not [name for name in lost if "tfevents" not in name]
+  found = checkpoint.load_artifact(tmp_path / "one/artifact")
+  assert found["a"].tolist() == [0, 1, 2, 3, 4]
+
+
 def test_row04_a_full_disk_is_waited_for(tmp_path):
   """Files may not grow beyond a few bytes for a while, as on a full disk."""
   said, limits = [], resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -160,17 +226,18 @@ def test_row04_a_full_disk_is_waited_for(tmp_path):
   assert int(found.step) == 8
 
 
-def test_row04_a_disk_that_stays_full_ends_the_run(tmp_path):
+def test_row04_a_disk_that_stays_full_ends_the_run(tmp_path, monkeypatch):
   checkpoints = Checkpoints(tmp_path)
   fit(2, checkpoints)
 
-  def refuse(*args, **settings):
+  def full(path):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-  checkpoints.save = refuse
-  with pytest.raises(UserError, match="could not be saved: .*No space left"):
-    fit(20, checkpoints, save_every=1)
-  assert Checkpoints(tmp_path).latest() == 2
+  with monkeypatch.context() as patch:
+    patch.setattr(disk, "sync", full)
+    with pytest.raises(UserError, match="could not be saved: .*No space left"):
+      fit(20, checkpoints, save_every=1)
+  assert int(Checkpoints(tmp_path).restore(fit(1)).step) >= 2
 
 
 def test_row05_a_folder_that_cannot_be_written_is_refused(tmp_path):
@@ -266,8 +333,6 @@ def test_row47_logs_that_vanish_do_not_stop_training(tmp_path):
 
 
 def test_row44_data_edited_between_two_runs_are_noticed(tmp_path):
-  from gcl_jax.engine import stages
-
   def context(fingerprint):
     return stages.Context(
       {"method": "toy", "seed": 0},
@@ -297,23 +362,16 @@ def _die(row):
 
 
 def test_row46_a_file_system_that_stalls_is_waited_for(tmp_path, monkeypatch):
-  sync, said = os.fsync, []
+  sync, said = disk.sync, []
 
-  def stalls(descriptor):
+  def stalls(path):
     time.sleep(0.3)
-    sync(descriptor)
+    sync(path)
 
   monkeypatch.setattr(train, "SLOW_SAVE_S", 0.25)
   checkpoints, telemetry = Checkpoints(tmp_path), Telemetry()
   telemetry.say = said.append
-  save = checkpoints.save
-
-  def slow(step, state, **settings):
-    save(step, state, **settings)
-    manifest.write_json(tmp_path / "beside.json", {"step": step})
-
-  checkpoints.save = slow
-  monkeypatch.setattr(os, "fsync", stalls)
+  monkeypatch.setattr(disk, "sync", stalls)
   fit(2, checkpoints, telemetry=telemetry)
   assert any("saving step 2 took" in line for line in said)
   assert checkpoints.latest() == 2

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from gcl_jax import disk
 from gcl_jax.methods.severity import classify, page_facts, pages, probing
 from gcl_jax.methods.severity.images import Images, dumps
 from gcl_jax.report import html
@@ -46,10 +47,7 @@ def _write_json(context: Any, metrics: dict, notes: list[str]) -> None:
     "warnings": notes,
   }
   text = json.dumps(json.loads(dumps(report)), indent=1, sort_keys=True)
-  path = context.workdir / "report.json"
-  partial = path.with_suffix(".partial")
-  partial.write_text(text + "\n", encoding="utf-8")
-  partial.replace(path)
+  disk.write_text(context.workdir / "report.json", text + "\n")
 
 
 def _subtitle(context: Any, images: Images) -> str:
