@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gcl_jax import data
-from gcl_jax.data import formats, preprocess, splits
+from gcl_jax.data import formats, near_copies, preprocess, splits
 from gcl_jax.data.source import Dataset
 from gcl_jax.engine import feed
 from gcl_jax.errors import DataError
@@ -57,6 +57,7 @@ def run(context: Any) -> dict[str, Any]:
     "raw_samples": facts["raw"],
     "sample_rows": np.array(facts["rows"]),
     "quarantine": np.array(facts["bad"], dtype=str),
+    "near_copies": np.array(_near_copies(context, table), dtype=str),
     "overlapping_groups": np.array(overlap or [], dtype=str),
     "images_sha256": np.array(images),
     "fingerprint": np.array(pool.fingerprint()),
@@ -197,6 +198,22 @@ def _read_all(context: Any, sets: list) -> tuple[str, list, dict[str, Any]]:
   images.flush()
   del images
   return _keep(path, np.arange(count)), kept, facts
+
+
+def _near_copies(context: Any, table: dict) -> list[tuple]:
+  """Evaluation images that look like a training image, to be warned of."""
+  if not context.config.data.near_copies:
+    return []
+  path = context.workdir / "data" / "images.npy"
+  images = np.load(path, mmap_mode="r")
+  found = near_copies.near_copies(images, table["part"], table["id"])
+  if found:
+    first = found[0]
+    context.telemetry.say(
+      f"data: {len(found)} evaluation images look like a training image"
+      f" ({first.evaluation} and {first.training} for one); see the report"
+    )
+  return [(a, b, f"{value:.3f}") for a, b, value in found]
 
 
 def _texture(raw: np.ndarray) -> np.ndarray:

@@ -86,9 +86,8 @@ def _largest(context: Any, name: str) -> str:
   return f"probe/{name}@{max(context.config.probe.fractions):g}"
 
 
-def warnings_of(context: Any, images: Images, metrics: dict) -> list[str]:
-  """What a reader must know before trusting a number."""
-  data = context.load("data")
+def data_notes(data: dict[str, Any]) -> list[str]:
+  """What stage `data` left that makes figures on evaluation images doubtful."""
   notes = []
   if len(data["quarantine"]):
     notes.append(
@@ -101,6 +100,19 @@ def warnings_of(context: Any, images: Images, metrics: dict) -> list[str]:
       " the evaluation part, because allow_group_overlap or the named split"
       " says so: figures on evaluation images are too good."
     )
+  if pairs := data["near_copies"].tolist():
+    shown = ", ".join(f"{a} and {b} ({value})" for a, b, value in pairs[:10])
+    notes.append(
+      f"{len(pairs)} evaluation images look like a training image (correlation"
+      f" of their details): {shown}. If they are one scan, give them one group:"
+      " figures on them are too good."
+    )
+  return notes
+
+
+def warnings_of(context: Any, images: Images, metrics: dict) -> list[str]:
+  """What a reader must know before trusting a number."""
+  notes = data_notes(context.load("data"))
   if context.config.protocol == "transductive":
     notes.append(
       "Protocol transductive: pre-training saw the evaluation images without"
