@@ -3,17 +3,25 @@
   python benchmarks/layouts.py --config=configs/severity.py:demo --out=runs/l
 
 Runs the configuration in each layout PROCESSESxDEVICES (devices a process) on
-virtual CPU devices and compares with the first: every stage's arrays by
-SHA-256 where the number of devices is the same, the first 20 losses of every
-fit where it is not. One JSON object a line.
+virtual CPU devices and compares with the first. Where the number of devices is
+the same: every stage's arrays by SHA-256. Where it is not: each of --stages,
+given the input stages of the first layout (after many steps rounding has grown
+into other scores and bins): `loss_gap` of the first 20 losses of its fits,
+absolute below 1 and relative above, and `array_gap` of the arrays of a stage
+that fits nothing. One JSON object a line.
 """
 
 import argparse
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
+
+import numpy as np
+
+from gcl_jax.engine.checkpoint import load_artifact
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LOSSES = 20
@@ -25,15 +33,19 @@ def main() -> int:
   first, bad = None, False
   for layout in arguments.layouts.split(","):
     workdir = pathlib.Path(arguments.out) / layout
-    seconds, code = run(layout, workdir, arguments)
-    record = {"bench": "layouts", "layout": layout, "seconds": seconds}
-    if code:
-      record, bad = record | {"exit_code": code}, True
-    elif first is None:
-      first = layout, workdir
+    record = {"bench": "layouts", "layout": layout}
+    if first is None or devices_of(layout) == devices_of(first.name):
+      seconds, code = run(layout, workdir, arguments, arguments.more)
+      record |= {"seconds": seconds, "exit_code": code}
+      if first is not None and not code:
+        record |= {"against": first.name} | differing(first, workdir)
+      first, bad = first or workdir, bad or bool(code)
+      bad |= bool(record.get("differing"))
     else:
-      record |= {"against": first[0]} | compare(first, (layout, workdir))
-      bad |= bool(record.get("differing")) or record.get("loss_gap", 0) > 1e-5
+      record["against"] = first.name
+      for stage in arguments.stages.split(","):
+        record[stage] = gap(first, layout, stage, arguments)
+        bad |= max(record[stage].values()) > 1e-5
     print(json.dumps(record), flush=True)
   return int(bad)
 
@@ -46,11 +58,14 @@ def parse() -> argparse.Namespace:
   parser.add_argument("--config", default="configs/severity.py:tiny")
   parser.add_argument("--layouts", default="1x4,2x2,4x1,1x1,1x8")
   parser.add_argument("--out", required=True, help="a folder for the runs")
+  parser.add_argument("--stages", default="gradcon,score,supcon")
   parser.add_argument("more", nargs="*", help="after --: flags of the run")
   return parser.parse_args()
 
 
-def run(layout: str, workdir: pathlib.Path, arguments) -> tuple[float, int]:
+def run(
+  layout: str, workdir: pathlib.Path, arguments, more: list[str]
+) -> tuple[float, int]:
   """Runs one layout (what is finished is skipped); seconds and exit code."""
   processes, devices = layout.split("x")
   begin = time.perf_counter()
@@ -60,7 +75,7 @@ def run(layout: str, workdir: pathlib.Path, arguments) -> tuple[float, int]:
       *(f"--processes={processes}", f"--devices_per_process={devices}", "--"),
       *(f"--config={arguments.config}", f"--workdir={workdir.resolve()}"),
       "--config.log_every=1",
-      *arguments.more,
+      *more,
     ],
     cwd=ROOT,
     check=False,
@@ -72,11 +87,8 @@ def run(layout: str, workdir: pathlib.Path, arguments) -> tuple[float, int]:
   return round(time.perf_counter() - begin, 1), done.returncode
 
 
-def compare(first: tuple, second: tuple) -> dict:
-  """What differs between two runs."""
-  (layout, here), (other, there) = first, second
-  if devices_of(layout) != devices_of(other):
-    return {"loss_gap": loss_gap(here, there)}
+def differing(here: pathlib.Path, there: pathlib.Path) -> dict:
+  """The arrays of two runs that are not the same bytes."""
   differ, count = [], 0
   for path in sorted(here.glob("*/manifest.json")):
     one = json.loads(path.read_text())["arrays"]
@@ -90,6 +102,40 @@ def compare(first: tuple, second: tuple) -> dict:
   return {"arrays": count, "differing": len(differ), "first": differ[:5]}
 
 
+def gap(first: pathlib.Path, layout: str, stage: str, arguments) -> dict:
+  """How far a stage made of the same inputs in another layout is off."""
+  workdir = pathlib.Path(arguments.out) / f"{layout}-{stage}"
+  shutil.rmtree(workdir, ignore_errors=True)
+  for name in inputs_of(first, stage):
+    shutil.copytree(first / name, workdir / name)
+  more = [*arguments.more, f"--stage={stage}"]
+  _, code = run(layout, workdir, arguments, more)
+  if code:
+    return {"exit_code": code}
+  if (workdir / stage / "metrics.jsonl").exists():
+    return {"loss_gap": loss_gap(first / stage, workdir / stage)}
+  one, two = (
+    load_artifact(folder / stage / "artifact") for folder in (first, workdir)
+  )
+  return {"array_gap": array_gap(one, two)}
+
+
+def inputs_of(run_folder: pathlib.Path, stage: str) -> set[str]:
+  """The stages that one was made from, and what those were made from."""
+  manifest = json.loads((run_folder / stage / "manifest.json").read_text())
+  found = set(manifest["inputs"])
+  return found.union(*(inputs_of(run_folder, name) for name in found))
+
+
+def array_gap(one: dict, two: dict) -> float:
+  """The largest difference of two artifacts' floats."""
+  return max(
+    float(np.abs(values - two[name]).max())
+    for name, values in one.items()
+    if isinstance(values, np.ndarray) and values.dtype.kind == "f"
+  )
+
+
 def devices_of(layout: str) -> int:
   """Devices in all."""
   processes, devices = map(int, layout.split("x"))
@@ -97,15 +143,13 @@ def devices_of(layout: str) -> int:
 
 
 def loss_gap(here: pathlib.Path, there: pathlib.Path) -> float:
-  """Largest relative difference of the losses logged in the first steps."""
-  gap = 0.0
-  for path in sorted(here.glob("*/metrics.jsonl")):
-    one, two = losses(path), losses(there / path.parent.name / path.name)
-    if one.keys() != two.keys():
-      return float("inf")
-    for key, value in one.items():
-      gap = max(gap, abs(two[key] - value) / max(abs(value), 1e-12))
-  return gap
+  """Largest difference of the losses logged in the first steps."""
+  one, two = (losses(folder / "metrics.jsonl") for folder in (here, there))
+  if one.keys() != two.keys():
+    return float("inf")
+  return max(
+    abs(two[key] - value) / max(abs(value), 1.0) for key, value in one.items()
+  )
 
 
 def losses(path: pathlib.Path) -> dict:
