@@ -25,13 +25,14 @@ from gcl_jax.engine import (
   feed,
   manifest,
   parallel,
+  preemption,
   stages,
   train,
 )
 from gcl_jax.engine.checkpoint import Checkpoints
 from gcl_jax.engine.lock import lock
 from gcl_jax.engine.telemetry import Telemetry
-from gcl_jax.errors import NonFiniteError, UserError
+from gcl_jax.errors import NonFiniteError, Preempted, UserError
 
 KILLS = int(os.environ.get("GCL_KILLS", 3))
 
@@ -317,6 +318,25 @@ def test_row18_row19_losses_that_are_not_finite(tmp_path):
   ):
     fit(20, checkpoints, poison=(8, 9, 10), max_skipped=3)
   assert np.isfinite(checkpoints.restore(fit(1)).params["map"]).all()
+
+
+def test_row19_skipped_steps_that_are_not_in_a_row_go_on():
+  telemetry = Telemetry()
+  fit(12, poison=(2, 3, 5, 6, 8), max_skipped=3, telemetry=telemetry)
+  assert telemetry.throughput["train"]["skipped"] == 5
+
+
+def test_row12_asked_to_stop_where_nothing_is_to_be_saved():
+  """In a stage of the host, or while a program compiles."""
+  before = signal.getsignal(signal.SIGTERM)
+  with preemption.between_checkpoints():
+    with pytest.raises(Preempted, match="SIGTERM between two checkpoints"):
+      os.kill(os.getpid(), signal.SIGTERM)
+      time.sleep(5)
+    with preemption.watch() as asked_by:  # a fit saves first, then raises
+      os.kill(os.getpid(), signal.SIGTERM)
+      assert asked_by() == "SIGTERM"
+  assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_row47_logs_that_vanish_do_not_stop_training(tmp_path):
