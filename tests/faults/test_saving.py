@@ -1,12 +1,15 @@
 """Faults while a run saves, stops or goes on, in one process."""
 
 import errno
+import fcntl
+import json
 import os
 import random
 import re
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -307,6 +310,32 @@ def test_row15_row48_two_runs_in_one_folder(tmp_path):
     child.kill()
   with lock(tmp_path):  # its owner is dead
     pass
+
+
+def test_row15_on_a_file_system_without_locks(tmp_path, monkeypatch):
+  """There the process in the file decides: alive, dead, or of another host."""
+
+  def refuse(*args):
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+  monkeypatch.setattr(fcntl, "flock", refuse)
+  host = socket.gethostname()
+
+  def left(pid, host=host):
+    (tmp_path / ".lock").write_text(json.dumps({"host": host, "pid": pid}))
+
+  with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+    dead.wait()
+  left(dead.pid)
+  with lock(tmp_path):
+    pass
+  for pid, where in ((os.getppid(), host), (dead.pid, "elsewhere")):
+    left(pid, where)
+    with (
+      pytest.raises(UserError, match=f"process {pid} on {where}: wait"),
+      lock(tmp_path),
+    ):
+      pass
 
 
 def test_row18_row19_losses_that_are_not_finite(tmp_path):
