@@ -8,6 +8,7 @@ from gcl_jax.data.source import Dataset
 from gcl_jax.errors import ConfigError, DataError
 
 NAMES = ("phantom", "octdl", "folder", "olives", "kermany", "medmnist", "tfds")
+NAMES += ("heart", "acdc", "hvsmr", "mmwhs", "hippocampus", "volumes")
 
 
 def load(config: Any) -> Dataset:
@@ -15,11 +16,14 @@ def load(config: Any) -> Dataset:
 
   Args:
     config: with the field `name` (one of `NAMES`) and, where the data set
-      uses them: `path`, `table` (folder: the CSV; olives: the clinical table;
-      tfds: the builder), `split` (folder: the column; olives: the published
-      split), `id_column`, `path_column`, `group_column`, `healthy_column`
-      (medmnist: the healthy class), `label_columns`, `meta_columns`,
-      `pattern`, `group_unknown`, `train_table`, `test_table`, `phantom`.
+      uses them: `path`, `table` (folder, volumes: the CSV; olives: the
+      clinical table; tfds: the builder), `split` (folder: the column; olives:
+      the published split), `id_column`, `path_column`, `group_column`,
+      `healthy_column` (medmnist: the healthy class), `label_columns`,
+      `meta_columns`, `pattern`, `group_unknown`, `train_table`, `test_table`,
+      `phantom`, `heart` (settings of the two phantoms). Volumes: `axis`
+      ("" = the usual one), `cine` (acdc), `modality` (mmwhs: "ct", "mr" or ""
+      = both), `classes` (volumes), `ct_window` (mmwhs, volumes; () = usual).
 
   Returns:
     The data set; nothing but headers has been read of files on disk.
@@ -38,6 +42,8 @@ def load(config: Any) -> Dataset:
     from gcl_jax.data.phantoms.oct import oct_phantom
 
     return oct_phantom(**config.phantom)
+  if config.name == "heart":
+    return _heart("", config)
   path = _field(config, "path")
   if not path:
     raise DataError(
@@ -46,6 +52,12 @@ def load(config: Any) -> Dataset:
     )
   existing(path)
   return _LOADERS[config.name](path, config)
+
+
+def _heart(_: str, config: Any) -> Dataset:
+  from gcl_jax.data.phantoms.heart import heart_phantom
+
+  return heart_phantom(**config.heart)
 
 
 def _octdl(path: str, config: Any) -> Dataset:
@@ -113,12 +125,61 @@ def _tfds(path: str, config: Any) -> Dataset:
   )
 
 
+def _acdc(path: str, config: Any) -> Dataset:
+  from gcl_jax.data.public.acdc import acdc
+
+  cine = bool(_field(config, "cine", False))
+  return acdc(path, cine=cine, **_given(config, "axis"))
+
+
+def _hvsmr(path: str, config: Any) -> Dataset:
+  from gcl_jax.data.public.hvsmr import hvsmr
+
+  return hvsmr(path, **_given(config, "axis"))
+
+
+def _mmwhs(path: str, config: Any) -> Dataset:
+  from gcl_jax.data.public.mmwhs import mmwhs
+
+  return mmwhs(path, **_given(config, "axis", "modality", "ct_window"))
+
+
+def _hippocampus(path: str, config: Any) -> Dataset:
+  from gcl_jax.data.public.hippocampus import hippocampus
+
+  return hippocampus(path, **_given(config, "axis"))
+
+
+def _volumes(path: str, config: Any) -> Dataset:
+  from gcl_jax.data.volume_files import volume_table
+
+  table = _field(config, "table")
+  if not table:
+    raise DataError(
+      "data set 'volumes' needs a table: --config.data.table=... with the"
+      " columns id, image, label, patient, phase"
+    )
+  named = _given(config, "axis", "classes", "meta_columns", "ct_window")
+  return volume_table(path, table, **named)
+
+
+def _given(config: Any, *names: str) -> dict[str, Any]:
+  """The fields that are there and not blank; the reader has the defaults."""
+  return {name: getattr(config, name) for name in names if _field(config, name)}
+
+
 def _field(config: Any, name: str, default: Any = "") -> Any:
   """A field, or the default where the configuration has no such field."""
   return getattr(config, name, default)
 
 
 _LOADERS = {
+  "heart": _heart,
+  "acdc": _acdc,
+  "hvsmr": _hvsmr,
+  "mmwhs": _mmwhs,
+  "hippocampus": _hippocampus,
+  "volumes": _volumes,
   "octdl": _octdl,
   "folder": _folder,
   "olives": _olives,

@@ -4,6 +4,7 @@ The header is read and checked before voxels are; anything the library raises
 on a damaged file ends as one `DataError`.
 """
 
+import dataclasses
 import gzip
 import math
 import pathlib
@@ -25,21 +26,85 @@ from gcl_jax.errors import DataError
 _MOST_GZIP = 1032
 _MAX_EXTENSIONS = 2**24  # bytes between a NIfTI header and its voxels
 _SPACE_CODES = range(6)  # values of qform_code and sform_code
+_MILLIMETRES = {"meter": 1e3, "mm": 1.0, "micron": 1e-3, "unknown": 1.0}
 
 
-def read_nifti(path: pathlib.Path) -> np.ndarray:
-  """[slices, H, W] of a NIfTI file, axial, foot to head."""
+@dataclasses.dataclass(frozen=True)
+class Grid:
+  """What the header says of the voxels, in the order they are stored.
+
+  Attributes:
+    shape: (i, j, k), the lengths of the first three axes.
+    spacing: (i, j, k) in mm.
+    directions: where each of the three runs to, closest of "L" or "R", "P" or
+      "A", "I" or "S" by the affine.
+    frames: volumes in the file, 1 unless it is a film.
+    dtype: of the stored voxels.
+  """
+
+  shape: tuple[int, int, int]
+  spacing: tuple[float, float, float]
+  directions: tuple[str, str, str]
+  frames: int
+  dtype: np.dtype
+
+
+def nifti_grid(path: pathlib.Path, *, film: bool = False) -> Grid:
+  """The grid of a NIfTI file, by its header alone.
+
+  Args:
+    path: .nii or .nii.gz.
+    film: accept a fourth axis.
+
+  Raises:
+    DataError: not such a file, a spacing that is not positive, or an affine
+      that gives two axes one direction.
+  """
   with one_error(path, "NIfTI"):
-    volume = _nifti(path)
-    if _is_gzip(path):
-      _check_gzip(path)
+    volume = _nifti(path, film)
+    # The header as it is: nibabel would turn a size of 0 into one of 1.
+    header, _ = _nifti_header(path)
+    unit = _MILLIMETRES[header.get_xyzt_units()[0]]
+    spacing = tuple(float(s) * unit for s in header["pixdim"][1:4])
+    if not all(0 < s < math.inf for s in spacing):
+      raise DataError(f"{path}: voxels of {spacing} mm, expected above 0")
+    directions = extra("nibabel").aff2axcodes(volume.affine)
+    if None in directions:
+      raise DataError(f"{path}: the affine does not tell the three axes apart")
+    shape, frames = volume.shape[:3], math.prod(volume.shape[3:])
+    dtype = volume.get_data_dtype()
+    return Grid(tuple(shape), spacing, directions, frames, dtype)
+
+
+def read_nifti(path: pathlib.Path, *, canonical: bool = True) -> np.ndarray:
+  """[slices, H, W] of a NIfTI file, axial, foot to head.
+
+  With canonical=False in the order of the file: its third axis, second, first.
+  """
+  with one_error(path, "NIfTI"):
+    return _frames(path, canonical, film=False)[0]
+
+
+def read_nifti_film(
+  path: pathlib.Path, *, canonical: bool = True
+) -> np.ndarray:
+  """[frames, slices, H, W] of a NIfTI file, each frame as `read_nifti`."""
+  with one_error(path, "NIfTI"):
+    return _frames(path, canonical, film=True)
+
+
+def _frames(path: pathlib.Path, canonical: bool, film: bool) -> np.ndarray:
+  volume = _nifti(path, film)
+  if _is_gzip(path):
+    _check_gzip(path)
+  if canonical:
     volume = extra("nibabel").as_closest_canonical(volume)
-    values = np.asarray(volume.dataobj)
-    values = values.reshape(values.shape[:3])
+  values = np.asarray(volume.dataobj)
+  values = values.reshape(*values.shape[:3], -1).transpose(3, 2, 1, 0)
+  if canonical:
     # [R, A, S] -> [S, P, L]: anterior row first, the patient's right first.
-    return np.ascontiguousarray(
-      narrow(path, values.transpose(2, 1, 0)[:, ::-1, ::-1])
-    )
+    values = values[:, :, ::-1, ::-1]
+  return np.ascontiguousarray(narrow(path, values))
 
 
 def nifti_slices(path: pathlib.Path) -> int:
@@ -50,14 +115,17 @@ def nifti_slices(path: pathlib.Path) -> int:
     return int(volume.shape[axes.tolist().index(2)])
 
 
-def _nifti(path: pathlib.Path):
+def _nifti(path: pathlib.Path, film: bool = False):
   """The volume as stored, its header checked, its voxels not yet read."""
   header, kind = _nifti_header(path)
   shape = header.get_data_shape()
   axes = int(header["dim"][0])
-  if not 3 <= axes <= 7 or any(length != 1 for length in shape[3:]):
-    raise DataError(f"{path}: {axes} axes of size {shape}, expected 3")
-  check_size(path, shape[:3], MAX_VOXELS)
+  extra_axes = shape[4 if film else 3 :]
+  if not 3 <= axes <= 7 or any(length != 1 for length in extra_axes):
+    raise DataError(
+      f"{path}: {axes} axes of size {shape}, expected {'3 or 4' if film else 3}"
+    )
+  check_size(path, shape[:4] if film else shape[:3], MAX_VOXELS)
   dtype = header.get_data_dtype()
   if dtype.kind not in "iuf":
     raise DataError(f"{path}: voxels of type {dtype}")

@@ -24,6 +24,10 @@ class Dataset:
       Raises `DataError` for a file that cannot be read in full.
     labels: names of the binary columns a probe is trained on.
     meta: names of further columns (clinical values, visit, eye).
+    read_mask: row -> uint8 [H, W], the class of each pixel of `read(row)`, 0
+      = background, i = `classes[i - 1]`; None if there are no masks. Raises
+      `DataError` for a row without one or a class that is not declared.
+    classes: names of the classes 1..n of the masks.
   """
 
   name: str
@@ -31,6 +35,8 @@ class Dataset:
   read: Callable[[int], np.ndarray]
   labels: tuple[str, ...] = ()
   meta: tuple[str, ...] = ()
+  read_mask: Callable[[int], np.ndarray] | None = None
+  classes: tuple[str, ...] = ()
 
   def __post_init__(self):
     for column in ("id", "group", *self.labels, *self.meta):
@@ -68,9 +74,12 @@ class Dataset:
     """The data set of these rows (integer positions or a boolean mask)."""
     rows = np.arange(len(self))[rows]
     table = {name: values[rows] for name, values in self.table.items()}
-    read = self.read
+    read, read_mask = self.read, self.read_mask
     return dataclasses.replace(
-      self, table=table, read=lambda row: read(int(rows[row]))
+      self,
+      table=table,
+      read=lambda row: read(int(rows[row])),
+      read_mask=read_mask and (lambda row: read_mask(int(rows[row]))),
     )
 
   def fingerprint(self) -> str:

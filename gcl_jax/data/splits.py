@@ -84,6 +84,30 @@ def nested_fractions(
   return masks
 
 
+def label_draw(groups: np.ndarray, count: int, seed: int) -> np.ndarray:
+  """Draws the groups whose labels may be used, whatever their sizes.
+
+  With the same groups and seed, a draw lies inside every larger one.
+
+  Args:
+    groups: [N], the group of each row that may be drawn.
+    count: number of groups to draw, 1 to all.
+    seed: of the draw.
+
+  Returns:
+    bool [N], True = the row's group was drawn.
+
+  Raises:
+    DataError: fewer than one group, or more than there are.
+  """
+  ((names, _),) = _strata(groups, seed, None)
+  if not 1 <= count <= len(names):
+    raise DataError(
+      f"cannot draw labels of {count} groups (patients) out of {len(names)}"
+    )
+  return np.isin(groups, names[:count])
+
+
 def folds(groups: np.ndarray, k: int, seed: int) -> np.ndarray:
   """Cuts whole groups into k folds of nearly equal numbers of rows.
 

@@ -1,0 +1,289 @@
+"""The 2-D U-Net of positional contrastive learning, encoder and decoder apart.
+
+Ronneberger et al. 2015 with the layers of Zeng et al. (PCL, MICCAI 2021):
+
+  encoder   every level but the last: two 3x3 convolutions, each with batch
+            normalisation and LeakyReLU(0.01), then a 2x2 max-pool
+  bottleneck  the last level: two 3x3 convolutions with biases and ReLU
+  decoder   a 2x2 up-convolution of stride 2, the encoder's map of that size
+            beside it, two 3x3 convolutions as in the encoder; 1x1 to classes
+
+Convolutions ahead of a normalisation have no bias: it would be taken away.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gcl_jax.models import heads
+from gcl_jax.models.convolution import Conv
+from gcl_jax.models.layers import Model
+from gcl_jax.models.transposed import depth_to_space
+
+_SLOPE = 0.01  # of the LeakyReLU below 0
+
+
+class UNet(NamedTuple):
+  """Pure functions of one U-Net.
+
+  `variables` is {"params", "batch_stats"}, each {"encoder", "decoder"}, all
+  float32. `encode` needs no more than the "encoder" half of both. With `train`
+  the statistics of the batch are used and folded into the running ones
+  (momentum 0.9); with `axis_name` they are those of all devices together.
+  Images are float[B, H, W, C]; ValueError where a side is not a multiple of
+  `stride`.
+
+  Attributes:
+    init: `init(key, (H, W, C))` -> variables. Kernels are normal with variance
+      2 / (1 + 0.01^2) / fan_in (He et al. 2015), scales 1, biases 0.
+    encode: `encode(variables, images, *, train=False, axis_name=None)` ->
+      ((bottleneck, skips), batch_stats): bottleneck float32[B, H / stride,
+      W / stride, feature_dim]; skips, one per level above it, full size first.
+    segment: `segment(variables, images, *, train=False, axis_name=None)` ->
+      (logits float32[B, H, W, classes], batch_stats).
+    transfer: `transfer(fresh, pretrained)` -> fresh variables with the encoder
+      (parameters and statistics) of the pretrained ones; the decoder stays.
+      ValueError where the two encoders differ in shape.
+    feature_dim: channels of the bottleneck.
+    stride: pixels per side of a bottleneck cell, 2^(levels - 1).
+  """
+
+  init: Callable[..., Any]
+  encode: Callable[..., Any]
+  segment: Callable[..., Any]
+  transfer: Callable[[Any, Any], Any]
+  feature_dim: int
+  stride: int
+
+
+def unet(
+  widths: Sequence[int] = (48, 96, 192, 384, 768),
+  classes: int = 4,
+  dtype: str | None = None,
+) -> UNet:
+  """A U-Net with one level per width, the last of them the bottleneck.
+
+  Args:
+    widths: channels of the levels, two or more; the paper's are f, 2f, ..., 16f
+      with f = 48 (ACDC, HVSMR) or 32 (CHD, MMWHS).
+    classes: channels of the logits, background included.
+    dtype: what convolutions compute in and activations are kept in, "float32"
+      (also None) or "bfloat16". Parameters, statistics, the bottleneck map
+      and logits stay float32.
+
+  Returns:
+    UNet, a NamedTuple of pure functions.
+
+  Raises:
+    ValueError: fewer than two widths, a width or `classes` below 1, another
+      `dtype`.
+  """
+  widths = tuple(widths)
+  if len(widths) < 2 or min(*widths, classes) < 1:
+    raise ValueError(
+      "a U-Net wants at least two widths and one class, all at least 1, got "
+      f"widths={widths} and classes={classes}"
+    )
+  if dtype not in (None, "float32", "bfloat16"):
+    raise ValueError(f"dtype must be float32 or bfloat16, got {dtype!r}")
+  dtype = jnp.dtype(dtype or "float32")
+  stride = 2 ** (len(widths) - 1)
+  encoder = functools.partial(_Encoder, widths, dtype)
+  decoder = functools.partial(_Decoder, widths[:-1], classes, dtype)
+
+  def init(key, image_shape):
+    _check((1, *image_shape), stride)
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    shapes = _shapes(encoder(), decoder(), images)
+    return _draw(key, shapes)
+
+  def encode(variables, images, *, train=False, axis_name=None):
+    _check(images.shape, stride)
+    module = encoder(train=train, axis_name=axis_name)
+    return _apply(module, "encoder", variables, train, images)
+
+  def segment(variables, images, *, train=False, axis_name=None):
+    (bottleneck, skips), stats = encode(
+      variables, images, train=train, axis_name=axis_name
+    )
+    variables = {"params": variables["params"], "batch_stats": stats}
+    module = decoder(train=train, axis_name=axis_name)
+    return _apply(module, "decoder", variables, train, bottleneck, skips)
+
+  return UNet(init, encode, segment, _transfer, widths[-1], stride)
+
+
+def pixel_projection(channels: int, out: int = 128) -> Model:
+  """Head on maps: 1x1 convolution, ReLU, 1x1 convolution, unit length.
+
+  A 1x1 convolution is a linear layer on the last axis, so this is
+  `heads.projection` with as many hidden channels as the map has.
+  `init(key, (channels,))` -> variables; `apply(variables, maps
+  float[B, h, w, channels])` -> float32[B, h, w, out], the vector at every
+  position of Euclidean length 1.
+
+  Args:
+    channels: of the map, `UNet.feature_dim`.
+    out: length of the projected vectors.
+  """
+  return heads.projection(hidden=channels, out=out)
+
+
+def _check(shape, stride):
+  if len(shape) != 4:
+    raise ValueError(f"images must be [B, H, W, C], got {tuple(shape)}")
+  for name, side in zip(("height", "width"), shape[1:3], strict=True):
+    if side < stride or side % stride:
+      below = side // stride * stride
+      near = [str(x) for x in (below, below + stride) if x]
+      raise ValueError(
+        f"image {name} {side} is not a multiple of {stride}, as this U-Net "
+        f"needs: pad or crop it to {' or '.join(near)}"
+      )
+
+
+def _apply(module, name, variables, train, *inputs):
+  """One half of the network and the statistics of both halves."""
+  params, stats = variables["params"][name], variables["batch_stats"]
+  outputs, updated = module.apply(
+    {"params": params, "batch_stats": stats[name]},
+    *inputs,
+    mutable=["batch_stats"] if train else [],
+  )
+  return outputs, {**stats, name: updated["batch_stats"]} if train else stats
+
+
+def _transfer(fresh, pretrained):
+  def shapes(variables):
+    halves = {kind: variables[kind]["encoder"] for kind in fresh}
+    return jax.tree.map(jnp.shape, halves)
+
+  if shapes(fresh) != shapes(pretrained):
+    raise ValueError(
+      "the pretrained encoder does not fit this U-Net: widths and image "
+      "channels of both must be the same"
+    )
+  return {
+    kind: {**fresh[kind], "encoder": pretrained[kind]["encoder"]}
+    for kind in fresh
+  }
+
+
+def _shapes(encoder, decoder, images):
+  def both(key, images):
+    (bottleneck, skips), first = encoder.init_with_output(key, images)
+    second = decoder.init(key, bottleneck, skips)
+    return {
+      kind: {"encoder": first[kind], "decoder": second[kind]} for kind in first
+    }
+
+  return jax.eval_shape(both, jax.random.key(0), images)
+
+
+def _draw(key, shapes):
+  """All kernels cut from one normal draw: one random program to compile."""
+  leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
+  names = [path[-1].key for path, _ in leaves]
+  sizes = [
+    leaf.size
+    for name, (_, leaf) in zip(names, leaves, strict=True)
+    if name == "kernel"
+  ]
+  draws = jnp.split(jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes))
+  draws, values = iter(draws), []
+  for name, (_, leaf) in zip(names, leaves, strict=True):
+    if name == "kernel":
+      fan_in = np.prod(leaf.shape[:3])
+      scale = np.sqrt(2 / (1 + _SLOPE**2) / fan_in)
+      values.append(next(draws).reshape(leaf.shape) * scale)
+    else:
+      one = name in ("scale", "var")
+      values.append(jnp.full(leaf.shape, float(one), leaf.dtype))
+  return jax.tree.unflatten(structure, values)
+
+
+def _halve(inputs):
+  """2x2 max-pool of even sides; equal largest inputs share the gradient."""
+  batch, height, width, channels = inputs.shape
+  cells = inputs.reshape(batch, height // 2, 2, width, channels)
+  rows = jnp.maximum(cells[:, :, 0], cells[:, :, 1])
+  cells = rows.reshape(batch, height // 2, width // 2, 2, channels)
+  return jnp.maximum(cells[:, :, :, 0], cells[:, :, :, 1])
+
+
+class _Level(nn.Module):
+  """Twice: 3x3 convolution, batch normalisation, LeakyReLU."""
+
+  width: int
+  dtype: Any
+  train: bool
+  axis_name: str | None
+
+  @nn.compact
+  def __call__(self, hidden):
+    for _ in range(2):
+      hidden = Conv(self.width, padding=1, dtype=self.dtype)(hidden)
+      hidden = nn.BatchNorm(
+        use_running_average=not self.train,
+        momentum=0.9,
+        dtype=self.dtype,
+        axis_name=self.axis_name,
+      )(hidden)
+      hidden = nn.leaky_relu(hidden, _SLOPE)
+    return hidden
+
+
+class _Encoder(nn.Module):
+  widths: Sequence[int]
+  dtype: Any
+  train: bool = False
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, hidden):
+    skips = []
+    for k, width in enumerate(self.widths[:-1], 1):
+      level = _Level(
+        width, self.dtype, self.train, self.axis_name, name=f"level{k}"
+      )
+      skips.append(level(hidden))
+      hidden = _halve(skips[-1])
+    for k in (1, 2):
+      hidden = Conv(
+        self.widths[-1],
+        padding=1,
+        use_bias=True,
+        dtype=self.dtype,
+        name=f"bottleneck{k}",
+      )(hidden)
+      hidden = nn.relu(hidden)
+    return hidden.astype(jnp.float32), tuple(skips)
+
+
+class _Decoder(nn.Module):
+  widths: Sequence[int]
+  classes: int
+  dtype: Any
+  train: bool = False
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, hidden, skips):
+    for k in reversed(range(len(self.widths))):
+      width = self.widths[k]
+      # Windows of a 2x2 up-convolution of stride 2 do not overlap: it is one
+      # product per input position, its outputs laid out as a 2x2 cell.
+      up = Conv(4 * width, (1, 1), dtype=self.dtype, name=f"up{k + 1}")
+      hidden = depth_to_space(up(hidden))
+      hidden = jnp.concatenate([hidden, skips[k]], axis=-1)
+      level = _Level(
+        width, self.dtype, self.train, self.axis_name, name=f"level{k + 1}"
+      )
+      hidden = level(hidden)
+    output = Conv(self.classes, (1, 1), use_bias=True, name="output")
+    return output(hidden.astype(jnp.float32))

@@ -1,0 +1,388 @@
+"""The U-Net against a float64 numpy network, and its two halves apart."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from gcl_jax.models.unet import pixel_projection, unet
+
+# Whole networks compile in a third of the time without LLVM's optimiser.
+quick_jit = functools.partial(
+  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+)
+
+
+def normal(*shape, seed=0):
+  return jnp.float32(np.random.default_rng(seed).normal(size=shape))
+
+
+def random_variables(model, image_shape, seed=0):
+  """Initial kernels; random scales, biases and statistics."""
+  variables = quick_jit(lambda key: model.init(key, image_shape))(
+    jax.random.key(seed)
+  )
+  random = np.random.default_rng(seed)
+  return jax.tree.map(
+    lambda x: (
+      x if x.ndim > 1 else jnp.float32(random.uniform(0.5, 1.5, x.shape))
+    ),
+    variables,
+  )
+
+
+def equal(found, expected, rtol=1e-4, atol=1e-5):
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol),
+    found,
+    expected,
+  )
+
+
+# -- the network against numpy ----------------------------------------------
+
+
+def np_conv3(x, kernel):
+  batch, height, width, _ = x.shape
+  padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  out = np.zeros((batch, height, width, kernel.shape[-1]))
+  for i in range(height):
+    for j in range(width):
+      out[:, i, j] = np.tensordot(padded[:, i : i + 3, j : j + 3], kernel, 3)
+  return out
+
+
+def np_level(x, params, stats, train, seen):
+  for k in range(2):
+    x = np_conv3(x, params[f"Conv_{k}"]["kernel"])
+    norm, running = params[f"BatchNorm_{k}"], stats[f"BatchNorm_{k}"]
+    mean, var = running["mean"], running["var"]
+    if train:
+      mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    seen.append((mean, var))
+    x = (x - mean) / np.sqrt(var + 1e-5) * norm["scale"] + norm["bias"]
+    x = np.where(x > 0, x, 0.01 * x)
+  return x
+
+
+def np_pool(x):
+  out = np.zeros((len(x), x.shape[1] // 2, x.shape[2] // 2, x.shape[3]))
+  for i in range(out.shape[1]):
+    for j in range(out.shape[2]):
+      cell = x[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2]
+      out[:, i, j] = cell.max((1, 2))
+  return out
+
+
+def np_up(x, kernel):
+  """Output (2i + r, 2j + s) reads input (i, j) with the matrix of (r, s)."""
+  batch, height, width, channels = x.shape
+  phases = kernel.reshape(channels, 2, 2, -1)
+  out = np.zeros((batch, 2 * height, 2 * width, phases.shape[-1]))
+  for r in range(2):
+    for s in range(2):
+      out[:, r::2, s::2] = x @ phases[:, r, s]
+  return out
+
+
+def np_unet(variables, x, levels, train):
+  """(bottleneck, skips, logits, the norms' means and variances in order)."""
+  params = jax.tree.map(lambda a: np.asarray(a, np.float64), variables)
+  stats, params = params["batch_stats"], params["params"]
+  skips, seen = [], []
+  for k in range(1, levels):
+    name = f"level{k}"
+    half = params["encoder"][name], stats["encoder"][name]
+    skips.append(np_level(x, *half, train, seen))
+    x = np_pool(skips[-1])
+  for k in (1, 2):
+    layer = params["encoder"][f"bottleneck{k}"]
+    x = np.maximum(np_conv3(x, layer["kernel"]) + layer["bias"], 0)
+  bottleneck = x
+  for k in range(levels - 1, 0, -1):
+    x = np_up(x, params["decoder"][f"up{k}"]["kernel"])
+    x = np.concatenate([x, skips[k - 1]], -1)
+    half = (params["decoder"][f"level{k}"], stats["decoder"][f"level{k}"])
+    x = np_level(x, *half, train, seen)
+  output = params["decoder"]["output"]
+  return bottleneck, skips, x @ output["kernel"][0, 0] + output["bias"], seen
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("widths", [(3, 5), (3, 4, 6)])
+def test_network_equals_numpy(widths, train):
+  model, levels = unet(widths, classes=4), len(widths)
+  images = normal(3, 8, 12, 2)
+  variables = random_variables(model, (8, 12, 2))
+  run = quick_jit(functools.partial(model.segment, train=train))
+  logits, stats = run(variables, images)
+  run = quick_jit(functools.partial(model.encode, train=train))
+  (bottleneck, skips), halfway = run(variables, images)
+  expected = np_unet(variables, np.asarray(images), levels, train)
+  equal([bottleneck, list(skips), logits], list(expected[:3]), 2e-4, 2e-4)
+  before = variables["batch_stats"]
+  equal(halfway["encoder"], stats["encoder"])
+  equal(halfway["decoder"], before["decoder"], 0, 0)
+  if not train:
+    return equal(stats, before, 0, 0)
+  names = [("encoder", k) for k in range(1, levels)]
+  names += [("decoder", k) for k in range(levels - 1, 0, -1)]
+  for place, (mean, var) in enumerate(expected[3]):
+    half, k = names[place // 2]
+    norm = f"BatchNorm_{place % 2}"
+    old, new = (x[half][f"level{k}"][norm] for x in (before, stats))
+    equal(new["mean"], 0.9 * old["mean"] + 0.1 * mean, 1e-4, 1e-4)
+    equal(new["var"], 0.9 * old["var"] + 0.1 * var, 1e-4, 1e-4)
+
+
+def count(tree):
+  return sum(x.size for x in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize(
+  "widths, size, channels, classes",
+  [
+    ((48, 96, 192, 384, 768), (352, 352), 1, 4),
+    ((32, 64, 128, 256, 512), (256, 512), 1, 8),
+    ((16, 32, 64), (32, 64), 3, 2),
+    ((4, 3), (2, 2), 1, 1),
+  ],
+)
+def test_shapes_and_parameter_counts(widths, size, channels, classes):
+  model = unet(widths, classes)
+  image_shape = (*size, channels)
+  variables = jax.eval_shape(
+    lambda key: model.init(key, image_shape), jax.random.key(0)
+  )
+  images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+  logits, _ = jax.eval_shape(model.segment, variables, images)
+  (bottleneck, skips), _ = jax.eval_shape(model.encode, variables, images)
+  stride = 2 ** (len(widths) - 1)
+  assert model.stride == stride and model.feature_dim == widths[-1]
+  assert logits.shape == (2, *size, classes)
+  cells = tuple(side // stride for side in size)
+  assert bottleneck.shape == (2, *cells, widths[-1])
+  for k, (skip, width) in enumerate(zip(skips, widths[:-1], strict=True)):
+    assert skip.shape == (2, size[0] >> k, size[1] >> k, width)
+  encoder, decoder, inputs = 0, widths[0] * classes + classes, channels
+  for k, width in enumerate(widths[:-1]):
+    double = 9 * width**2 + 4 * width  # second convolution, two norms
+    encoder += 9 * inputs * width + double
+    decoder += 4 * widths[k + 1] * width + 9 * 2 * width**2 + double
+    inputs = width
+  encoder += 9 * inputs * widths[-1] + 9 * widths[-1] ** 2 + 2 * widths[-1]
+  assert count(variables["params"]["encoder"]) == encoder
+  assert count(variables["params"]["decoder"]) == decoder
+  dtypes = {x.dtype for x in jax.tree.leaves(variables)}
+  assert dtypes == {jnp.dtype("float32")}
+
+
+def test_init_is_he_and_follows_the_key():
+  model = unet((48, 96), 4)
+  init = quick_jit(lambda key: model.init(key, (8, 8, 1)))
+  variables, again, other = (init(jax.random.key(k)) for k in (0, 0, 1))
+  equal(variables, again, 0, 0)
+  kernels = variables["params"]
+  for half, layer, fan_in in (
+    ("encoder", kernels["encoder"]["level1"]["Conv_1"], 9 * 48),
+    ("encoder", kernels["encoder"]["bottleneck2"], 9 * 96),
+    ("decoder", kernels["decoder"]["up1"], 96),
+    ("decoder", kernels["decoder"]["level1"]["Conv_0"], 9 * 96),
+  ):
+    expected = np.sqrt(2 / (1 + 0.01**2) / fan_in)
+    np.testing.assert_allclose(np.std(layer["kernel"]), expected, rtol=0.02)
+    assert abs(np.mean(layer["kernel"])) < 0.02 * expected, half
+  first = kernels["encoder"]["bottleneck1"]
+  assert not np.any(first["bias"])
+  changed = other["params"]["encoder"]["bottleneck1"]["kernel"]
+  assert not np.array_equal(first["kernel"], changed)
+  norm = kernels["decoder"]["level1"]["BatchNorm_0"]
+  assert np.all(norm["scale"] == 1) and not np.any(norm["bias"])
+  stats = variables["batch_stats"]["encoder"]["level1"]["BatchNorm_1"]
+  assert np.all(stats["var"] == 1) and not np.any(stats["mean"])
+
+
+# -- what a U-Net is for ----------------------------------------------------
+
+
+def test_every_skip_reaches_the_output_at_its_own_resolution():
+  model = unet((4, 5, 6), 3)
+  variables = random_variables(model, (32, 32, 1))
+  run = quick_jit(model.segment)
+  images = normal(1, 32, 32, 1)
+  plain, _ = run(variables, images)
+  for k, width in ((1, 4), (2, 5)):
+    cut = jax.tree.map(lambda x: x, variables)
+    layer = cut["params"]["decoder"][f"level{k}"]["Conv_0"]
+    layer["kernel"] = layer["kernel"].at[:, :, width:].set(0)
+    assert np.abs(run(cut, images)[0] - plain).max() > 1e-2
+  # With nothing from below, a pixel reaches no further than four convolutions.
+  cut = jax.tree.map(lambda x: x, variables)
+  up = cut["params"]["decoder"]["up1"]
+  up["kernel"] = jnp.zeros_like(up["kernel"])
+  bright = images.at[0, 13, 17, 0].add(3)
+  change = np.abs(run(cut, bright)[0] - run(cut, images)[0])[0].max(-1)
+  rows, columns = np.nonzero(change)
+  assert (rows.min(), rows.max()) == (9, 17)
+  assert (columns.min(), columns.max()) == (13, 21)
+  far = np.abs(run(variables, bright)[0] - plain)[0].max(-1)
+  assert np.ptp(np.nonzero(far)[0]) > 16
+
+
+def test_a_shift_by_whole_cells_shifts_the_logits():
+  model = unet((3, 4, 5), 2)
+  variables = random_variables(model, (64, 64, 1))
+  run = quick_jit(model.segment)
+  images = normal(1, 64, 64, 1)
+  moved = jnp.roll(images, (4, 8), (1, 2))
+  plain, after = run(variables, images)[0], run(variables, moved)[0]
+  equal(after[:, 28:40, 32:40], plain[:, 24:36, 24:32], 1e-4, 1e-4)
+
+
+def test_evaluation_looks_at_one_image_at_a_time():
+  model = unet((3, 4), 2)
+  variables = random_variables(model, (8, 8, 1))
+  images = normal(4, 8, 8, 1)
+  run = quick_jit(model.segment)
+  equal(run(variables, images[2:3])[0], run(variables, images)[0][2:3])
+  train = quick_jit(functools.partial(model.segment, train=True))
+  alone = train(variables, images[2:3])[0]
+  assert np.abs(alone - train(variables, images)[0][2:3]).max() > 1e-2
+
+
+# -- across devices ---------------------------------------------------------
+
+
+def test_batch_statistics_are_of_all_devices():
+  model = unet((2, 3), 2)
+  # Shards of different brightness, whose own statistics differ a lot.
+  images = normal(8, 4, 4, 1) + jnp.arange(8.0)[:, None, None, None]
+  target = normal(8, 4, 4, 2, seed=1)
+  variables = random_variables(model, (4, 4, 1))
+
+  def step(params, images, target, axis_name=None):
+    def loss(params):
+      state = {"params": params, "batch_stats": variables["batch_stats"]}
+      logits, stats = model.segment(
+        state, images, train=True, axis_name=axis_name
+      )
+      return jnp.mean(logits * target), stats
+
+    (value, stats), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+    if axis_name:
+      value, gradient = lax.pmean((value, gradient), axis_name)
+    return value, stats, gradient
+
+  params = variables["params"]
+  expected = quick_jit(step)(params, images, target)
+  local = functools.partial(step, axis_name="data")
+  mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+  run = jax.shard_map(
+    local,
+    mesh=mesh,
+    in_specs=(P(), P("data"), P("data")),
+    out_specs=P(),
+    check_vma=False,
+  )
+  equal(quick_jit(run)(params, images, target), expected, 1e-3, 1e-5)
+  split = (x.reshape(4, 2, *x.shape[1:]) for x in (images, target))
+  run = jax.vmap(local, (None, 0, 0), axis_name="data")
+  found = jax.tree.map(lambda x: x[1], quick_jit(run)(params, *split))
+  equal(found, expected, 1e-3, 1e-5)
+
+
+# -- transfer ---------------------------------------------------------------
+
+
+def test_only_the_encoder_is_transferred():
+  model = unet((3, 4, 5), 4)
+  fresh = random_variables(model, (8, 8, 1), seed=0)
+  other = random_variables(unet((3, 4, 5), 2), (8, 8, 1), seed=1)
+  halves = {kind: {"encoder": other[kind]["encoder"]} for kind in other}
+  for source in (other, halves):
+    mixed = model.transfer(fresh, source)
+    for kind in ("params", "batch_stats"):
+      equal(mixed[kind]["encoder"], other[kind]["encoder"], 0, 0)
+      equal(mixed[kind]["decoder"], fresh[kind]["decoder"], 0, 0)
+  images = normal(2, 8, 8, 1)
+  run = quick_jit(functools.partial(model.encode, train=True))
+  (found, skips), _ = run(mixed, images)
+  (expected, others), stats = run(halves, images)
+  equal((found, skips), (expected, others), 0, 0)
+  assert set(stats) == {"encoder"}
+  assert not np.array_equal(found, run(fresh, images)[0][0])
+  wrong = random_variables(unet((3, 4, 6), 4), (8, 8, 1))
+  with pytest.raises(ValueError, match="does not fit"):
+    model.transfer(fresh, wrong)
+
+
+# -- numbers and refusals ---------------------------------------------------
+
+
+def test_bfloat16_keeps_parameters_statistics_and_outputs_in_float32():
+  exact, rough = unet((4, 8), 3), unet((4, 8), 3, dtype="bfloat16")
+  variables = random_variables(exact, (8, 8, 1))
+  shapes = jax.eval_shape(
+    lambda key: rough.init(key, (8, 8, 1)), jax.random.key(0)
+  )
+  assert {x.dtype for x in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
+  images = normal(4, 8, 8, 1)
+  run = quick_jit(functools.partial(rough.segment, train=True))
+  logits, stats = run(variables, images)
+  assert {x.dtype for x in jax.tree.leaves(stats)} == {jnp.dtype("float32")}
+  (bottleneck, skips), _ = quick_jit(rough.encode)(variables, images)
+  assert logits.dtype == bottleneck.dtype == jnp.float32
+  assert skips[0].dtype == jnp.bfloat16
+  expected, _ = quick_jit(functools.partial(exact.segment, train=True))(
+    variables, images
+  )
+  error = np.linalg.norm(logits - expected) / np.linalg.norm(expected)
+  assert 1e-4 < error < 0.1
+
+
+def test_sizes_and_options_that_do_not_fit_are_refused():
+  model = unet((2, 3, 4, 5, 6))
+  for size, message in (
+    ((352, 50, 1), "width 50 is not a multiple of 16.*48 or 64"),
+    ((8, 32, 1), "height 8 is not a multiple of 16.*crop it to 16$"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      model.init(jax.random.key(0), size)
+    with pytest.raises(ValueError, match=message):
+      model.encode({}, jnp.zeros((1, *size)))
+    with pytest.raises(ValueError, match=message):
+      model.segment({}, jnp.zeros((1, *size)))
+  with pytest.raises(ValueError, match=r"\[B, H, W, C\]"):
+    model.encode({}, jnp.zeros((32, 32, 1)))
+  for options in ({"widths": (8,)}, {"widths": (0, 4)}, {"classes": 0}):
+    with pytest.raises(ValueError, match="at least two widths"):
+      unet(**options)
+  with pytest.raises(ValueError, match="dtype must be"):
+    unet(dtype="float16")
+
+
+def test_pixel_projection_equals_two_convolutions():
+  model = pixel_projection(6, out=4)
+  variables = model.init(jax.random.key(0), (6,))
+  maps = normal(2, 3, 5, 6)
+  found = model.apply(variables, maps)
+  first, second = variables["params"].values()
+  assert first["kernel"].shape == (6, 6) and model.feature_dim == 4
+  numbers = ("NHWC", "HWIO", "NHWC")
+
+  def one_by_one(x, layer):
+    kernel = layer["kernel"][None, None]
+    y = lax.conv_general_dilated(
+      x, kernel, (1, 1), "VALID", dimension_numbers=numbers
+    )
+    return y + layer["bias"]
+
+  expected = one_by_one(jax.nn.relu(one_by_one(maps, first)), second)
+  expected /= np.linalg.norm(expected, axis=-1, keepdims=True)
+  equal(found, expected)
+  np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1, rtol=1e-5)
