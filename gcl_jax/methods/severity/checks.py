@@ -1,9 +1,12 @@
 """Which settings go together, decided before anything runs."""
 
-import difflib
-
 import ml_collections
 
+from gcl_jax.engine.settings import (
+  check_choices,
+  check_each_once,
+  check_numbers,
+)
 from gcl_jax.errors import ConfigError
 
 CHOICES = {
@@ -76,41 +79,15 @@ def check(config: ml_collections.ConfigDict) -> None:
       the autoencoder cannot halve four times, a reference that is unknown or
       named twice, settings that exclude others.
   """
-  for name in (*POSITIVE, *NOT_NEGATIVE):
-    value = _value(config, name)
-    if value < 0 or (value == 0 and name in POSITIVE):
-      least = "more than 0" if name in POSITIVE else "0 or more"
-      raise ConfigError(f"{name} must be {least}, got {value}")
-  for name, known in CHOICES.items():
-    value = _value(config, name)
-    if value not in known:
-      raise ConfigError(
-        f"{name} {value!r} is not one of {', '.join(known)}"
-        f"{_near(value, known)}"
-      )
-  for name in config.references:
-    if name not in REFERENCES or config.references.count(name) > 1:
-      raise ConfigError(
-        f"references {config.references}: each once, out of"
-        f" {', '.join(REFERENCES)}{_near(name, REFERENCES)}"
-      )
+  check_numbers(config, POSITIVE, NOT_NEGATIVE)
+  check_choices(config, CHOICES)
+  check_each_once("references", config.references, REFERENCES)
   _check_size(config)
   if config.supcon.images_per_bin and config.supcon.loss != "supcon":
     raise ConfigError(
       f"supcon.images_per_bin needs bins as labels: it has no meaning with"
       f" supcon.loss {config.supcon.loss!r}"
     )
-
-
-def _value(config, dotted):
-  for part in dotted.split("."):
-    config = config[part]
-  return config
-
-
-def _near(value: str, known: tuple[str, ...]) -> str:
-  near = difflib.get_close_matches(str(value), known, 1)
-  return f"; did you mean {near[0]!r}?" if near and near[0] != value else ""
 
 
 def _check_size(config: ml_collections.ConfigDict) -> None:

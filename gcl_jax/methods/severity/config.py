@@ -6,11 +6,9 @@ papers leave a gap the setting is a named switch and the comment says what we
 read; `methods/severity/README.md` lists the gaps.
 """
 
-import difflib
-
 import ml_collections
 
-from gcl_jax.errors import ConfigError
+from gcl_jax.engine.settings import with_preset
 
 
 def get_config(preset: str = "demo") -> ml_collections.ConfigDict:
@@ -22,17 +20,7 @@ def get_config(preset: str = "demo") -> ml_collections.ConfigDict:
   Raises:
     ConfigError: no such preset; the message names the nearest one.
   """
-  if preset not in PRESETS:
-    near = difflib.get_close_matches(preset, PRESETS, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(
-      f"no preset {preset!r} of method severity{hint}"
-      f" (presets: {', '.join(PRESETS)})"
-    )
-  config = _defaults()
-  config.preset = preset
-  PRESETS[preset](config)
-  return config
+  return with_preset(_defaults(), preset, PRESETS)
 
 
 def _defaults() -> ml_collections.ConfigDict:

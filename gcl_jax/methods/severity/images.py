@@ -1,11 +1,10 @@
 """What every later stage reads: prepared images and their table, by id."""
 
-import hashlib
-import json
 from typing import Any
 
 import numpy as np
 
+from gcl_jax.engine.tables import file_hash, unpack
 from gcl_jax.errors import DataError
 
 
@@ -27,7 +26,7 @@ class Images:
         f" {path.parent} and run again"
       )
     self.pixels = np.load(path, mmap_mode="r")
-    self.table = {_from_key(k): v for k, v in artifact["table"].items()}
+    self.table = unpack(artifact["table"])
     self.labels = tuple(str(name) for name in artifact["labels"])
     self.meta = tuple(str(name) for name in artifact["meta"])
     self.texture = artifact["texture"]
@@ -68,23 +67,3 @@ class Images:
   def pool(self, protocol: str) -> np.ndarray:
     """bool[N]: what pre-training may see under this protocol."""
     return self.table["pool"] & (self.train | (protocol == "transductive"))
-
-
-def file_hash(path) -> str:
-  """SHA-256 of a file, read in pieces."""
-  with open(path, "rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def as_key(name: str) -> str:
-  """A column's name as the key of an artifact, which may hold no slash."""
-  return name.replace("%", "%25").replace("/", "%2F")
-
-
-def _from_key(key: str) -> str:
-  return key.replace("%2F", "/").replace("%25", "%")
-
-
-def dumps(value: Any) -> str:
-  """JSON with numpy scalars and arrays turned into plain numbers."""
-  return json.dumps(value, default=lambda x: np.asarray(x).tolist())

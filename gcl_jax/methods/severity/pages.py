@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from gcl_jax.engine import results
 from gcl_jax.methods.severity import page_facts, probe_pages, score_pages
 from gcl_jax.methods.severity.images import Images
 from gcl_jax.report import figures, html, tiles
@@ -95,16 +96,14 @@ def _bins(context, images) -> html.Section:
 
 
 def _measured(context, name):
-  logged = page_facts.history(context, "supcon", "supcon").get(
-    f"positives/{name}"
-  )
+  logged = results.history(context, "supcon", "supcon").get(f"positives/{name}")
   return None if logged is None else float(np.mean(logged[1]))
 
 
 def _pretraining(context) -> html.Section:
   lines = {}
   for name in ("supcon", *context.config.references):
-    logged = page_facts.history(context, name, name)
+    logged = results.history(context, name, name)
     if "loss" in logged:
       lines[name] = logged["loss"]
   return html.Section(
@@ -146,7 +145,7 @@ def _data(context, images) -> html.Section:
 
 def _throughput(context) -> html.Section:
   columns = ("images_per_s", "data_wait", "mfu", "peak_bytes", "compile_s")
-  found = page_facts.throughput(context)
+  found = results.throughput(context)
   rows = [
     [stage, *(facts.get(c) for c in columns)] for stage, facts in found.items()
   ]

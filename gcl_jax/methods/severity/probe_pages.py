@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from gcl_jax.engine import results
 from gcl_jax.methods.severity import page_facts, probing
 from gcl_jax.report import figures, html, projection
 
@@ -80,7 +81,7 @@ def _per_encoder(context, metrics) -> html.Table:
     for fraction in sorted(context.config.probe.fractions):
       found = [metrics.get(f"probe/{name}@{fraction:g}/{c}") for c in columns]
       if any(found):
-        cells = ["-" if f is None else page_facts.interval(f) for f in found]
+        cells = ["-" if f is None else results.interval(f) for f in found]
         rows.append([name, f"{fraction:.0%}", *cells])
   return html.Table(
     (
@@ -101,7 +102,7 @@ def _per_encoder(context, metrics) -> html.Table:
 def _per_label(images, metrics) -> html.Table:
   columns = ("auroc", "ap", "f1", "sensitivity", "specificity", "accuracy")
   rows = [
-    [n, *(page_facts.interval(metrics.get(f"probe/{n}/{c}")) for c in columns)]
+    [n, *(results.interval(metrics.get(f"probe/{n}/{c}")) for c in columns)]
     for n in images.labels
   ]
   return html.Table(

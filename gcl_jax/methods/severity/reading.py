@@ -16,9 +16,9 @@ from gcl_jax import data
 from gcl_jax.data import formats, near_copies, preprocess, splits
 from gcl_jax.data.source import Dataset
 from gcl_jax.engine import feed
+from gcl_jax.engine.tables import file_hash, pack
 from gcl_jax.errors import DataError
 from gcl_jax.evaluation import baselines
-from gcl_jax.methods.severity.images import as_key, file_hash
 
 OURS = ("part", "pool")  # columns that this stage adds
 SAMPLES = 6  # scans whose way through the preparation the report shows
@@ -50,7 +50,7 @@ def run(context: Any) -> dict[str, Any]:
   if config.score.source == "autoencoder":
     _check_healthy(table)
   return {
-    "table": {as_key(name): values for name, values in table.items()},
+    "table": pack(table),
     "labels": np.array(pool.labels, str),
     "meta": np.array(pool.meta, str),
     "texture": np.stack(facts["texture"]),

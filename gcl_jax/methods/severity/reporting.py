@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from gcl_jax import disk
-from gcl_jax.methods.severity import classify, page_facts, pages, probing
-from gcl_jax.methods.severity.images import Images, dumps
+from gcl_jax.engine import results
+from gcl_jax.engine.results import dumps
+from gcl_jax.methods.severity import classify, pages, probing
+from gcl_jax.methods.severity.images import Images
 from gcl_jax.report import html
 
 
@@ -18,7 +19,7 @@ def run(context: Any) -> dict[str, Any]:
   metrics = json.loads(grades["metrics"])
   metrics.update(json.loads(str(context.load("probe")["metrics"])))
   notes = warnings_of(context, images, metrics)
-  _write_json(context, metrics, notes)
+  results.write(context, metrics, notes)
   html.write(
     context.workdir / "report.html",
     title=f"Severity labels: {context.config.preset}",
@@ -30,24 +31,6 @@ def run(context: Any) -> dict[str, Any]:
     warnings=notes,
   )
   return {"metrics": np.array(dumps(metrics))}
-
-
-def _write_json(context: Any, metrics: dict, notes: list[str]) -> None:
-  config = context.config
-  report = {
-    "method": config.method,
-    "preset": config.preset,
-    "seed": config.seed,
-    "protocol": config.protocol,
-    "metrics": metrics,
-    "throughput": page_facts.throughput(context),
-    "stages": {
-      name: context.manifest(name)["wall_s"] for name in context.stage.inputs
-    },
-    "warnings": notes,
-  }
-  text = json.dumps(json.loads(dumps(report)), indent=1, sort_keys=True)
-  disk.write_text(context.workdir / "report.json", text + "\n")
 
 
 def _subtitle(context: Any, images: Images) -> str:

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
+from gcl_jax.engine import results
 from gcl_jax.methods.severity import grading, healthy, page_facts, steps
 from gcl_jax.report import figures, html, tiles
 
@@ -91,7 +92,7 @@ def _score_table(scores, metrics) -> html.Table:
     rows.append(
       [
         NAMES.get(name, name),
-        *("-" if c is None else page_facts.interval(c) for c in cells),
+        *("-" if c is None else results.interval(c) for c in cells),
       ]
     )
   return html.Table(
@@ -127,7 +128,7 @@ def autoencoder(context, images, score) -> html.Section:
   artifact = context.load("gradcon")
   lines, references = {}, {}
   for number, model in sorted(artifact["models"].items()):
-    logged = page_facts.history(context, "gradcon", f"gradcon/{number}")
+    logged = results.history(context, "gradcon", f"gradcon/{number}")
     for key in ("reconstruction", "validation_reconstruction"):
       if key in logged:
         kind = "validation" if "validation" in key else "training"

@@ -1,0 +1,70 @@
+"""What a finished run says: report.json, and what was logged on the way."""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from gcl_jax import disk
+from gcl_jax.engine.telemetry import read_metrics
+
+
+def write(context: Any, metrics: dict, notes: list[str]) -> None:
+  """report.json of a run.
+
+  Args:
+    context: of the stage `report`, whose inputs are the stages to list.
+    metrics: flat name -> {value, low, high, n}.
+    notes: what must be known before a figure is trusted.
+  """
+  config = context.config
+  report = {
+    "method": config.method,
+    "preset": config.preset,
+    "seed": config.seed,
+    "protocol": config.protocol,
+    "metrics": metrics,
+    "throughput": throughput(context),
+    "stages": {
+      name: context.manifest(name)["wall_s"] for name in context.stage.inputs
+    },
+    "warnings": notes,
+  }
+  text = json.dumps(json.loads(dumps(report)), indent=1, sort_keys=True)
+  disk.write_text(context.workdir / "report.json", text + "\n")
+
+
+def throughput(context: Any) -> dict[str, dict]:
+  """Name of each fit or sweep -> images/s, data wait, memory, compile time."""
+  found = {}
+  for stage in context.stage.inputs:
+    found |= context.manifest(stage)["throughput"]
+  return found
+
+
+def history(context: Any, stage: str, fit: str) -> dict[str, tuple]:
+  """Metric -> (steps, values) that a fit of a stage logged."""
+  series: dict[str, tuple[list, list]] = {}
+  for record in read_metrics(context.workdir / stage):
+    if record["name"] != fit:
+      continue
+    for name, value in record.items():
+      if name not in ("name", "step", "time") and value is not None:
+        steps, values = series.setdefault(name, ([], []))
+        steps.append(record["step"])
+        values.append(value)
+  return series
+
+
+def interval(metric: dict | None) -> str:
+  """A metric in words, as 0.812 [0.755, 0.861]; or undefined."""
+  if not metric or metric["value"] is None:
+    return "undefined"
+  if metric["low"] is None:
+    return f"{metric['value']:.3f}"
+  return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]"
+
+
+def dumps(value: Any) -> str:
+  """JSON with numpy scalars and arrays turned into plain numbers."""
+  return json.dumps(value, default=lambda x: np.asarray(x).tolist())
