@@ -18,16 +18,10 @@ class Group(tuple):
 class Dispatch:
   """The step, or as many of them as there are batches, compiled once."""
 
-  def __init__(
-    self,
-    step: Callable,
-    mesh: jax.sharding.Mesh,
-    mode: str,
-    watch: Stopwatch,
-  ):
-    """Takes what `train.fit` takes; compile times go to `watch`."""
-    self.step, self.mesh, self.mode, self.watch = step, mesh, mode, watch
-    self.compiled = {}
+  def __init__(self, step: Callable, mesh: jax.sharding.Mesh, mode: str):
+    """Takes what `train.fit` takes."""
+    self.step, self.mesh, self.mode = step, mesh, mode
+    self.compiled, self.flops = {}, None
 
   def put(self, batches):
     """Sends host batches to the devices."""
@@ -37,13 +31,15 @@ class Dispatch:
     group.rows = sum(map(count_rows, batches))
     return group
 
-  def compile(self, state, group):
+  def compile(self, state, group, watch: Stopwatch):
     """Compiles for a group of this length if that was not done yet."""
     if len(group) not in self.compiled:
       program = parallel.compile_step(several(self.step), self.mesh, self.mode)
-      self.compiled[len(group)] = self.watch.compile(
+      self.compiled[len(group)] = watch.compile(
         program, state, tuple(group), steps=len(group)
       )
+      self.flops = watch.flops
+    watch.flops = self.flops
 
   def __call__(self, state, group):
     return self.compiled[len(group)](state, tuple(group))

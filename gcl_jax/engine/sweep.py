@@ -24,6 +24,7 @@ def map_examples(
   batch_size: int,
   name: str = "sweep",
   telemetry: Telemetry | None = None,
+  compiled: dict | None = None,
 ) -> PyTree:
   """Applies a function to every row; the results do not depend on the batches.
 
@@ -40,6 +41,8 @@ def map_examples(
       their number. The last batch is padded by repeating its last row.
     name: of the progress bar and the throughput record.
     telemetry: where progress and throughput go; None drops them.
+    compiled: a dict kept from sweep to sweep of the same function and shapes,
+      so that they are compiled once.
 
   Returns:
     Pytree of numpy arrays [N, ...], in the order of the rows.
@@ -71,6 +74,7 @@ def map_examples(
     jax.tree.map(lambda out, x: _fill(out, x, start, count), output, rows)
     bar.update(count)
 
+  programs = {} if compiled is None else compiled
   starts = iter(range(0, length, size))
   pending = None
   with (
@@ -81,7 +85,9 @@ def map_examples(
     while (item := watch.wait(queue)) is not None:
       start, batch = item
       if pending is None:
-        mapped = watch.compile(mapped, tree, batch)
+        if size not in programs:
+          programs[size] = watch.compile(mapped, tree, batch)
+        mapped = programs[size]
       with watch.busy(1, min(size, length - start)):
         result = mapped(tree, batch)
         if pending is not None:

@@ -43,6 +43,7 @@ def fit(
   steps_per_dispatch: int = 1,
   max_skipped: int = 10,
   ids: np.ndarray | None = None,
+  dispatch: Dispatch | None = None,
 ) -> State:
   """Trains from `state`, or from the newest checkpoint, up to `steps` updates.
 
@@ -78,6 +79,8 @@ def fit(
     max_skipped: steps skipped in a row that end the run.
     ids: name of every row that `batches` may hold in `index`, for the list of
       skipped images; None lists the rows.
+    dispatch: `Dispatch(step, mesh, mode)` kept from fit to fit of the same
+      step and shapes, so that they are compiled once.
 
   Returns:
     The last state, on the devices of the mesh.
@@ -107,7 +110,7 @@ def fit(
     return state
   patience = min(max_skipped, steps - start)
   run = _Run(name, telemetry, checkpoints, mesh, Skipped(patience, ids, mode))
-  dispatch = Dispatch(step, mesh, mode, run.watch)
+  dispatch = dispatch or Dispatch(step, mesh, mode)
   groups = feed.groups(batches(start), steps_per_dispatch, steps - start)
   number = start
   with contextlib.ExitStack() as stack:
@@ -121,7 +124,7 @@ def fit(
         raise UserError(
           f"{name}: the data ended after step {number} of {steps}"
         )
-      dispatch.compile(state, group)
+      dispatch.compile(state, group, run.watch)
       before, number = number, number + len(group)
       with run.watch.busy(len(group), group.rows):
         state, metrics = dispatch(state, group)

@@ -1,0 +1,190 @@
+"""Inner products and sums of K gradients, leaf by leaf."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+PyTree = Any
+
+
+class Directions(NamedTuple):
+  """What the rules know of K gradients.
+
+  Attributes:
+    norms: float[K], Euclidean over all leaves.
+    cosines: float[K, K] in [-1, 1]; rows and columns of a gradient that is 0
+      are 0, the diagonal is otherwise exactly 1.
+  """
+
+  norms: jax.Array
+  cosines: jax.Array
+
+
+def count(gradients: PyTree) -> int:
+  """K, the length of the leading axis of every leaf.
+
+  Raises:
+    ValueError: no leaf, leaves that are not floating point, or leading axes
+      that are missing, empty or of different lengths.
+  """
+  leaves = jax.tree.leaves(gradients)
+  shapes = [jnp.shape(leaf) for leaf in leaves]
+  lengths = {shape[0] if shape else 0 for shape in shapes}
+  if len(lengths) != 1 or 0 in lengths:
+    raise ValueError(
+      "gradients must be a pytree of arrays with one common leading axis K,"
+      f" got shapes {shapes}: stack the gradients of the K losses"
+    )
+  dtypes = {str(leaf.dtype) for leaf in leaves}
+  if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
+    raise ValueError(f"gradients must be floating point, got {sorted(dtypes)}")
+  return lengths.pop()
+
+
+def directions(gradients: PyTree) -> Directions:
+  """Norms and cosines of K gradients; two passes over the leaves.
+
+  The first finds the largest entry of each gradient: without that, squares of
+  entries below 1e-19 or above 1e19 leave the range of float32.
+  """
+  number, dtype = count(gradients), _dtype(gradients)
+  leaves = [leaf.reshape(number, -1) for leaf in jax.tree.leaves(gradients)]
+  peaks = functools.reduce(
+    jnp.maximum, (jnp.max(jnp.abs(x), axis=1, initial=0) for x in leaves)
+  ).astype(dtype)
+  peaks = lax.stop_gradient(jnp.where(peaks == 0, 1, peaks))
+  scaled = (leaf * (1 / peaks)[:, None] for leaf in leaves)
+  # Not a matrix product: that would want the scaled copy in memory, and lower
+  # precision on some devices. XLA fuses this into one pass over the leaf.
+  gram = sum(jnp.sum(x[:, None] * x, axis=2) for x in scaled)
+  lengths = roots(jnp.diagonal(gram))
+  some = jnp.where(lengths == 0, 1, lengths)
+  cosine = jnp.clip(gram / (some[:, None] * some), -1, 1)
+  same = jnp.eye(number, dtype=bool)
+  cosine = jnp.where(same & (lengths > 0), 1, cosine)
+  return Directions(peaks * lengths, cosine)
+
+
+def along(gradients: PyTree, norms: jax.Array, vector: PyTree) -> jax.Array:
+  """float[K]: inner product of a vector with each g_k / |g_k| (0 if g_k is)."""
+  units = jax.tree.leaves(_units(gradients, norms))
+  return sum(
+    jnp.sum((unit * leaf).reshape(len(norms), -1), axis=1)
+    for unit, leaf in zip(units, jax.tree.leaves(vector), strict=True)
+  )
+
+
+def plus(
+  vector: PyTree, weights: jax.Array, gradients: PyTree, norms: jax.Array
+) -> PyTree:
+  """vector + sum_k weights_k g_k / |g_k|."""
+
+  def add(leaf, unit):
+    return leaf + jnp.sum(_column(weights, unit) * unit, axis=0)
+
+  return jax.tree.map(add, vector, _units(gradients, norms))
+
+
+def wide_mean(gradients: PyTree) -> PyTree:
+  """The mean over k before it is rounded to the dtypes of the leaves."""
+  dtype = _dtype(gradients)
+  return jax.tree.map(lambda g: jnp.mean(g.astype(dtype), axis=0), gradients)
+
+
+def rounded(vector: PyTree, gradients: PyTree) -> PyTree:
+  """A result in the dtypes of the gradients it came from."""
+  return jax.tree.map(lambda v, g: v.astype(g.dtype), vector, gradients)
+
+
+def roots(squares: jax.Array) -> jax.Array:
+  """Square roots, with derivative 0 instead of inf at 0."""
+  some = squares > 0
+  return jnp.where(some, jnp.sqrt(jnp.where(some, squares, 1)), squares)
+
+
+def mean(gradients: PyTree) -> PyTree:
+  """The plain mean over k: no mitigation, and what the heads take.
+
+  Args:
+    gradients: pytree of float[K, ...].
+
+  Returns:
+    The pytree without the leading axis, bitwise `jnp.mean(leaf, axis=0)`.
+
+  Raises:
+    ValueError: leaves without one common leading axis, or not floating point.
+  """
+  count(gradients)
+  return rounded(wide_mean(gradients), gradients)
+
+
+def rescale(gradients: PyTree) -> PyTree:
+  """The option `norm`: every g_k scaled to the mean norm over k.
+
+  Args:
+    gradients: pytree of float[K, ...].
+
+  Returns:
+    The same pytree, float[K, ...]. A gradient that is 0 stays 0 and counts in
+    the mean norm.
+
+  Raises:
+    ValueError: as `mean`.
+  """
+  norms = directions(gradients).norms
+  factors = jnp.mean(norms) / jnp.where(norms == 0, 1, norms)
+  return jax.tree.map(
+    lambda g: (g * _column(factors, g)).astype(g.dtype), gradients
+  )
+
+
+def cosines(gradients: PyTree) -> jax.Array:
+  """Pairwise cosines of the K gradients, over all leaves together.
+
+  Args:
+    gradients: pytree of float[K, ...].
+
+  Returns:
+    float[K, K] in [-1, 1], 1 on the diagonal; 0 where a gradient is 0.
+
+  Raises:
+    ValueError: as `mean`.
+  """
+  return directions(gradients).cosines
+
+
+def conflict_rate(gradients: PyTree) -> jax.Array:
+  """Share of the pairs k < j whose cosine is negative; 0 when K = 1.
+
+  Args:
+    gradients: pytree of float[K, ...].
+
+  Returns:
+    A scalar in [0, 1].
+
+  Raises:
+    ValueError: as `mean`.
+  """
+  cosine = cosines(gradients)
+  pairs = len(cosine) * (len(cosine) - 1) // 2
+  negative = jnp.sum(jnp.triu(cosine, 1) < 0, dtype=cosine.dtype)
+  return negative / max(pairs, 1)
+
+
+def _units(gradients, norms):
+  factors = 1 / jnp.where(norms == 0, 1, norms)
+  return jax.tree.map(lambda g: g * _column(factors, g), gradients)
+
+
+def _column(values, leaf):
+  """[K] shaped to broadcast against [K, ...]."""
+  return values.reshape((-1,) + (1,) * (leaf.ndim - 1))
+
+
+def _dtype(gradients):
+  return jnp.result_type(
+    jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(gradients))
+  )
