@@ -165,6 +165,39 @@ def _three_rows(rows, captions, columns: int, top: float) -> bytes:
   return sheet.close(bottom + 22)
 
 
+def sheet_of_rows(
+  rows: dict[str, Sequence[Any]],
+  captions: Sequence[str] = (),
+  legend: Sequence[tuple[str, str]] = (),
+) -> bytes:
+  """Named rows of images, one column each, and a legend of colours below.
+
+  Args:
+    rows: name -> images, as many in every row.
+    captions: one line under each column, or none.
+    legend: (name, colour as #rrggbb).
+
+  Returns:
+    SVG bytes.
+  """
+  left, count = 104, len(next(iter(rows.values())))
+  width, height = _box(next(iter(rows.values())), max(count, 3), left / count)
+  sheet = _Sheet(0)
+  for j, (name, images) in enumerate(rows.items()):
+    y = j * (height + 6)
+    sheet.text(name, 0, y + height / 2 + 4, ink="ink", limit=14)
+    for i, image in enumerate(images):
+      sheet.image(image, left + i * (width + _GAP), y, width, height)
+  bottom = len(rows) * (height + 6)
+  for i, caption in enumerate(captions):
+    x = left + i * (width + _GAP)
+    sheet.text(caption, x, bottom + 12, limit=int(width / 6.2))
+  bottom += 22 if captions else 4
+  for i, (name, colour) in enumerate(legend):
+    sheet.swatch(name, colour, left + i * 130, bottom + 6)
+  return sheet.close(bottom + (26 if legend else 0))
+
+
 class _Sheet:
   """The SVG under construction: `WIDTH` wide, as high as it gets."""
 
@@ -189,6 +222,13 @@ class _Sheet:
       f'fill:{LIGHT[ink]};text-anchor:{anchor}">'
       f"{escape(clean(text, max(limit, 4)))}</text>"
     )
+
+  def swatch(self, name, colour, x, y) -> None:
+    """A square of a colour and its name."""
+    self.parts.append(
+      f'<path d="M{x:.1f} {y:.1f}h11v11h-11z" style="fill:{colour}"/>'
+    )
+    self.text(name, x + 16, y + 10, limit=16)
 
   def line(self, path: str) -> None:
     self.parts.append(

@@ -1,0 +1,127 @@
+"""Which image meets which, at which positions, and how much these matter.
+
+The first steps of the Gradient Filter (`pixel_filter`): a partner for each
+image, the relevance of each position for the likeness of the two, and mutual
+nearest neighbours.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Head = Callable[[jax.Array], jax.Array]
+
+
+def draw_partners(keys: jax.Array, positives: jax.Array) -> jax.Array:
+  """int[N]: for each image one of its positives, uniformly; itself if none.
+
+  Args:
+    keys: keys[N].
+    positives: bool[N, N]; the diagonal is ignored.
+  """
+  itself = jnp.arange(len(positives))
+  others = positives & (itself[:, None] != itself)
+  noise = jax.vmap(lambda key: jax.random.uniform(key, itself.shape))(keys)
+  drawn = jnp.argmax(jnp.where(others, noise, -1), axis=1)
+  return jnp.where(jnp.any(others, axis=1), drawn, itself)
+
+
+def relevance(
+  head: Head, maps: jax.Array, partner: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """How much each position speaks for the likeness of a pair of images.
+
+      r_i(u) = max(0, d(z_i . z_j)/d(mean F_i) . F_i(u)) / its maximum over u
+
+  as in Grad-CAM (Selvaraju et al. 2017), of the similarity with the partner.
+
+  Args:
+    head: pooled float32[N, C] -> unit vectors float[N, E], each row by itself.
+    maps: float[N, h, w, C].
+    partner: int[N], image j of each image i.
+
+  Returns:
+    r of image i and r of image j, both float32[N, h, w] in [0, 1], the
+    largest 1; all 0 where nothing speaks for it. Of two equal z the gradient
+    is 0 and r what rounding leaves of it. No gradient flows.
+  """
+  maps = lax.stop_gradient(maps)
+  pooled = jnp.mean(_float(maps), axis=(1, 2))
+  unit = head(pooled)
+  own = _activation(head, maps, pooled, unit[partner])
+  other = _activation(head, maps[partner], pooled[partner], unit)
+  return lax.stop_gradient((own, other))
+
+
+def candidates(
+  maps: jax.Array,
+  partner: jax.Array,
+  own: jax.Array,
+  other: jax.Array,
+  block_size: int = 128,
+) -> tuple[jax.Array, jax.Array]:
+  """Mutual nearest neighbours by cosine among the relevant positions.
+
+  Args:
+    maps: float[N, h, w, C].
+    partner: int[N]; an image that is its own partner has no candidates.
+    own: bool[N, h w], the positions u of i that may take part.
+    other: bool[N, h w], the positions v of j that may.
+    block_size: positions u compared with all v at once.
+
+  Returns:
+    The nearest v of every u, int[N, h w], and bool[N, h w]: u may take part,
+    and u is the nearest of that v as well. Of equals the first counts; a
+    vector of zeros has the cosine 0 with all.
+  """
+  rows = _float(maps).reshape(len(maps), -1, maps.shape[-1])
+  square = jnp.sum(rows * rows, axis=-1, keepdims=True)
+  rows = rows * lax.rsqrt(jnp.maximum(square, 1e-24))
+  search = functools.partial(_mutual, block_size=block_size)
+  nearest, mutual = jax.vmap(search)(rows, rows[partner], own, other)
+  return nearest, mutual & (partner != jnp.arange(len(maps)))[:, None]
+
+
+def _activation(head, maps, pooled, target):
+  """float32[N, h, w]: max(0, d(head(pooled) . target)/dpooled . F), scaled."""
+  unit, pull = jax.vjp(head, pooled)
+  (weights,) = pull(target.astype(unit.dtype))
+  relevant = jnp.einsum(
+    "nhwc,nc->nhw", _float(maps), weights, precision=lax.Precision.HIGHEST
+  )
+  relevant = jnp.maximum(relevant, 0)
+  peak = jnp.max(relevant, axis=(1, 2), keepdims=True)
+  return relevant / jnp.where(peak > 0, peak, 1)
+
+
+def _mutual(first, second, own, other, block_size):
+  """Nearest rows of `second`, int[P], and whether they answer, bool[P]."""
+  pixels = len(first)
+  size = min(block_size, pixels)
+  missing = -pixels % size
+  rows = jnp.pad(first, ((0, missing), (0, 0))).reshape(-1, size, len(first[0]))
+  own = jnp.pad(own, (0, missing)).reshape(-1, size)
+  here = jnp.arange(pixels + missing).reshape(-1, size)
+
+  def look(answer, block):
+    best, back = answer
+    rows, own, here = block
+    cosine = jnp.matmul(rows, second.T, precision=lax.Precision.HIGHEST)
+    # A cosine is never as small as -2: not a candidate, never the answer.
+    cosine = jnp.where(own[:, None] & other, cosine, -2)
+    peak = jnp.max(cosine, axis=0)
+    better = peak > best
+    back = jnp.where(better, here[jnp.argmax(cosine, axis=0)], back)
+    return (jnp.where(better, peak, best), back), jnp.argmax(cosine, axis=1)
+
+  start = jnp.full(pixels, -2, first.dtype), jnp.full(pixels, -1)
+  (_, back), nearest = lax.scan(look, start, (rows, own, here))
+  nearest = nearest.reshape(-1)[:pixels]
+  return nearest, back[nearest] == jnp.arange(pixels)
+
+
+def _float(values):
+  return values.astype(jnp.promote_types(values.dtype, jnp.float32))

@@ -1,0 +1,115 @@
+"""Negatives of GCL's pixel pairs: which pixels an anchor is pushed from.
+
+As in `pixel_filter`, of the images given: on several devices each draws among
+its own.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# Negatives of the anchor's own image lie more than this far away (Chebyshev).
+_DISTANCE = 2
+_NEAR = (2 * _DISTANCE + 1) ** 2
+
+
+def draw_negatives(
+  keys: jax.Array,
+  positives: jax.Array,
+  candidate: jax.Array,
+  sources: jax.Array | None,
+  width: int,
+  outside: int = 256,
+  own: int = 64,
+) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+  """Random negatives of each image and which of them each anchor may use.
+
+  The first `outside` are pixels of images that are neither in P(i) nor i nor
+  another view of it: all different, equally likely, spread evenly over the
+  images. The others are pixels of i in no candidate pair: 25 spare ones, as
+  many as can be too near to an anchor, so that `own` are left if they exist.
+
+  Args:
+    keys: keys[N].
+    positives: bool[N, N].
+    candidate: bool[N, h w], as `correspondence.candidates` returns it.
+    sources: int[N], the image each row is a view of, or None: all differ.
+    width: w of the maps.
+    outside, own: how many of each.
+
+  Returns:
+    (image int[N, P], position int[N, P]) with P = outside +
+    min(own + 25, h w), and bool[N, h w, P]: anchor u may use it.
+  """
+  images, pixels = candidate.shape
+  itself = jnp.arange(images)
+  sources = itself if sources is None else sources
+  allowed = ~positives & (sources[:, None] != sources)
+
+  def draw(key, allowed, candidate, itself):
+    there, here = jax.random.split(key)
+    image, position, exists = _outside(there, allowed, pixels, outside)
+    inside, usable = _inside(here, candidate, width, own)
+    exists = jnp.broadcast_to(exists, (pixels, outside))
+    return (
+      jnp.append(image, jnp.full_like(inside, itself)),
+      jnp.append(position, inside),
+      jnp.append(exists, usable, axis=1),
+    )
+
+  *where, usable = jax.vmap(draw)(keys, allowed, candidate, itself)
+  return tuple(where), usable
+
+
+def hardest_of(hardness: jax.Array, usable: jax.Array, count: int) -> jax.Array:
+  """bool[..., P]: the `count` hardest of the usable negatives of each row.
+
+  Args:
+    hardness: float[..., P].
+    usable: bool[..., P]; where fewer are usable, these.
+    count: at least 0.
+  """
+  hardness = jnp.where(usable, hardness, -jnp.inf)
+  _, index = lax.top_k(hardness, min(count, hardness.shape[-1]))
+  hardest = jnp.zeros(hardness.shape, bool)
+  hardest = jnp.put_along_axis(hardest, index, True, axis=-1, inplace=False)
+  return hardest & usable
+
+
+def _outside(key, allowed, pixels, count):
+  """`count` different pixels of the allowed images, one from each stratum.
+
+  The T allowed pixels in a ring are cut into `count` runs whose lengths differ
+  by at most 1; with T < count each pixel is a run and the rest do not exist.
+  """
+  order = jnp.argsort(~allowed)
+  total = jnp.sum(allowed) * pixels
+  runs = jnp.clip(total, 1, count)
+  run = jnp.arange(count)
+  length = total // runs + (run < total % runs)
+  first = run * (total // runs) + jnp.minimum(run, total % runs)
+  exists = run < jnp.minimum(total, count)
+  within, turn = jax.random.split(key)
+  drawn = first + (jax.random.uniform(within, (count,)) * length).astype(int)
+  # A pixel of a short run is likelier than one of a long run: turn the ring.
+  ring = jnp.maximum(total, 1)
+  drawn = (drawn + jax.random.randint(turn, (), 0, ring)) % ring
+  drawn = jnp.where(exists, drawn, 0)
+  return order[drawn // pixels], drawn % pixels, exists
+
+
+def _inside(key, candidate, width, count):
+  """Free pixels of the image, int[Q], and bool[h w, Q]: u may use them."""
+  pixels = len(candidate)
+  score = jnp.where(candidate, -1, jax.random.uniform(key, (pixels,)))
+  score, position = lax.top_k(score, min(count + _NEAR, pixels))
+  usable = (score >= 0) & _far_apart(pixels, position, width)
+  return position, usable & (jnp.cumsum(usable, axis=1) <= count)
+
+
+def _far_apart(pixels, positions, width):
+  """bool[pixels, P]: is each position far from each pixel (Chebyshev)?"""
+  here = jnp.arange(pixels)[:, None]
+  down = jnp.abs(here // width - positions // width)
+  across = jnp.abs(here % width - positions % width)
+  return jnp.maximum(down, across) > _DISTANCE

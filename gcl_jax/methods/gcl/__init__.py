@@ -1,0 +1,1 @@
+"""GCL: contrast by several meta labels, then segmentation with few labels."""

@@ -1,0 +1,214 @@
+"""Stage `data`: read every slice once, prepare it, and decide who is where.
+
+Leaves uint8 slices of one size and in-plane spacing, their class maps, and a
+table that says for each slice its volume, patient, part and meta labels.
+Patients kept for evaluation, and those of the out-of-distribution set, are in
+no training of any kind under the strict protocol.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from gcl_jax import data
+from gcl_jax.data import formats, slices, splits
+from gcl_jax.data.source import Dataset
+from gcl_jax.engine import feed
+from gcl_jax.engine.tables import file_hash, pack
+from gcl_jax.errors import ConfigError, DataError
+
+
+def run(context: Any) -> dict[str, Any]:
+  """Reads, prepares and splits; returns the table (the artifact)."""
+  sets = datasets(context.config, context.dataset)
+  parts = [part for _, part in sets]
+  _check_classes(sets)
+  kept, bad = _read_all(context, [dataset for dataset, _ in sets])
+  table = _merged(sets, kept, parts)
+  splits.check_groups(table["group"], table["part"])
+  folder = context.workdir / "data"
+  return {
+    "table": pack(table),
+    "classes": np.array(sets[0][0].classes, str),
+    "quarantine": np.array(bad, dtype=str),
+    "images_sha256": np.array(file_hash(folder / "images.npy")),
+    "masks_sha256": np.array(file_hash(folder / "masks.npy")),
+  }
+
+
+def datasets(config: Any, dataset: Dataset) -> list[tuple[Dataset, np.ndarray]]:
+  """The data sets of a run, and train, eval or ood for each of their slices.
+
+  Raises:
+    ConfigError: `data.ood` names no column, or nobody.
+    DataError: too few patients to split.
+  """
+  main = limited(dataset, config.data.limit)
+  found = [(main, parts(main, config.data, config.seed))]
+  if config.ood_data.name:
+    other = limited(data.load(config.ood_data), config.ood_data.limit)
+    table = dict(other.table)
+    for name in ("id", "group", "volume"):
+      table[name] = np.array([f"ood:{value}" for value in table[name]])
+    other = dataclasses.replace(other, table=table)
+    found.append((other, np.full(len(other), "ood")))
+  return found
+
+
+def limited(dataset: Dataset, count: int) -> Dataset:
+  """The slices of the first `count` patients, or everything for 0."""
+  if not count:
+    return dataset
+  names = list(dict.fromkeys(dataset.groups.tolist()))
+  return dataset.select(np.isin(dataset.groups, names[:count]))
+
+
+def parts(dataset: Dataset, config: Any, seed: int) -> np.ndarray:
+  """train, eval or ood of every slice, whole patients in one part."""
+  part = np.full(len(dataset), "train", "U5")
+  if config.ood:
+    part[_out_of_distribution(dataset, config.ood)] = "ood"
+  own = np.asarray(dataset.table.get("split", np.full(len(part), "")))
+  for name in ("train", "eval"):
+    part[(part != "ood") & (own == name)] = name
+  if not (own != "").any():
+    rest = np.flatnonzero(part == "train")
+    held_out = splits.split_by_group(
+      dataset.groups[rest], config.eval_fraction, seed
+    )
+    part[rest[held_out]] = "eval"
+  return part
+
+
+def _out_of_distribution(dataset: Dataset, wanted: str) -> np.ndarray:
+  column, _, value = wanted.partition("=")
+  found = dataset.column(column).astype(str) == value
+  if not value or not found.any() or found.all():
+    raise ConfigError(
+      f"data.ood {wanted!r}: write COLUMN=VALUE so that some slices have the"
+      " value and others do not"
+    )
+  return found
+
+
+def _check_classes(sets: list) -> None:
+  first = sets[0][0]
+  for dataset, _ in sets:
+    if dataset.read_mask is None:
+      raise DataError(
+        f"data set {dataset.name!r} has no class maps to segment: choose a set"
+        " of volumes with labels (heart, hippocampus, acdc, ...)"
+      )
+    if set(dataset.classes) != set(first.classes):
+      raise DataError(
+        f"data sets {first.name!r} and {dataset.name!r} have other classes:"
+        f" {first.classes} and {dataset.classes}"
+      )
+
+
+def _read_all(context: Any, sets: list[Dataset]) -> tuple[list, list]:
+  """images.npy and masks.npy of the slices that can be read.
+
+  Returns:
+    The rows kept of each set, and (id, reason) of the others.
+  """
+  config = context.config
+  size, total = tuple(config.preprocess.size), sum(map(len, sets))
+  folder = context.workdir / "data"
+  folder.mkdir(parents=True, exist_ok=True)
+  images = _file(folder / "images.npy", (total, *size, 1))
+  masks = _file(folder / "masks.npy", (total, *size))
+  kept, bad, count = [[] for _ in sets], [], 0
+  with context.telemetry.progress(total, "data") as bar:
+    for number, dataset in enumerate(sets):
+      codes = [sets[0].classes.index(name) + 1 for name in dataset.classes]
+      read = functools.partial(
+        _read, dataset, config.preprocess, np.array([0, *codes], np.uint8)
+      )
+      for row, found in enumerate(
+        feed.mapped(read, len(dataset), config.workers)
+      ):
+        bar.update(1)
+        if isinstance(found, DataError):
+          bad.append((str(dataset.ids[row]), str(found)))
+          if len(bad) > config.data.max_bad:
+            raise DataError(
+              f"more than data.max_bad={config.data.max_bad} slices cannot be"
+              f" read; the last: {found}"
+            )
+          continue
+        images[count, :, :, 0], masks[count] = found
+        kept[number].append(row)
+        count += 1
+  for name, values in (("images", images), ("masks", masks)):
+    values.flush()
+    if count < total:
+      np.save(folder / f"{name}.npy", np.array(values[:count]))
+  return kept, bad
+
+
+def _file(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
+  return np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+
+
+def _read(dataset: Dataset, config: Any, codes: np.ndarray, row: int):
+  """The prepared slice and class map, or what is wrong with it."""
+  try:
+    image = formats.to_uint8(dataset.read(row))
+    mask = None
+    if dataset.table.get("labelled", np.ones(len(dataset)))[row]:
+      mask = codes[dataset.read_mask(row)]
+    return prepared(image, mask, spacing_of(dataset.table, row), config)
+  except DataError as error:
+    return error
+
+
+def prepared(
+  image: np.ndarray,
+  mask: np.ndarray | None,
+  spacing: tuple[float, float],
+  config: Any,
+) -> tuple[np.ndarray, np.ndarray]:
+  """One slice by `config.preprocess`: uint8 [H, W] and its class map."""
+  image, mask = slices.prepare_slice(
+    image,
+    mask,
+    spacing,
+    tuple(config.spacing) or None,
+    tuple(config.size),
+  )
+  return image, np.zeros_like(image) if mask is None else mask
+
+
+def spacing_of(table: dict[str, np.ndarray], row: int) -> tuple[float, float]:
+  """(y, x) of a slice in mm."""
+  return float(table["spacing_y"][row]), float(table["spacing_x"][row])
+
+
+def _merged(sets: list, kept: list, parts: list) -> dict[str, np.ndarray]:
+  """The columns that all sets have, of the rows kept."""
+  first = sets[0][0].table
+  names = [
+    name
+    for name in first
+    if name not in ("part", "split") and all(name in d.table for d, _ in sets)
+  ]
+  table = {
+    name: np.concatenate(
+      [d.table[name][rows] for (d, _), rows in zip(sets, kept, strict=True)]
+    )
+    for name in names
+  }
+  table["part"] = np.concatenate(
+    [part[rows] for part, rows in zip(parts, kept, strict=True)]
+  )
+  count = len(table["id"])
+  table.setdefault("labelled", np.ones(count))
+  table["set"] = np.concatenate(
+    [np.full(len(rows), number) for number, rows in enumerate(kept)]
+  )
+  table["row"] = np.concatenate([np.array(rows, int) for rows in kept])
+  return table

@@ -1,0 +1,123 @@
+"""Meta labels: a column of the table and when two slices agree in it.
+
+A rule is one word of a configuration:
+
+    patient         equal values
+    position<0.35   values that differ by less than 0.35
+    position~0.1    a weight exp(-(difference / 0.1)^2 / 2)
+    position/4      the same of 4 equal parts of (0, 1]
+
+A missing value (nan, or an empty text) agrees with no other slice; two views
+of one slice always agree.
+"""
+
+import re
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gcl_jax.errors import ConfigError
+
+_PATTERN = re.compile(r"([^<~/]+)(?:([<~/])(.+))?")
+
+
+class Rule(NamedTuple):
+  """A rule as it was written, and what it consists of.
+
+  Attributes:
+    text: as written; the name under which losses and heads go.
+    column: of the table.
+    kind: "=", "<", "~" or "/".
+    width: threshold, kernel width or number of parts; 0 for "=".
+  """
+
+  text: str
+  column: str
+  kind: str
+  width: float
+
+  def weights(self, a: jax.Array, b: jax.Array) -> jax.Array:
+    """Affinity of two sets of prepared values, [R, 1, 2] and [1, C, 2].
+
+    The second entry of a value is the slice's own number.
+    """
+    same = a[..., 1] == b[..., 1]
+    one, other = a[..., 0], b[..., 0]
+    known = ~jnp.isnan(one) & ~jnp.isnan(other)
+    difference = jnp.abs(
+      jnp.where(known, one, 0.0) - jnp.where(known, other, 0.0)
+    )
+    if self.kind == "<":
+      alike = (difference < self.width).astype(jnp.float32)
+    elif self.kind == "~":
+      alike = jnp.exp(-jnp.square(difference / self.width) / 2)
+    else:
+      alike = (difference == 0).astype(jnp.float32)
+    return jnp.where(same, 1.0, jnp.where(known, alike, 0.0))
+
+
+def parse(text: str) -> Rule:
+  """The rule that a word of the configuration describes.
+
+  Raises:
+    ConfigError: it is none, or its number is not above 0.
+  """
+  found = _PATTERN.fullmatch(text.strip())
+  column, kind, number = found.groups() if found else ("", None, None)
+  if kind is None and column:
+    return Rule(text, column, "=", 0.0)
+  try:
+    width = float(number)
+  except (TypeError, ValueError):
+    width = 0.0
+  if not column or not 0 < width < np.inf or (kind == "/" and width % 1):
+    raise ConfigError(
+      f"{text!r} is no rule of a meta label: write patient (equal values),"
+      " position<0.35 (closer than), position~0.1 (kernel) or position/4"
+      " (parts)"
+    )
+  return Rule(text, column, kind, width)
+
+
+def values_of(rule: Rule, table: dict[str, np.ndarray]) -> np.ndarray:
+  """float32[N, 2] for `Rule.weights`: the value, and the row's own number.
+
+  Raises:
+    ConfigError: no such column, or a column of texts where numbers are needed.
+  """
+  if rule.column not in table:
+    raise ConfigError(
+      f"meta label {rule.text!r}: no column {rule.column!r}; there are"
+      f" {', '.join(table)}"
+    )
+  column = np.asarray(table[rule.column])
+  if rule.kind == "=":
+    values = _codes(column)
+  elif column.dtype.kind in "fiub":
+    values = column.astype(np.float64)
+    if rule.kind == "/":
+      values = np.ceil(values * rule.width)
+  else:
+    raise ConfigError(
+      f"meta label {rule.text!r}: column {rule.column!r} holds texts, which"
+      " can only be equal"
+    )
+  return np.stack([values, np.arange(len(column))], 1).astype(np.float32)
+
+
+def partner_rule(rules: tuple[Rule, ...]) -> Any:
+  """The first rule of equality: slices that share it come in one batch."""
+  return next((rule for rule in rules if rule.kind == "="), None)
+
+
+def _codes(column: np.ndarray) -> np.ndarray:
+  """A number per distinct value, nan where it is missing."""
+  _, codes = np.unique(column, return_inverse=True)
+  codes = codes.astype(np.float64)
+  missing = (
+    np.isnan(column) if column.dtype.kind == "f" else column.astype(str) == ""
+  )
+  codes[missing] = np.nan
+  return codes

@@ -1,0 +1,173 @@
+"""The pure pre-training step: K meta labels, one update of one encoder.
+
+One forward pass of the encoder, then for every meta label the gradient of its
+loss: with respect to the encoder's parameters (`level` parameters: a backward
+pass per label) or to the map of each slice (`level` features: one backward
+pass in all). The Gradient Mitigator makes one direction of them, for the image
+branch and the pixel branch apart; the heads get the plain mean.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gcl_jax import augment, augment_masks
+from gcl_jax.engine.parallel import pmean
+from gcl_jax.engine.state import State, update
+from gcl_jax.gradients import mitigation
+from gcl_jax.methods.gcl.branches import Contrast, image_losses, pixel_losses
+
+Step = Callable[..., tuple[State, dict[str, jax.Array]]]
+MITIGATORS = {
+  "mean": mitigation.mean,
+  "pcgrad": mitigation.pcgrad,
+  "cone": mitigation.cone,
+  "cagrad": mitigation.cagrad,
+  "min_norm": mitigation.min_norm,
+}
+
+
+def pretrain_step(
+  contrast: Contrast,
+  optimizer: optax.GradientTransformation,
+  *,
+  views: dict[str, Any],
+  mitigator: str = "cone",
+  level: str = "parameters",
+  norm: bool = False,
+  gamma: Callable[[jax.Array], jax.Array] | None = None,
+) -> Step:
+  """One step of pre-training; without rules it is SimCLR.
+
+  The batch holds `image` uint8[B, H, W, C], `index` int32[B], and for every
+  rule its text -> float32[B, 2], as `rules.values_of` gives them. Parameters
+  are {"encoder", "head": {name: variables}, "pixel_head"}; the encoder's batch
+  statistics are in state.extra.
+
+  Args:
+    contrast: models, meta labels and branches.
+    optimizer: an optax transformation.
+    views: options of `augment_masks.one_view`.
+    mitigator: a key of `MITIGATORS`.
+    level: "parameters" or "features".
+    norm: scale the K gradients to their mean norm first.
+    gamma: step -> the loss at which a pair stops counting (`pacing.weights`);
+      None weighs no pair.
+
+  Returns:
+    step(state, batch, *, axis_name) -> (state, metrics): `loss` (their mean),
+    `loss/<rule>`, `conflict_rate` and `cos/<rule>|<rule>` of the gradients
+    before mitigation, and the same with `pixel_` for the pixel branch.
+  """
+  combine = _combiner(MITIGATORS[mitigator], norm)
+  names = tuple(rule.text for rule in contrast.rules) or ("slice",)
+  unet, pixels = contrast.networks.unet, contrast.pixels
+
+  def step(state, batch, *, axis_name=None):
+    keys = augment.sample_keys(state.key, state.step, batch["index"])
+    images = _two_views(keys, batch["image"], views)
+    state_stats = state.extra["batch_stats"]
+
+    def encode(params):
+      variables = {
+        "params": {"encoder": params},
+        "batch_stats": {"encoder": state_stats},
+      }
+      (maps, _), stats = unet.encode(
+        variables, images, train=True, axis_name=axis_name
+      )
+      return maps, stats["encoder"]
+
+    maps, backward, stats = jax.vjp(
+      encode, state.params["encoder"], has_aux=True
+    )
+    heads = {k: v for k, v in state.params.items() if k != "encoder"}
+    bar = None if gamma is None else gamma(state.step)
+
+    def of_images(maps, heads):
+      return image_losses(contrast, maps, heads, batch, bar, axis_name)
+
+    def of_pixels(maps, heads):
+      return pixel_losses(contrast, maps, heads, batch, keys, axis_name)
+
+    branches = [("", 1.0, of_images)]
+    if pixels is not None:
+      on = (state.step >= pixels.start).astype(jnp.float32)
+      branches.append(("pixel_", pixels.weight * on, of_pixels))
+    total, metrics = None, {}
+    for prefix, weight, branch in branches:
+      values, encoder, head, seen = _branch(
+        branch, maps, heads, backward, combine, level, axis_name
+      )
+      gradient = {"encoder": encoder, **head}
+      gradient = jax.tree.map(lambda g, w=weight: w * g, gradient)
+      total = (
+        gradient if total is None else jax.tree.map(jnp.add, total, gradient)
+      )
+      metrics |= _named(prefix, names, values, seen)
+    state = update(state, total, optimizer, {"batch_stats": stats})
+    return state, metrics
+
+  return step
+
+
+def _two_views(keys, images, options):
+  """float32[2 B, H, W, C], the two views of a slice beside each other."""
+  both = [
+    augment_masks.one_view(
+      jax.vmap(lambda key, v=view: jax.random.fold_in(key, v))(keys),
+      images,
+      **options,
+    )[0]
+    for view in range(2)
+  ]
+  stacked = jnp.stack(both, axis=1)
+  return stacked.reshape(-1, *images.shape[1:])
+
+
+def _combiner(mitigate, norm):
+  """K gradients -> one, with the option `norm`."""
+  if not norm:
+    return mitigate
+  return lambda gradients: mitigate(mitigation.rescale(gradients))
+
+
+def _branch(branch, maps, heads, backward, combine, level, axis_name):
+  """Losses of a branch, its mitigated encoder gradient, its mean head gradient
+  and the gradients that were compared, averaged over devices."""
+  values, pull = jax.vjp(branch, maps, heads)
+  each = [pull(one) for one in jnp.eye(len(values), dtype=values.dtype)]
+  of_maps = jnp.stack([maps_gradient for maps_gradient, _ in each])
+  of_heads = jax.tree.map(
+    lambda *g: sum(g) / len(g), *[gradient for _, gradient in each]
+  )
+  values, of_heads = pmean((values, of_heads), axis_name)
+  if level == "features":
+    directions = jax.vmap(combine, in_axes=1)(of_maps)
+    (encoder,) = backward(directions)
+    seen = jnp.mean(jax.vmap(mitigation.cosines, in_axes=1)(of_maps), axis=0)
+    return values, pmean(encoder, axis_name), of_heads, pmean(seen, axis_name)
+  gradients = [backward(gradient)[0] for gradient in of_maps]
+  stacked = jax.tree.map(lambda *g: jnp.stack(g), *gradients)
+  # Averaged before they are compared: shards disagree about what conflicts.
+  stacked = pmean(stacked, axis_name)
+  return values, combine(stacked), of_heads, mitigation.cosines(stacked)
+
+
+def _named(prefix, names, values, cosines):
+  """Metrics of one branch."""
+  found = {f"{prefix}loss": jnp.mean(values)}
+  for k, name in enumerate(names):
+    found[f"{prefix}loss/{name}"] = values[k]
+  pairs = [(i, j) for j in range(len(names)) for i in range(j)]
+  for i, j in pairs:
+    found[f"{prefix}cos/{names[i]}|{names[j]}"] = cosines[i, j]
+  if pairs:
+    negative = [cosines[i, j] < 0 for i, j in pairs]
+    found[f"{prefix}conflict_rate"] = jnp.mean(
+      jnp.stack(negative), dtype=jnp.float32
+    )
+  return found
