@@ -33,6 +33,10 @@ def tiny(method, **changes):
   return config
 
 
+def stages_of(method):
+  return importlib.import_module(f"gcl_jax.methods.{method}.stages")
+
+
 def run(config, workdir):
   return main.run(config, workdir, parallel.make_mesh(jax.devices()[:2]))
 
@@ -55,7 +59,7 @@ def whole(request, tmp_path_factory):
 
 
 def test_there_is_a_method():
-  assert "severity" in METHODS
+  assert {"severity", "gcl"} <= set(METHODS)
 
 
 def test_a_run_leaves_its_report(whole):
@@ -66,7 +70,7 @@ def test_a_run_leaves_its_report(whole):
   assert report["preset"] == "tiny" and report["seed"] == config.seed
   for name, metric in report["metrics"].items():
     assert set(metric) == {"value", "low", "high", "n"}, name
-  assert "probe/macro_auroc" in report["metrics"]
+  assert stages_of(method).HEADLINE in report["metrics"]
   for facts in report["throughput"].values():
     assert {"images_per_s", "data_wait", "mfu", "peak_bytes", "compile_s"} <= {
       *facts
@@ -121,20 +125,23 @@ def test_pmap_gives_the_same(whole, tmp_path):
     for folder in (workdir, tmp_path)
   ]
   assert reports[0].keys() == reports[1].keys()
-  for name in (n for n in reports[0] if n.startswith(("severity", "baseline"))):
+  smooth = ("severity", "baseline", "segment")  # nothing that ranks a few
+  names = [n for n in reports[0] if n.startswith(smooth) and "hd95" not in n]
+  assert names
+  for name in names:
     ours, theirs = (r[name]["value"] for r in reports)
-    np.testing.assert_allclose(ours, theirs, atol=1e-3, err_msg=name)
+    np.testing.assert_allclose(ours, theirs, atol=5e-3, err_msg=name)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_two_processes_leave_the_same_bytes(method, tmp_path):
   """Two devices in one process, then one in each of two, by the simulator."""
-  root = pathlib.Path(__file__).resolve().parents[1]
+  root, config = pathlib.Path(__file__).resolve().parents[1], tiny(method)
   done = subprocess.run(
     [
       *(sys.executable, "benchmarks/layouts.py", f"--out={tmp_path}"),
       *(f"--config=configs/{method}.py:tiny", "--layouts=1x2,2x1"),
-      *("--", "--config.references=()"),
+      *(["--", "--config.references=()"] if "references" in config else []),
     ],
     cwd=root,
     capture_output=True,

@@ -60,7 +60,11 @@ def _of_arm(found, config, arm, labelled, name) -> dict[str, dict]:
     summary = volumes.summarise(
       mean, groups, samples=config.report.bootstrap, seed=config.seed
     )
-    out |= {f"{name}/{prefix}{k}": v for k, v in summary.items()}
+    for key, metric in summary.items():
+      missing = metric.pop("undefined")
+      out[f"{name}/{prefix}{key}"] = metric
+      if key.startswith("hd95/"):
+        out[f"{name}/{prefix}{key}/undefined"] = _count(missing, metric["n"])
     for other in BASELINES:
       if other in config.arms and other != arm:
         theirs = scores_of(found, config, other, labelled, part)
@@ -68,6 +72,10 @@ def _of_arm(found, config, arm, labelled, name) -> dict[str, dict]:
           scores["dice/mean"], theirs["dice/mean"], groups, config
         )
   return out
+
+
+def _count(value: int, n: int) -> dict:
+  return {"value": value, "low": None, "high": None, "n": n}
 
 
 def gain(

@@ -126,7 +126,7 @@ def _classes(context, slices, metrics) -> html.Section:
             kind,
             results.interval(dice),
             results.interval(distance),
-            (distance or {}).get("undefined"),
+            metrics[f"{name}/hd95/{kind}/undefined"]["value"],
           ]
         )
   table = html.Table(

@@ -59,9 +59,9 @@ def warnings_of(context: Any, slices: Slices, metrics: dict) -> list[str]:
         " log(n - 1), that of equal embeddings: it was not learned."
       )
   undefined = sum(
-    metric.get("undefined", 0)
+    metric["value"]
     for name, metric in metrics.items()
-    if name.startswith("segment/gcl@") and name.endswith("/hd95/mean")
+    if name.startswith("segment/gcl@") and name.endswith("mean/undefined")
   )
   if undefined:
     notes.append(

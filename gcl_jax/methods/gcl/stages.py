@@ -10,6 +10,7 @@ from gcl_jax.engine.stages import Stage
 from gcl_jax.methods.gcl import arms, pretrain, reading, reporting, segmenting
 from gcl_jax.methods.gcl.checks import check
 
+HEADLINE = "segment/dice/mean"  # the figure to compare runs by
 COMMON = ("protocol", "seed", "unet")
 
 

@@ -20,6 +20,8 @@ from gcl_jax.engine.state import State, update
 from gcl_jax.gradients import mitigation
 from gcl_jax.methods.gcl.branches import Contrast, image_losses, pixel_losses
 
+# Share of the largest gradient of a slice below which one is rounding.
+_ROUNDING = 1e-6
 Step = Callable[..., tuple[State, dict[str, jax.Array]]]
 MITIGATORS = {
   "mean": mitigation.mean,
@@ -146,6 +148,7 @@ def _branch(branch, maps, heads, backward, combine, level, axis_name):
   )
   values, of_heads = pmean((values, of_heads), axis_name)
   if level == "features":
+    of_maps = _without_rounding(of_maps, axis_name)
     directions = jax.vmap(combine, in_axes=1)(of_maps)
     (encoder,) = backward(directions)
     seen = jnp.mean(jax.vmap(mitigation.cosines, in_axes=1)(of_maps), axis=0)
@@ -155,6 +158,21 @@ def _branch(branch, maps, heads, backward, combine, level, axis_name):
   # Averaged before they are compared: shards disagree about what conflicts.
   stacked = pmean(stacked, axis_name)
   return values, combine(stacked), of_heads, mitigation.cosines(stacked)
+
+
+def _without_rounding(of_maps, axis_name):
+  """Gradients that are 0 but for rounding, such as behind a dead head, as 0.
+
+  A mitigator looks at directions alone, and that of rounding is random.
+  """
+  sizes = jnp.max(jnp.abs(of_maps), axis=tuple(range(2, of_maps.ndim)))
+  largest = jnp.max(sizes)
+  if axis_name:
+    largest = jax.lax.pmax(largest, axis_name)
+  real = sizes > _ROUNDING * largest
+  return jnp.where(
+    real.reshape(real.shape + (1,) * (of_maps.ndim - 2)), of_maps, 0
+  )
 
 
 def _named(prefix, names, values, cosines):

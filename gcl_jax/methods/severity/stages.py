@@ -22,6 +22,7 @@ from gcl_jax.methods.severity import (
 )
 from gcl_jax.methods.severity.checks import check
 
+HEADLINE = "probe/macro_auroc"  # the figure to compare runs by
 COMMON = ("protocol", "seed")
 ENCODER = (*COMMON, "supcon")
 
