@@ -130,8 +130,9 @@ def run(config: Any, workdir: Any, mesh: Any, only: str | None = None) -> dict:
   planned = method.stages(config)
   dataset = data.load(config.data)
   fingerprint = dataset.fingerprint()
-  if config.get("healthy_data", {}).get("name"):
-    fingerprint += data.load(config.healthy_data).fingerprint()
+  for other in ("healthy_data", "ood_data"):
+    if config.get(other, {}).get("name"):
+      fingerprint += data.load(config[other]).fingerprint()
   if not (pathlib.Path(workdir) / "report.html").exists():
     shutil.rmtree(pathlib.Path(workdir) / "report", ignore_errors=True)
   context = stages.Context(

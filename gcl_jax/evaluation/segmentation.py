@@ -16,6 +16,8 @@ from gcl_jax.engine.state import State, create, update
 from gcl_jax.errors import DataError
 from gcl_jax.losses.segmentation import cross_entropy_dice
 
+PREDICTED = 64  # slices predicted at once
+
 
 def segment_step(
   network: Any,
@@ -128,6 +130,24 @@ def initial(
   return init
 
 
+def predictor(
+  network: Any, mean: float, std: float
+) -> Callable[[Any, dict], jax.Array]:
+  """fn(variables, batch) for a sweep: the class of every pixel, uint8[B, H, W].
+
+  Args:
+    network: `models.unet.unet`.
+    mean, std: of the training pixels in [0, 1].
+  """
+
+  def one_batch(tree, batch):
+    images = augment.normalise(batch["image"], mean, std)
+    logits, _ = network.segment(tree, images)
+    return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
+
+  return one_batch
+
+
 class Segmenter:
   """Trains the same U-Net again and again: one program for all its fits."""
 
@@ -151,11 +171,11 @@ class Segmenter:
     """
     self.network, self.classes, self.config = network, classes, config
     self.mesh, self.mode = mesh, mode
-    self.mean, self.std = views["mean"], views["std"]
     self.optimizer = optimizer_of(config)
     self.step = segment_step(
       network, self.optimizer, views=views, dice_weight=config.dice_weight
     )
+    self.predictor = predictor(network, views["mean"], views["std"])
     self.dispatch, self.programs = Dispatch(self.step, mesh, mode), {}
 
   def fit(
@@ -229,19 +249,13 @@ class Segmenter:
     telemetry: Any = None,
   ) -> np.ndarray:
     """Class of every pixel, uint8[N, H, W], in evaluation mode."""
-
-    def one_batch(tree, batch):
-      images = augment.normalise(batch["image"], self.mean, self.std)
-      logits, _ = self.network.segment(tree, images)
-      return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
-
     return sweep.map_examples(
-      one_batch,
+      self.predictor,
       {"params": params, "batch_stats": batch_stats},
       {"image": pixels},
       mesh=self.mesh,
       mode=self.mode,
-      batch_size=64,
+      batch_size=PREDICTED,
       name=name,
       telemetry=telemetry,
       compiled=self.programs,

@@ -126,13 +126,13 @@ def conflict_rate(context: Any, arm: str = "gcl") -> float | None:
 
 
 def not_learned(context: Any, arm: str) -> list[str]:
-  """Meta labels whose last logged losses are not below the floor."""
+  """Meta labels whose last logged losses are within 1 % of the floor."""
   bound = floor(context.config)
   history = results.history(context, arm, arm)
   return [
     name.removeprefix("loss/")
     for name, (_, values) in history.items()
-    if name.startswith("loss/") and np.mean(values[-3:]) >= bound
+    if name.startswith("loss/") and np.mean(values[-3:]) > 0.99 * bound
   ]
 
 

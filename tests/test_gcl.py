@@ -1,0 +1,366 @@
+"""The stages of GCL: who is where, which labels are used, what is scored."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from gcl_jax import data, main
+from gcl_jax.engine import ahead, parallel, stages
+from gcl_jax.engine.checkpoint import load_artifact
+from gcl_jax.engine.tables import unpack
+from gcl_jax.errors import ConfigError, DataError
+from gcl_jax.methods.gcl import (
+  arms,
+  checks,
+  figures,
+  pretrain,
+  programs,
+  reading,
+  segmenting,
+)
+from gcl_jax.methods.gcl import stages as gcl_stages
+from gcl_jax.methods.gcl.config import PRESETS, get_config
+from gcl_jax.methods.gcl.slices import Slices
+
+
+def tiny(**changes):
+  config = get_config("tiny")
+  config.update_from_flattened_dict(changes)
+  return config
+
+
+def devices():
+  return parallel.make_mesh(jax.devices()[:2])
+
+
+def run(config, workdir, only=None):
+  return main.run(config, workdir, devices(), only)
+
+
+def context_of(config, workdir):
+  """The context of a stage that reads stage data."""
+  stage = stages.Stage("segment", None, ("data",), ())
+  dataset = data.load(config.data)
+  return stages.Context(
+    config, workdir, devices(), "shard_map", dataset=dataset, stage=stage
+  )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_once(tmp_path_factory):
+  """Runs of the same step find it compiled."""
+  folder = tmp_path_factory.mktemp("compiled")
+  jax.config.update("jax_compilation_cache_dir", str(folder))
+  yield
+  jax.config.update("jax_compilation_cache_dir", None)
+  compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+  """(config, workdir, slices) of 12 patients after stage data."""
+  config = tiny(**{"data.heart.patients": 12})
+  workdir = tmp_path_factory.mktemp("prepared")
+  run(config, workdir, "data")
+  return config, workdir, Slices(context_of(config, workdir))
+
+
+def test_patients_never_cross_and_all_slices_are_there(prepared):
+  _, _, slices = prepared
+  groups = {
+    part: set(slices.groups[slices.part(part)].tolist())
+    for part in ("train", "eval", "ood")
+  }
+  assert not groups["train"] & groups["eval"]
+  assert len(groups["eval"]) == round(0.3 * 12) and len(groups["ood"]) == 2
+  assert len(slices) == (12 + 2) * 2 * 4
+  phantom = data.load(prepared[0].data)
+  row = {name: i for i, name in enumerate(phantom.ids.tolist())}
+  for k in range(0, 96, 7):  # joined by id, not by position
+    at = row[slices.table["id"][k]]
+    np.testing.assert_array_equal(slices.pixels[k, ..., 0], phantom.read(at))
+    np.testing.assert_array_equal(slices.masks[k], phantom.read_mask(at))
+  assert slices.pool("strict").sum() == slices.part("train").sum()
+  assert slices.pool("transductive").sum() == (~slices.part("ood")).sum()
+
+
+def test_strict_pre_training_never_sees_a_test_patient(
+  prepared, tmp_path, monkeypatch
+):
+  """Their slices replaced by noise change no bit of the encoder."""
+  config, workdir, slices = prepared
+  hidden = set(slices.table["id"][~slices.part("train")].tolist())
+  load = data.load
+
+  def spoiled(section):
+    found = load(section)
+    ids = found.ids.tolist()
+
+    def read(row):
+      if section.heart.domain == "other" or ids[row] in hidden:
+        return np.random.default_rng(row).integers(0, 255, (32, 32), np.uint8)
+      return found.read(row)
+
+    return dataclasses.replace(found, read=read)
+
+  def encoder(folder, protocol):
+    changed = tiny(
+      **{
+        "data.heart.patients": 12,
+        "protocol": protocol,
+        "pretrain.steps": 2,
+        "pretrain.pixel": "",
+      }
+    )
+    run(changed, folder, "data")
+    return run(changed, folder, "gcl")["gcl"]["arrays"]
+
+  clean = encoder(tmp_path / "clean", "strict")
+  monkeypatch.setattr(data, "load", spoiled)
+  assert encoder(tmp_path / "spoiled", "strict") == clean
+  assert encoder(tmp_path / "seen", "transductive") != clean
+
+
+def test_labels_are_drawn_by_patient_nested_and_alike_for_all_arms(prepared):
+  _, _, slices = prepared
+
+  def patients(arm, labelled, draw):
+    fit = segmenting.Fit(arm, labelled, draw, 0)
+    rows, inner = segmenting.labelled_rows(slices, fit)
+    assert slices.part("train")[rows].all()
+    chosen = set(slices.groups[rows].tolist())
+    assert len(rows) == 8 * len(chosen)  # all their slices, both phases
+    if labelled != 1:
+      assert set(slices.groups[inner].tolist()) < chosen
+      assert len(set(slices.groups[inner].tolist())) == 1
+    return chosen
+
+  for draw in range(3):
+    one, two, four = (patients("gcl", m, draw) for m in (1, 2, 4))
+    assert (len(one), len(two), len(four)) == (1, 2, 4)
+    assert one < two < four
+    assert patients("scratch", 2, draw) == two
+  assert len(patients("gcl", 0, 0)) == 12 - 4
+  assert len({frozenset(patients("gcl", 2, d)) for d in range(6)}) > 1
+  with pytest.raises(DataError, match="labels of 9 groups"):
+    patients("gcl", 9, 0)
+
+
+def test_batches_hold_whole_shares_of_patients(prepared):
+  config, _, slices = prepared
+  settings = arms.settings_of(config, "gcl")
+  rows_at = pretrain.batch_rows(slices, settings, "strict", 0)
+  for step in (0, 1, 7):
+    rows = rows_at(step)
+    np.testing.assert_array_equal(rows, rows_at(step))
+    names = slices.groups[rows].reshape(4, 2)
+    assert (names[:, 0] == names[:, 1]).all() and len(set(names[:, 0])) == 4
+    assert len(set(rows.tolist())) == 8 and slices.part("train")[rows].all()
+  assert not np.array_equal(rows_at(0), rows_at(1))
+  settings.patients_per_batch = 0
+  rows_at = pretrain.batch_rows(slices, settings, "strict", 0)
+  epoch = np.concatenate([rows_at(step) for step in range(8)])
+  assert sorted(epoch.tolist()) == np.flatnonzero(slices.part("train")).tolist()
+  settings.patients_per_batch, settings.batch_size = 16, 16
+  with pytest.raises(DataError, match="8 patients, fewer than the 16"):
+    pretrain.batch_rows(slices, settings, "strict", 0)
+
+
+def test_scores_are_those_of_the_stored_grid(tmp_path):
+  """The truth itself, sent through the preparation, comes back to its place;
+  a prediction of nothing scores 0."""
+  config = tiny(
+    **{
+      "preprocess.spacing": (2.0, 2.5),
+      "preprocess.size": (56, 48),
+      "ood_data.name": "",
+    }
+  )
+  run(config, tmp_path, "data")
+  context = context_of(config, tmp_path)
+  slices = Slices(context)
+  (test,) = segmenting._tests(context, slices).values()
+  assert test.truths[0].shape == (4, 32, 32)
+  assert test.spacings[0] == (20.0, 3.2, 3.2)
+  by_pixels = {
+    slices.pixels[row].tobytes(): np.array(slices.masks[row])
+    for row in np.concatenate(test.rows)
+  }
+
+  def truth(pixels):
+    return np.stack([by_pixels[image.tobytes()] for image in pixels])
+
+  scores = segmenting._score(context, slices, truth, test)
+  assert min(scores["dice/mean"]) > 0.93  # resampled there and back
+  assert max(scores["hd95/LV"]) <= 3.2 + 1e-6
+  nothing = segmenting._score(
+    context, slices, lambda pixels: np.zeros(pixels.shape[:3], np.uint8), test
+  )
+  assert max(nothing["dice/mean"]) == 0 and np.isnan(nothing["hd95/LV"]).all()
+
+
+def test_gains_are_paired_and_intervals_go_by_patient():
+  config = tiny(**{"segment.draws": (0, 1)})
+  draw = np.random.default_rng(0)
+  names = [fit.name for fit in segmenting.fits(config)]
+  assert names == [
+    "scratch-m2-d0-s0",
+    "gcl-m2-d0-s0",
+    "scratch-m2-d1-s0",
+    "gcl-m2-d1-s0",
+  ]
+  values = {name: draw.uniform(0.3, 0.9, 6) for name in names}
+  found = {
+    "fits": {
+      name: {
+        "eval": {
+          key: value if key.startswith("dice") else 30 * value
+          for key in ("dice%2FLV", "dice%2Fmean", "hd95%2FLV", "hd95%2Fmean")
+        }
+      }
+      for name, value in values.items()
+    },
+    "tests": {"eval": {"groups": np.repeat(["a", "b", "c"], 2)}},
+  }
+  metrics = figures.all_metrics(found, config)
+  means = {
+    arm: np.mean([values[f"{arm}-m2-d{d}-s0"] for d in (0, 1)])
+    for arm in ("gcl", "scratch")
+  }
+  np.testing.assert_allclose(
+    metrics["segment/dice/mean"]["value"], means["gcl"]
+  )
+  gain = metrics["segment/gain_over_scratch"]
+  np.testing.assert_allclose(gain["value"], means["gcl"] - means["scratch"])
+  assert gain["low"] <= gain["value"] <= gain["high"]
+  assert metrics["segment/scratch@2/dice/LV"]["value"] == pytest.approx(
+    means["scratch"]
+  )
+  assert metrics["segment/hd95/mean/undefined"]["value"] == 0
+  assert all(
+    set(metric) == {"value", "low", "high", "n"} for metric in metrics.values()
+  )
+  # Patients are drawn, not volumes: with one value a patient for both of its
+  # volumes, the interval is that of three values.
+  twice = np.repeat(np.array([[0.1, 0.2, 0.6]]), 2, axis=1)
+  theirs = np.zeros((1, 6))
+  one = figures.gain(twice, theirs, np.repeat(["a", "b", "c"], 2), config)
+  three = figures.gain(
+    twice[:, ::2], theirs[:, ::2], np.array(["a", "b", "c"]), config
+  )
+  for side in ("low", "high"):
+    assert one[side] == pytest.approx(three[side])
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_presets_and_all_their_arms_can_run(preset):
+  config = get_config(preset)
+  config.data.name = config.data.name or "heart"
+  checks.check(config)
+  config.arms = tuple(
+    arm
+    for arm in arms.ARMS
+    if arm != "phase" or "phase" in config.pretrain.labels
+  )
+  checks.check(config)
+  assert gcl_stages.stages(config)[-1].name == "report"
+
+
+def test_arms_are_what_they_are_called():
+  config = tiny()
+  of = {arm: arms.settings_of(config, arm) for arm in arms.ARMS}
+  assert of["simclr"].labels == () and of["position"].labels == (
+    "position<0.15",
+  )
+  assert of["shared_mean"].heads == "shared"
+  assert of["shared_mean"].mitigator == of["heads_mean"].mitigator == "mean"
+  assert of["heads_mean"].heads == "per_label"
+  assert of["self_paced"].pacing == "soft" and not of["heads_cone"].pixel
+  assert of["features_cone"].level == "features" and of["norm_cone"].norm
+  assert [of[f"pixel_{v}"].pixel for v in ("F0", "random")] == ["F0", "random"]
+  assert arms.settings_of(config, "gcl").to_dict() == config.pretrain.to_dict()
+  assert config.pretrain.pixel == "F1"  # arms change copies
+
+
+@pytest.mark.parametrize("name", list(checks.CHOICES))
+def test_words_that_do_not_exist_are_refused(name):
+  with pytest.raises(ConfigError, match=f"{name} 'nonsense'"):
+    checks.check(tiny(**{name: "nonsense"}))
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"pretrain.labels": ("position<x",)}, "is no rule of a meta label"),
+    ({"pretrain.labels": ()}, "arm gcl: no meta label"),
+    ({"pretrain.labels": ("patient", "patient")}, "each once"),
+    ({"arms": ("scrach",)}, "did you mean 'scratch'"),
+    ({"arms": ("phase",), "pretrain.labels": ("patient",)}, "arm phase"),
+    ({"preprocess.size": (30, 32)}, "multiples of 4"),
+    ({"preprocess.spacing": (1.0,)}, "mm between rows"),
+    ({"pretrain.batch_size": 10}, "not a multiple"),
+    ({"segment.labelled": ()}, "numbers of patients"),
+    ({"segment.labelled": (1,), "segment.select": "inner"}, "select=last"),
+    ({"pretrain.steps": 0}, "must be more than 0"),
+    ({"segment.dice_weight": -1.0}, "must be 0 or more"),
+  ],
+)
+def test_settings_that_cannot_run_are_refused(changes, message):
+  with pytest.raises(ConfigError, match=message):
+    checks.check(tiny(**changes))
+
+
+def test_data_that_cannot_be_segmented_are_refused(tmp_path):
+  with pytest.raises(ConfigError, match="data.ood 'phase=XX'"):
+    run(tiny(**{"data.ood": "phase=XX"}), tmp_path / "a", "data")
+  with pytest.raises(DataError, match="has no class maps to segment"):
+    without = data.load(tiny().data)
+    reading._check_classes(
+      [(dataclasses.replace(without, read_mask=None), np.array([]))]
+    )
+
+
+def test_a_column_can_set_volumes_apart(tmp_path):
+  """As the other intensity scale of the hippocampus set does."""
+  config = tiny(**{"data.ood": "phase=ES", "ood_data.name": ""})
+  dataset = data.load(config.data)
+  part = reading.parts(dataset, config.data, 0)
+  assert set(part[dataset.table["phase"] == "ES"]) == {"ood"}
+  assert set(part[dataset.table["phase"] == "ED"]) == {"train", "eval"}
+
+
+def test_the_inner_patient_chooses_the_model(tmp_path):
+  config = tiny(
+    **{"segment.select": "inner", "segment.steps": 10, "ood_data.name": ""}
+  )
+  config.arms = ()
+  config.pretrain.update(steps=2, pixel="")
+  run(config, tmp_path)
+  lines = (tmp_path / "segment" / "metrics.jsonl").read_text().splitlines()
+  seen = [json.loads(line).get("inner/dice") for line in lines]
+  seen = [value for value in seen if value is not None]
+  assert len(seen) == 10
+  found = load_artifact(tmp_path / "segment" / "artifact")
+  scores = unpack(found["fits"]["gcl-m2-d0-s0"]["eval"])
+  assert scores["dice/mean"].shape == (4,)
+
+
+def test_the_programs_compile():
+  config = tiny()
+  config.arms = ("scratch", "simclr")
+  found = {p.name: p for p in programs.programs(config)}
+  assert set(found) == {"simclr", "gcl", "segment", "predict"}
+  facts = ahead.compile_program(found["predict"], devices())
+  assert not facts["collectives"]
+
+
+def test_the_pictures_are_middle_slices_of_test_volumes(prepared):
+  config, workdir, slices = prepared
+  tests = segmenting._tests(context_of(config, workdir), slices)
+  rows = segmenting.example_rows(tests["eval"], 3)
+  assert len(rows) == 3 and (slices.table["slice"][rows] == 2).all()
+  assert slices.part("eval")[rows].all()
