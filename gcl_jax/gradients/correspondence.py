@@ -48,7 +48,6 @@ def relevance(
     largest 1; all 0 where nothing speaks for it. Of two equal z the gradient
     is 0 and r what rounding leaves of it. No gradient flows.
   """
-  maps = lax.stop_gradient(maps)
   pooled = jnp.mean(_float(maps), axis=(1, 2))
   unit = head(pooled)
   own = _activation(head, maps, pooled, unit[partner])

@@ -44,7 +44,11 @@ from gcl_jax.gradients.correspondence import (
   draw_partners,
   relevance,
 )
-from gcl_jax.gradients.pixel_negatives import draw_negatives, hardest_of
+from gcl_jax.gradients.pixel_negatives import (
+  draw_negatives,
+  hardest_of,
+  log_magnitude,
+)
 
 VARIANTS = ("F0", "F1", "F2", "F3", "random")
 
@@ -166,36 +170,6 @@ def take(
   anchors = jnp.take_along_axis(rows, pairs.anchor[..., None], axis=1)
   positives = rows[pairs.partner[:, None], pairs.positive]
   return anchors, positives, rows[pairs.negative_image, pairs.negative_position]
-
-
-def log_magnitude(
-  positive: jax.Array,
-  negatives: jax.Array,
-  used: jax.Array,
-  temperature: float,
-) -> tuple[jax.Array, jax.Array]:
-  """log |dL/ds| of one anchor's InfoNCE in each similarity s, in closed form.
-
-      |dL/ds+| = (1 - p+) / tau,   |dL/ds-| = p- / tau,   p = softmax(s / tau)
-
-  Logarithms, for 1 - p+ of a pair that is won is soon too small for a float.
-
-  Args:
-    positive: float[...], s+.
-    negatives: float[..., P], s-, P > 0.
-    used: bool[..., P], which negatives count.
-    temperature: tau > 0.
-
-  Returns:
-    float[...] and float[..., P], each at most -log tau; -inf where no negative
-    counts, and for each that does not.
-  """
-  every = jnp.concatenate([positive[..., None], negatives], axis=-1)
-  used = jnp.concatenate([jnp.ones_like(used[..., :1]), used], axis=-1)
-  share = jax.nn.log_softmax(every / temperature, axis=-1, where=used)[..., 1:]
-  # 1 - p+ as the sum of the others: no cancellation where p+ is almost 1.
-  scale = jnp.log(temperature)
-  return jax.nn.logsumexp(share, axis=-1) - scale, share - scale
 
 
 def _candidates(variant, head, maps, partner, theta, block_size):

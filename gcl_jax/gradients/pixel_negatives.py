@@ -1,4 +1,4 @@
-"""Negatives of GCL's pixel pairs: which pixels an anchor is pushed from.
+"""Negatives of GCL's pixel pairs: what an anchor is pushed from, how hard.
 
 As in `pixel_filter`, of the images given: on several devices each draws among
 its own.
@@ -61,6 +61,37 @@ def draw_negatives(
   return tuple(where), usable
 
 
+def log_magnitude(
+  positive: jax.Array,
+  negatives: jax.Array,
+  used: jax.Array,
+  temperature: float,
+) -> tuple[jax.Array, jax.Array]:
+  """log(tau |dL/ds|) of an anchor's InfoNCE in each similarity s, closed form.
+
+      |dL/ds+| = (1 - p+) / tau,   |dL/ds-| = p- / tau,   p = softmax(s / tau)
+
+  Logarithms, as 1 - p+ of a pair that is won is soon too small for a float32.
+
+  Args:
+    positive: float[...], s+.
+    negatives: float[..., P], s-, P > 0.
+    used: bool[..., P], which negatives count.
+    temperature: tau > 0.
+
+  Returns:
+    Of s+ float[...], of s- float[..., P], each at most 0; -inf where no
+    negative counts, and for each that does not.
+  """
+  positive = positive / temperature
+  negatives = jnp.where(used, negatives / temperature, -jnp.inf)
+  others = jax.nn.logsumexp(negatives, axis=-1)
+  every = jnp.logaddexp(positive, others)
+  # log(1 - p+) without cancellation, be p+ almost 1 or almost 0.
+  pull = -jax.nn.softplus(positive - others)
+  return pull, negatives - every[..., None]
+
+
 def hardest_of(hardness: jax.Array, usable: jax.Array, count: int) -> jax.Array:
   """bool[..., P]: the `count` hardest of the usable negatives of each row.
 
@@ -85,15 +116,14 @@ def _outside(key, allowed, pixels, count):
   order = jnp.argsort(~allowed)
   total = jnp.sum(allowed) * pixels
   runs = jnp.clip(total, 1, count)
-  run = jnp.arange(count)
-  length = total // runs + (run < total % runs)
-  first = run * (total // runs) + jnp.minimum(run, total % runs)
-  exists = run < jnp.minimum(total, count)
-  within, turn = jax.random.split(key)
-  drawn = first + (jax.random.uniform(within, (count,)) * length).astype(int)
+  run = jnp.arange(count + 1)
+  edges = run * (total // runs) + run * (total % runs) // runs
+  exists = run[:-1] < jnp.minimum(total, count)
+  noise = jax.random.uniform(key, (count + 1,))
+  drawn = edges[:-1] + (noise[:-1] * jnp.diff(edges)).astype(int)
   # A pixel of a short run is likelier than one of a long run: turn the ring.
   ring = jnp.maximum(total, 1)
-  drawn = (drawn + jax.random.randint(turn, (), 0, ring)) % ring
+  drawn = (drawn + (noise[-1] * ring).astype(int)) % ring
   drawn = jnp.where(exists, drawn, 0)
   return order[drawn // pixels], drawn % pixels, exists
 

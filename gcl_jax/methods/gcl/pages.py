@@ -42,7 +42,7 @@ def _segmentation(context, found, metrics) -> html.Section:
           _label(labelled),
           arm,
           *(
-            results.interval(metrics.get(f"{name}/{key}"))
+            _words(metrics.get(f"{name}/{key}"))
             for key in (
               "dice/mean",
               "gain_over_scratch",
@@ -58,17 +58,17 @@ def _segmentation(context, found, metrics) -> html.Section:
   blocks: list[Any] = [
     html.Table(
       (
-        "patients with labels",
+        "M",
         "arm",
         "Dice",
         "gain over scratch",
         "HD95 in mm",
-        "Dice, out of distribution",
-        "sd over draws and seeds",
+        "Dice, other data",
+        "sd of fits",
       ),
       rows,
-      caption="Means over test volumes, classes, draws and seeds; intervals"
-      " by patient.",
+      caption="M patients with labels. Means over test volumes, classes, draws"
+      " and seeds; intervals by patient; the sd is over draws and seeds.",
     )
   ]
   if gains:
@@ -85,6 +85,11 @@ def _segmentation(context, found, metrics) -> html.Section:
       )
     )
   return html.Section("Segmentation with few labels", blocks)
+
+
+def _words(metric: dict | None) -> str:
+  """An interval, or a dash where an arm has no such figure."""
+  return "-" if metric is None else results.interval(metric)
 
 
 def _examples(context, slices, found) -> html.Section:
@@ -131,7 +136,7 @@ def _classes(context, slices, metrics) -> html.Section:
         )
   table = html.Table(
     (
-      "patients with labels",
+      "M",
       "arm",
       "class",
       "Dice",

@@ -55,8 +55,8 @@ def warnings_of(context: Any, slices: Slices, metrics: dict) -> list[str]:
   for arm in arms.names(context.config):
     if arm != "scratch" and (stuck := figures.not_learned(context, arm)):
       notes.append(
-        f"Arm {arm}: the loss of {', '.join(stuck)} ended near or above its floor"
-        " log(n - 1), that of equal embeddings: it was not learned."
+        f"Arm {arm}: the loss of {', '.join(stuck)} ended near or above its"
+        " floor log(n - 1), that of equal embeddings: it was not learned."
       )
   undefined = sum(
     metric["value"]
