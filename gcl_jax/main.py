@@ -9,30 +9,19 @@ are not finite, 4 another process was lost, 75 stopped after saving (run again
 to go on).
 """
 
-import hashlib
 import importlib
 import os
 import pathlib
-import re
 import shutil
 import sys
-from collections.abc import Sequence
 from typing import Any
 
-import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from gcl_jax import data
-from gcl_jax.engine import (
-  ahead,
-  alive,
-  cluster,
-  distributed,
-  parallel,
-  preemption,
-  stages,
-)
+from gcl_jax.engine import ahead, distributed, stages, start
+from gcl_jax.engine.settings import one_line
 from gcl_jax.errors import (
   ConfigError,
   Elsewhere,
@@ -67,46 +56,13 @@ def main(argv: list[str]) -> None:
       " --config=configs/severity.py:demo --workdir=runs/demo"
     )
   method = method_stages(config)
-  mesh = make_mesh(config, method.batch_sizes(config))
+  mesh = start.make_mesh(config, method.batch_sizes(config))
   distributed.keep_programs(pathlib.Path(workdir) / "compiled")
-  with alive.watch(workdir), preemption.between_checkpoints():
-    run_together(config, workdir, mesh)
+  with start.together(config, workdir, _STAGE.value):
+    run(config, workdir, mesh, _STAGE.value)
   report = pathlib.Path(workdir) / "report.html"
   if report.exists() and distributed.is_main():
     print(f"report: {report}", flush=True)
-
-
-def run_together(config: Any, workdir: str, mesh: Any) -> None:
-  """Runs what all processes agree on; stops when one of them is lost."""
-  distributed.check_agreement(
-    "configuration", f"{config.to_json_best_effort()} {workdir} {_STAGE.value}"
-  )
-  distributed.check_agreement("version of gcl_jax", code_hash())
-  try:
-    run(config, workdir, mesh, _STAGE.value)
-  except jax.errors.JaxRuntimeError as error:
-    if "RESOURCE_EXHAUSTED" in str(error):
-      raise ConfigError(_out_of_memory(error)) from error
-    if jax.process_count() == 1:
-      raise
-    alive.lost(str(error))
-
-
-def _out_of_memory(error: Exception) -> str:
-  return (
-    f"the device is out of memory ({_one_line(error)[:150]}): lower"
-    " --config.supcon.batch_size or score.batch_size, or set"
-    " --config.supcon.remat=True, --config.supcon.block_size=1024 or"
-    " --config.score.chunk=8"
-  )
-
-
-def code_hash() -> str:
-  """SHA-256 of the package's source files."""
-  digest = hashlib.sha256()
-  for path in sorted(pathlib.Path(__file__).parent.rglob("*.py")):
-    digest.update(path.read_bytes())
-  return digest.hexdigest()
 
 
 def method_stages(config: Any) -> Any:
@@ -157,35 +113,6 @@ def compile_only(config: Any, topology: str) -> None:
     print(ahead.line(ahead.compile_program(program, mesh), topology))
 
 
-def make_mesh(config: Any, batch_sizes: Sequence[int]) -> Any:
-  """Joins the processes and takes the devices that divide every batch."""
-  found = cluster.find()
-  processes = found.count or 1
-  wanted = config.devices // processes or distributed.cpu_devices()
-  wanted = distributed.number_from("GCL_CPU_DEVICES", wanted)
-  if config.platform == "cpu":
-    jax.config.update("jax_platforms", "cpu")
-  distributed.configure_cpu(
-    distributed.usable_devices(batch_sizes, wanted, processes)
-  )
-  distributed.keep_memory()
-  cluster.join(found)
-  cluster.check_platform(config.platform)
-  print(f"gcl_jax: {cluster.describe(found)}", file=sys.stderr, flush=True)
-  devices = jax.devices()
-  if jax.process_count() == 1:
-    available = min(len(devices), config.devices or len(devices))
-    count = distributed.usable_devices(batch_sizes, available)
-    return parallel.make_mesh(devices[:count])
-  each = jax.local_device_count()
-  if distributed.usable_devices(batch_sizes, each, jax.process_count()) < each:
-    raise ConfigError(
-      f"batches of {', '.join(map(str, batch_sizes))} cannot be shared equally"
-      f" by {len(devices)} devices: choose multiples of their number"
-    )
-  return parallel.make_mesh(devices)
-
-
 def parse(argv: list[str]) -> list[str]:
   """Parses flags; whatever is wrong with them becomes one `ConfigError`."""
   try:
@@ -198,21 +125,9 @@ def parse(argv: list[str]) -> list[str]:
   except UserError:
     raise
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
-    raise ConfigError(_one_line(e)) from e
+    raise ConfigError(one_line(e)) from e
   except OSError as error:
-    raise ConfigError(_one_line(error)) from error
-
-
-def _one_line(error: Exception) -> str:
-  """What went wrong; of a traceback quoted in the message, its last line."""
-  text = str(error.args[0] if error.args else error).strip()
-  if "Traceback" in text:
-    text = re.sub(r"^[\w.]+: ", "", text.splitlines()[-1])
-  text = text.replace("\\n", " ").replace("\\'", "'")
-  text = re.sub(r"^'(.*)'$", r"\1", text)
-  if re.fullmatch(r"\w+", text):  # all that a KeyError says of a field
-    text = f"the configuration has no field {text!r}"
-  return re.sub(r"\s+", " ", text)
+    raise ConfigError(one_line(error)) from error
 
 
 def _run(argv: list[str]) -> None:

@@ -1,6 +1,7 @@
 """Presets and settings: refused early, with the nearest name."""
 
 import difflib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -87,3 +88,15 @@ def near(value: Any, known: Sequence[str] | Mapping[str, Any]) -> str:
   """; did you mean 'x'?, or nothing."""
   found = difflib.get_close_matches(str(value), known, 1)
   return f"; did you mean {found[0]!r}?" if found and found[0] != value else ""
+
+
+def one_line(error: Exception) -> str:
+  """What went wrong; of a traceback quoted in the message, its last line."""
+  text = str(error.args[0] if error.args else error).strip()
+  if "Traceback" in text:
+    text = re.sub(r"^[\w.]+: ", "", text.splitlines()[-1])
+  text = text.replace("\\n", " ").replace("\\'", "'")
+  text = re.sub(r"^'(.*)'$", r"\1", text)
+  if re.fullmatch(r"\w+", text):  # all that a KeyError says of a field
+    text = f"the configuration has no field {text!r}"
+  return re.sub(r"\s+", " ", text)

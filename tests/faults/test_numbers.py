@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gcl_jax import main
-from gcl_jax.engine import cluster, parallel, sweep
+from gcl_jax.engine import cluster, parallel, start, sweep
 from gcl_jax.errors import ConfigError
 from gcl_jax.evaluation import metrics
 from gcl_jax.gradients import gradcon
@@ -153,11 +152,13 @@ def test_row43_no_silent_fall_to_the_cpu(monkeypatch, tmp_path):
   cluster.check_platform()
 
 
-def test_row43_out_of_memory_is_said_with_what_to_lower(monkeypatch):
-  def exhausted(*args):
+def test_row43_out_of_memory_is_said_with_what_to_lower(tmp_path):
+  with (
+    pytest.raises(ConfigError, match="out of memory.*9 GiB") as raised,
+    start.together(get_config("tiny"), tmp_path, None),
+  ):
     raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GiB")
-
-  monkeypatch.setattr(main, "run", exhausted)
-  monkeypatch.setattr(main, "_STAGE", type("Flag", (), {"value": None}))
-  with pytest.raises(ConfigError, match="out of memory.*supcon.batch_size"):
-    main.run_together(get_config("tiny"), "runs/x", None)
+  said = str(raised.value)
+  assert "lower --config.autoencoder.batch_size or --config.finetune" in said
+  assert "--config.supcon.block_size=1024 or --config.supcon.remat=True" in said
+  assert "\n" not in said
