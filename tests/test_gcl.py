@@ -298,6 +298,10 @@ def test_words_that_do_not_exist_are_refused(name):
     ({"pretrain.labels": ("position<x",)}, "is no rule of a meta label"),
     ({"pretrain.labels": ()}, "arm gcl: no meta label"),
     ({"pretrain.labels": ("patient", "patient")}, "each once"),
+    (
+      {"pretrain.labels": tuple(f"position<0.{k}" for k in range(1, 10))},
+      "takes at most 8 meta",
+    ),
     ({"arms": ("scrach",)}, "did you mean 'scratch'"),
     ({"arms": ("phase",), "pretrain.labels": ("patient",)}, "arm phase"),
     ({"preprocess.size": (30, 32)}, "multiples of 4"),
@@ -331,6 +335,30 @@ def test_a_column_can_set_volumes_apart(tmp_path):
   part = reading.parts(dataset, config.data, 0)
   assert set(part[dataset.table["phase"] == "ES"]) == {"ood"}
   assert set(part[dataset.table["phase"] == "ED"]) == {"train", "eval"}
+
+
+def test_a_split_of_the_owner_is_followed_and_labels_decide_who_tests():
+  config = tiny()
+  dataset = data.load(config.data)
+
+  def with_column(name, values):
+    table = {**dataset.table, name: values}
+    return dataclasses.replace(dataset, table=table)
+
+  own = np.where(dataset.groups == "p0003", "eval", "train")
+  part = reading.parts(with_column("split", own), config.data, 0)
+  np.testing.assert_array_equal(part, own)
+  with pytest.raises(DataError, match="split 'test' is neither train nor eval"):
+    reading.parts(
+      with_column("split", np.where(own == "eval", "test", "train")),
+      config.data,
+      0,
+    )
+  labelled = np.isin(dataset.groups, ["p0001", "p0004", "p0006", "p0007"])
+  for seed in range(5):
+    found = with_column("labelled", labelled.astype(float))
+    part = reading.parts(found, config.data, seed)
+    assert (part == "eval").any() and labelled[part == "eval"].all()
 
 
 def test_the_inner_patient_chooses_the_model(tmp_path):

@@ -66,6 +66,8 @@ def test_columns_that_do_not_fit_are_refused():
     weights("phase")
   with pytest.raises(ConfigError, match="holds texts, which can only be equal"):
     weights("patient<3")
+  with pytest.raises(ConfigError, match="'visit' is empty in every row"):
+    weights("visit", {"visit": np.array(["", ""])})
 
 
 def unit(seed, *shape):

@@ -8,6 +8,7 @@ from gcl_jax.engine.settings import (
   check_numbers,
 )
 from gcl_jax.errors import ConfigError
+from gcl_jax.gradients.mitigation.quadratic import LARGEST
 from gcl_jax.gradients.pixel_filter import VARIANTS
 from gcl_jax.methods.gcl import arms, rules
 from gcl_jax.methods.gcl.steps import MITIGATORS
@@ -26,6 +27,7 @@ CHOICES = {
   "segment.optimizer": ("sgd", "adam", "adamw", "lars"),
   "segment.select": ("last", "inner"),
 }
+SMALL = ("cone", "cagrad", "min_norm")  # they try all sets of labels
 POSITIVE = (
   "pretrain.batch_size",
   "pretrain.steps",
@@ -77,6 +79,11 @@ def check(config: Any) -> None:
         " belongs to it"
       )
     check_each_once("pretrain.labels", settings.labels, settings.labels)
+    if len(found) > LARGEST and settings.mitigator in SMALL:
+      raise ConfigError(
+        f"pretrain.mitigator {settings.mitigator} takes at most {LARGEST} meta"
+        f" labels, got {len(found)}: take mean or pcgrad"
+      )
   _check_sizes(config)
   _check_batches(config.pretrain)
   if not config.segment.labelled or min(config.segment.labelled) < 0:

@@ -211,11 +211,12 @@ def _hippocampus(config: ml_collections.ConfigDict) -> None:
 
   Coronal slices, the direction in which its two parts follow each other. The
   44 volumes stored on another intensity scale are the out-of-distribution set.
+  The publisher does not say which two volumes are one person's.
   """
   config.data.update(name="hippocampus", axis="coronal", ood="scale=uint8")
   config.preprocess.size = (48, 48)
   config.unet.widths = (16, 32, 64, 128)
-  config.pretrain.update(labels=("position<0.1", "patient"), steps=600)
+  config.pretrain.update(labels=("position<0.1", "volume"), steps=600)
   config.segment.update(labelled=(1, 2), draws=(0, 1, 2), seeds=(0,), steps=200)
 
 

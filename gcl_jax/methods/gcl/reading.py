@@ -67,19 +67,29 @@ def limited(dataset: Dataset, count: int) -> Dataset:
 
 
 def parts(dataset: Dataset, config: Any, seed: int) -> np.ndarray:
-  """train, eval or ood of every slice, whole patients in one part."""
+  """train, eval or ood of every slice, whole patients in one part.
+
+  The data set's own split where it has one; otherwise patients with labels are
+  drawn for evaluation.
+  """
   part = np.full(len(dataset), "train", "U5")
   if config.ood:
     part[_out_of_distribution(dataset, config.ood)] = "ood"
   own = np.asarray(dataset.table.get("split", np.full(len(part), "")))
-  for name in ("train", "eval"):
-    part[(part != "ood") & (own == name)] = name
+  odd = sorted(set(own.tolist()) - {"", "train", "eval"})
+  if odd:
+    raise DataError(
+      f"data set {dataset.name!r}: split {odd[0]!r} is neither train nor eval"
+    )
+  part[(part != "ood") & (own == "eval")] = "eval"
   if not (own != "").any():
-    rest = np.flatnonzero(part == "train")
+    labelled = dataset.table.get("labelled", np.ones(len(part))) > 0
+    rest = np.flatnonzero((part == "train") & labelled)
     held_out = splits.split_by_group(
       dataset.groups[rest], config.eval_fraction, seed
     )
-    part[rest[held_out]] = "eval"
+    drawn = np.unique(dataset.groups[rest[held_out]])
+    part[(part == "train") & np.isin(dataset.groups, drawn)] = "eval"
   return part
 
 

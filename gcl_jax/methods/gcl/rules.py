@@ -12,7 +12,7 @@ of one slice always agree.
 """
 
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -85,7 +85,8 @@ def values_of(rule: Rule, table: dict[str, np.ndarray]) -> np.ndarray:
   """float32[N, 2] for `Rule.weights`: the value, and the row's own number.
 
   Raises:
-    ConfigError: no such column, or a column of texts where numbers are needed.
+    ConfigError: no such column, one without any value, or one of texts where
+      numbers are needed.
   """
   if rule.column not in table:
     raise ConfigError(
@@ -104,12 +105,11 @@ def values_of(rule: Rule, table: dict[str, np.ndarray]) -> np.ndarray:
       f"meta label {rule.text!r}: column {rule.column!r} holds texts, which"
       " can only be equal"
     )
+  if np.isnan(values).all():
+    raise ConfigError(
+      f"meta label {rule.text!r}: column {rule.column!r} is empty in every row"
+    )
   return np.stack([values, np.arange(len(column))], 1).astype(np.float32)
-
-
-def partner_rule(rules: tuple[Rule, ...]) -> Any:
-  """The first rule of equality: slices that share it come in one batch."""
-  return next((rule for rule in rules if rule.kind == "="), None)
 
 
 def _codes(column: np.ndarray) -> np.ndarray:
