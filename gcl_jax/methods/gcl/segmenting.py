@@ -8,6 +8,8 @@ stored slices and scored by volume.
 import functools
 import itertools
 import json
+import pathlib
+import shutil
 from typing import Any, NamedTuple
 
 import jax
@@ -85,11 +87,14 @@ def run(context: Any) -> dict[str, Any]:
   results, examples = {}, {}
   for fit in fits(config):
     done = context.folder / "done" / f"{fit.name}.json"
-    if not done.exists():
+    if done.exists():
+      found = json.loads(done.read_text())
+    else:
       found = _one(context, slices, segmenter, fit, tests, shown)
       # All processes hold the same figures; one of them writes.
-      distributed.on_main(functools.partial(_write, done, found))
-    found = json.loads(done.read_text())
+      distributed.on_main(
+        functools.partial(_write, done, found, _kept(context, fit))
+      )
     results[fit.name] = {part: _arrays(found[part]) for part in tests}
     examples.setdefault(fit.arm, np.array(found["examples"], np.uint8))
   return {
@@ -172,7 +177,7 @@ def _train(context, slices, segmenter, fit) -> tuple[Any, Any]:
   encoder = None
   if fit.arm != "scratch":
     encoder = context.load(fit.arm)["encoder"]
-  checkpoints = context.checkpoints(f"fits/{fit.name}", keep=1)
+  checkpoints = context.checkpoints(_kept(context, fit), keep=1)
   state = segmenter.fit(
     slices.pixels,
     slices.masks,
@@ -183,12 +188,14 @@ def _train(context, slices, segmenter, fit) -> tuple[Any, Any]:
     name=fit.name,
     telemetry=context.telemetry,
     checkpoints=checkpoints,
+    save_every=max(1, settings.steps // 2),
     log_every=context.config.log_every,
     max_skipped=context.config.max_skipped,
     ids=slices.table["id"],
     keep_best=bool(checked),
     **checked,
   )
+  checkpoints.close()
   best = state.extra["best"] if checked else {}
   params = best.get("params", state.params)
   return params, best.get("batch_stats", state.extra["batch_stats"])
@@ -288,9 +295,16 @@ def _score(context, slices, predict, test: Test) -> dict[str, list]:
   return {name: values.tolist() for name, values in scores.items()}
 
 
-def _write(path, found) -> None:
+def _kept(context, fit) -> pathlib.Path:
+  """Folder of the checkpoints of a fine-tune, while it is not done."""
+  return context.folder / "fits" / fit.name
+
+
+def _write(path, found, checkpoints) -> None:
+  """Figures of a fine-tune, in place of its checkpoints."""
   path.parent.mkdir(exist_ok=True)
   disk.write_text(path, json.dumps(found))
+  shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 def _arrays(found: dict[str, list]) -> dict[str, np.ndarray]:
