@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from gcl_jax.errors import DataError
-from gcl_jax.evaluation import metrics
-from gcl_jax.evaluation.volumes import class_mean, summarise, volume_scores
+from gcl_jax.evaluation.volumes import mean_over_fits, volume_scores
 
 NAMES = ("lv", "myocardium", "rv")
 SPACING = (5.0, 1.25, 1.5)
@@ -97,7 +96,7 @@ def with_gaps():
   return truths, predictions, [SPACING] * 3
 
 
-def test_undefined_is_counted_and_not_averaged():
+def test_undefined_is_not_a_number():
   scores = volume_scores(*with_gaps(), NAMES)
   nan = np.nan
   np.testing.assert_allclose(scores["dice/lv"], [2 / 3] * 3)
@@ -106,66 +105,55 @@ def test_undefined_is_counted_and_not_averaged():
   np.testing.assert_array_equal(scores["dice/rv"], [nan, nan, 1])
   np.testing.assert_array_equal(scores["hd95/rv"], [nan, nan, 0])
   np.testing.assert_allclose(scores["dice/mean"], [1 / 3, 1 / 3, 5 / 6])
-  result = summarise(scores)
-  counts = {key: result[key]["undefined"] for key in result}
-  assert counts == {
-    "dice/lv": 0,
-    "dice/myocardium": 1,
-    "dice/rv": 2,
-    "dice/mean": 3,
-    "hd95/lv": 0,
-    "hd95/myocardium": 3,
-    "hd95/rv": 2,
-    "hd95/mean": 5,
-  }
-  assert {result[key]["n"] for key in result} == {3}
-  assert result["dice/myocardium"]["value"] == 0
-  assert result["hd95/myocardium"]["value"] is None
+  rows = np.stack([scores[f"dice/{name}"] for name in NAMES])[:, None]
   # Volumes first, then classes: (2/3 + 0 + 1) / 3, not the mean over volumes.
-  assert result["dice/mean"]["value"] == pytest.approx(5 / 9)
+  found = mean_over_fits(rows, np.arange(3))
+  assert found["value"] == pytest.approx(5 / 9)
+  rows = np.stack([scores[f"hd95/{name}"] for name in NAMES])[:, None]
+  found = mean_over_fits(rows, np.arange(3))
   lv = scores["hd95/lv"].mean()
-  assert result["hd95/mean"]["value"] == pytest.approx((lv + 0) / 2)
+  assert found["value"] == pytest.approx((lv + 0) / 2)
 
 
-def test_intervals_are_by_patient():
-  random = np.random.default_rng(0)
-  patients = np.repeat(np.arange(12), 2)  # two phases each
-  level = np.repeat(random.uniform(0.3, 0.9, 12), 2)
-  scores = {f"dice/{name}": level + 0.01 * k for k, name in enumerate(NAMES)}
-  scores["dice/rv"] = np.where(patients == 3, np.nan, scores["dice/rv"])
-  scores["dice/mean"] = level
-  alone, grouped = summarise(scores), summarise(scores, patients)
-  for key in scores:
-    assert grouped[key]["value"] == alone[key]["value"]
-    widths = [x[key]["high"] - x[key]["low"] for x in (grouped, alone)]
-    assert widths[0] > 1.15 * widths[1]
-  # The interval of the mean by an independent bootstrap of the same draws.
-  rows = np.stack([scores[f"dice/{name}"] for name in NAMES], 1)
-  draws = []
-  for weights in metrics.resample(24, patients, 1000, 0):
-    for w in weights:
-      known = ~np.isnan(rows) * w[:, None]
-      draws.append(np.mean((np.nan_to_num(rows) * known).sum(0) / known.sum(0)))
-  low, high = np.quantile(draws, [0.025, 0.975])
-  assert grouped["dice/mean"]["low"] == pytest.approx(low, abs=1e-12)
-  assert grouped["dice/mean"]["high"] == pytest.approx(high, abs=1e-12)
-  again = summarise(scores, patients, samples=50, seed=4, level=0.5)
-  assert again["dice/lv"]["low"] > grouped["dice/lv"]["low"]
-
-
-def test_class_mean_of_nothing_is_none():
-  assert class_mean(np.full((3, 2), np.nan)) is None
-  assert class_mean(np.array([[0.2, np.nan], [0.4, np.nan]])) == (
-    pytest.approx(0.3)
+def test_intervals_are_over_patients_and_fits():
+  """Two volumes of one patient count as one; a difference between draws widens
+  the interval, and a gain that all fits share has none of that width."""
+  patients = np.array(["a", "b", "c", "d"])
+  of_patients = np.array([0.1, 0.2, 0.6, 0.8])
+  one = mean_over_fits(np.tile(of_patients, (1, 2, 1)), patients, samples=4000)
+  twice = mean_over_fits(
+    np.tile(np.repeat(of_patients, 2), (1, 2, 1)),
+    np.repeat(patients, 2),
+    samples=4000,
   )
+  for side in ("value", "low", "high"):
+    assert one[side] == pytest.approx(twice[side])
+  sd = of_patients.std() / 2  # of a mean of four
+  assert one["high"] - one["low"] == pytest.approx(2 * 1.96 * sd, rel=0.15)
+  draws = np.array([0.2, 0.4, 0.9])[:, None] + np.zeros((1, 3, 4))
+  wide = mean_over_fits(draws, patients, samples=4000)
+  assert wide["low"] == pytest.approx(0.2) and wide["high"] > 0.7
+  gain = mean_over_fits(draws + 0.05 - draws, patients, samples=4000)
+  assert gain["low"] == pytest.approx(0.05) == gain["high"]
+  alone = mean_over_fits(draws[:, :1], patients, samples=4000)
+  assert alone["low"] is alone["high"] is None
+
+
+def test_undefined_figures_are_left_out_of_means():
+  values = np.array([[[0.5, np.nan], [0.7, np.nan]], [[0.2, 0.4], [0.2, 0.4]]])
+  found = mean_over_fits(values, np.array(["a", "b"]), samples=4000)
+  assert found["value"] == pytest.approx((0.6 + 0.3) / 2)
+  nothing = mean_over_fits(
+    np.full((1, 2, 2), np.nan), np.arange(2), samples=4000
+  )
+  assert nothing["value"] is None
 
 
 def test_a_perfect_prediction():
   truth = volume(3)
-  result = summarise(volume_scores([truth], [truth.copy()], [SPACING], NAMES))
-  for key, found in result.items():
-    assert found["value"] == (1 if key.startswith("dice") else 0)
-    assert found["low"] is None and found["undefined"] == 0
+  found = volume_scores([truth], [truth.copy()], [SPACING], NAMES)
+  for key, values in found.items():
+    assert values.tolist() == [1.0 if key.startswith("dice") else 0.0]
 
 
 def test_what_does_not_fit_is_refused():

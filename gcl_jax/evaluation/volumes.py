@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gcl_jax.errors import DataError
-from gcl_jax.evaluation import masks, metrics
+from gcl_jax.evaluation import masks
 
 METRICS = ("dice", "hd95")
 
@@ -54,55 +54,66 @@ def volume_scores(
   return scores
 
 
-def summarise(
-  scores: dict[str, np.ndarray],
-  groups: np.ndarray | None = None,
+def mean_over_fits(
+  values: np.ndarray,
+  groups: np.ndarray,
   *,
   samples: int = 1000,
   seed: int = 0,
-  level: float = 0.95,
-) -> dict[str, dict[str, float | int | None]]:
-  """Means over volumes, then over classes, with intervals by patient.
+) -> dict[str, float | int | None]:
+  """Mean over fits, volumes and classes, with a 95 % interval.
 
-  A class counts the same however many volumes it is defined in. Where some
-  are undefined, the value of "dice/mean" therefore differs from the mean of
-  `scores["dice/mean"]`.
+  Which patients were labelled and the seed matter as much as who is tested,
+  so each of the bootstrap's samples draws the fits anew, and the test patients.
 
   Args:
-    scores: what `volume_scores` returns.
-    groups: [V] patient of each volume; None = every volume on its own.
-    samples, seed, level: of the bootstrap, see `metrics.bootstrap`.
+    values: float64[K, F, V] of K classes, F fine-tunes (draws and seeds), V
+      volumes; nan where undefined. For a gain, the paired differences.
+    groups: [V], the patients.
+    samples, seed: of the bootstrap.
 
   Returns:
-    For each key of `scores` a dict: `value`, `low`, `high` and `n`, the number
-    of volumes, as `metrics.bootstrap`, and `undefined`, how many volumes (of
-    "mean": how many pairs of a volume and a class) have no value. A method
-    that misses a class has no HD95 there: read it beside `undefined`.
+    {value, low, high, n}: n is the number of volumes; low and high None with a
+    single fine-tune or patient.
   """
-  result = {}
-  for key in scores:
-    metric, name = key.split("/", 1)
-    columns = [key] if name != "mean" else _classes(scores, metric)
-    rows = np.stack([scores[column] for column in columns], axis=1)
-    result[key] = metrics.bootstrap(
-      class_mean, rows, groups=groups, samples=samples, seed=seed, level=level
+  _, fits, volumes = values.shape
+  names, codes = np.unique(groups, return_inverse=True)
+  result = {
+    "value": _weighted(values, np.ones((1, fits)), np.ones((1, volumes)))[0],
+    "low": None,
+    "high": None,
+    "n": volumes,
+  }
+  if not np.isfinite(result["value"]):
+    return result | {"value": None}
+  if fits > 1 and len(names) > 1:
+    draw = np.random.default_rng(seed)
+    of_fits = draw.multinomial(fits, np.full(fits, 1 / fits), samples)
+    of_groups = draw.multinomial(
+      len(names), np.full(len(names), 1 / len(names)), samples
     )
-    result[key]["undefined"] = int(np.isnan(rows).sum())
-  return result
+    means = _weighted(values, of_fits, of_groups[:, codes])
+    low, high = np.nanquantile(means, (0.025, 0.975))
+    result |= {"low": float(low), "high": float(high)}
+  return result | {"value": float(result["value"])}
 
 
-def class_mean(rows: np.ndarray) -> float | None:
-  """Mean over volumes, then over classes: float[V, K] with nan -> a number.
-
-  A class that is undefined in every volume is left out; None when all are.
-  """
-  mean = _mean(np.array([_mean(column) for column in rows.T]))
-  return None if np.isnan(mean) else float(mean)
-
-
-def _classes(scores, metric) -> list[str]:
-  mean = f"{metric}/mean"
-  return [k for k in scores if k.startswith(f"{metric}/") and k != mean]
+def _weighted(values, of_fits, of_volumes) -> np.ndarray:
+  """[S]: mean by weights [S, F] and [S, V] of what is defined, then over the
+  classes that are defined at all."""
+  known = ~np.isnan(values)
+  filled = np.where(known, values, 0.0)
+  add = "kfv,sf,sv->sk"
+  total = np.einsum(add, filled, of_fits, of_volumes, optimize=True)
+  count = np.einsum(
+    add, known.astype(float), of_fits, of_volumes, optimize=True
+  )
+  means = np.where(count > 0, total / np.where(count > 0, count, 1), np.nan)
+  some = ~np.isnan(means)
+  sums = np.where(some, means, 0).sum(axis=1)
+  return np.where(
+    some.any(axis=1), sums / np.maximum(some.sum(axis=1), 1), np.nan
+  )
 
 
 def _mean(values: np.ndarray) -> float:

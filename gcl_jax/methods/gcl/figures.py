@@ -7,7 +7,7 @@ import numpy as np
 
 from gcl_jax.engine import results
 from gcl_jax.engine.tables import unpack
-from gcl_jax.evaluation import metrics, volumes
+from gcl_jax.evaluation import volumes
 from gcl_jax.methods.gcl import arms
 from gcl_jax.methods.gcl.segmenting import Fit, fits
 
@@ -34,8 +34,8 @@ def all_metrics(found: dict, config: Any) -> dict[str, dict]:
   """Flat name -> {value, low, high, n}.
 
   `segment/<arm>@<M>/...` of every arm, and without the arm the figures of GCL
-  at the first M of `segment.labelled`. Values are means over draws and seeds
-  first; intervals are a bootstrap by patient.
+  at the first M of `segment.labelled`. Intervals as in
+  `volumes.mean_over_fits`.
   """
   out = {}
   for labelled in config.segment.labelled:
@@ -56,57 +56,44 @@ def _of_arm(found, config, arm, labelled, name) -> dict[str, dict]:
     if not scores:
       continue
     groups = found["tests"][part]["groups"]
-    mean = {k: _mean_of_fits(v) for k, v in scores.items()}
-    summary = volumes.summarise(
-      mean, groups, samples=config.report.bootstrap, seed=config.seed
-    )
-    for key, metric in summary.items():
-      missing = metric.pop("undefined")
-      out[f"{name}/{prefix}{key}"] = metric
-      if key.startswith("hd95/"):
-        out[f"{name}/{prefix}{key}/undefined"] = _count(missing, metric["n"])
+    for key, values in scores.items():
+      metric, _, kind = key.partition("/")
+      columns = _classes(scores, metric) if kind == "mean" else values[None]
+      out[f"{name}/{prefix}{key}"] = _interval(columns, groups, config)
+      if metric == "hd95":
+        missing = int(np.isnan(columns).sum())
+        out[f"{name}/{prefix}{key}/undefined"] = _count(missing, columns.size)
     for other in BASELINES:
       if other in config.arms and other != arm:
         theirs = scores_of(found, config, other, labelled, part)
-        out[f"{name}/{prefix}gain_over_{other}"] = gain(
-          scores["dice/mean"], theirs["dice/mean"], groups, config
+        difference = _classes(scores, "dice") - _classes(theirs, "dice")
+        out[f"{name}/{prefix}gain_over_{other}"] = _interval(
+          difference, groups, config
         )
   return out
+
+
+def _interval(values, groups, config) -> dict:
+  return volumes.mean_over_fits(
+    values, groups, samples=config.report.bootstrap, seed=config.seed
+  )
+
+
+def _classes(scores: dict, metric: str) -> np.ndarray:
+  """float64[K, fits, V] of the classes of a metric."""
+  mean = f"{metric}/mean"
+  names = [k for k in scores if k.startswith(f"{metric}/") and k != mean]
+  return np.stack([scores[name] for name in names])
 
 
 def _count(value: int, n: int) -> dict:
   return {"value": value, "low": None, "high": None, "n": n}
 
 
-def gain(
-  ours: np.ndarray, theirs: np.ndarray, groups: np.ndarray, config: Any
-) -> dict:
-  """Mean difference of two arms' Dice, paired by volume, draw and seed.
-
-  Args:
-    ours, theirs: float64[fits, V], the same fits and volumes.
-    groups: [V], the patients.
-    config: of the run.
-  """
-  difference = _mean_of_fits(ours - theirs)
-  return metrics.bootstrap(
-    lambda values: float(values.mean()),
-    difference,
-    groups=groups,
-    samples=config.report.bootstrap,
-    seed=config.seed,
-  )
-
-
 def spread(values: np.ndarray) -> float | None:
   """Standard deviation over draws and seeds of the mean over volumes."""
   per_fit = np.array([_mean(row) for row in values])
   return float(per_fit.std(ddof=1)) if len(per_fit) > 1 else None
-
-
-def _mean_of_fits(values: np.ndarray) -> np.ndarray:
-  """Mean over fits, of what is defined."""
-  return np.array([_mean(column) for column in values.T])
 
 
 def _mean(values: np.ndarray) -> float:

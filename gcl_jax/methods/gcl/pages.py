@@ -68,7 +68,8 @@ def _segmentation(context, found, metrics) -> html.Section:
       ),
       rows,
       caption="M patients with labels. Means over test volumes, classes, draws"
-      " and seeds; intervals by patient; the sd is over draws and seeds.",
+      " and seeds; intervals over test patients, draws and seeds (none where"
+      " there was one fine-tune only); the sd is over draws and seeds.",
     )
   ]
   if gains:
