@@ -185,9 +185,9 @@ def test_pixels_are_added_with_their_weight():
   close(applied["encoder"], expected, 1e-2)
   pixel_head = mitigation.mean(of_pixels["pixel_head"])
   close(
-    applied["pixel_head"], jax.tree.map(lambda x: 0.5 * x, pixel_head), 1e-4
+    applied["pixel_head"], jax.tree.map(lambda x: 0.5 * x, pixel_head), 1e-2
   )
-  np.testing.assert_allclose(metrics["pixel_loss"], values.mean(), rtol=1e-4)
+  np.testing.assert_allclose(metrics["pixel_loss"], values.mean(), rtol=1e-2)
   assert params["pixel_head"]
 
 
