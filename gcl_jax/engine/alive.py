@@ -96,11 +96,14 @@ def lost(reason: str) -> None:
 
 
 def _work(pulse, done, limit, stall):
-  while not done.wait(min(5.0, limit / 5)):
+  pause = min(5.0, limit / 5)
+  while not done.wait(pause):
     pulse.beat()
     if silent := pulse.silent(limit):
       lost(f"{silent} said nothing for {limit:.0f} s")
     if standing := pulse.standing(stall):
+      # JAX aborts the others when process 0 ends before they have said so.
+      done.wait(0 if pulse.me else 3 * pause)
       lost(f"no progress for {stall:.0f} s, moves so far: {standing}")
 
 

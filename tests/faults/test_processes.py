@@ -165,8 +165,10 @@ def test_row16_a_thread_that_hangs_stops_all(whole, tmp_path, monkeypatch):
   """Both processes beat on, but no batch ever comes in the second."""
   monkeypatch.setenv("GCL_STALL_S", "4")
   run = Run(tmp_path, 2, 1, "--stuck=12")
-  assert run.codes() == [4, 4], run.words()
-  # The first to end says why; the other may hear of its end before that.
+  codes = run.codes()
+  # The first to end says why; the other may hear of its end before that, by
+  # an error or by JAX's own abort, after which the launchers start again too.
+  assert 4 in codes and {*codes} <= {4, -signal.SIGABRT}, run.words()
   assert re.search(
     r"was lost \(no progress for 4 s, moves so far: process 0: \d+, process 1:",
     run.words(0) + run.words(1),
