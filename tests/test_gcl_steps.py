@@ -171,7 +171,18 @@ def test_norm_comes_before_the_mitigator():
   close(applied["encoder"], expected, 1e-4)
 
 
-def test_pixels_are_added_with_their_weight():
+def test_pixels_are_added_with_their_weight(monkeypatch):
+  """With pairs chosen on fixed maps: a change of 1e-6 in the step's own turns
+  some of them, which is not what is tested here."""
+  select = branches.pixel_filter.select
+
+  def on_fixed_maps(keys, head, maps, embeddings, *args, **settings):
+    fixed = jax.random.normal(jax.random.key(5), maps.shape)
+    other = jax.random.normal(jax.random.key(6), embeddings.shape)
+    other /= jnp.linalg.norm(other, axis=-1, keepdims=True)
+    return select(keys, head, fixed, other, *args, **settings)
+
+  monkeypatch.setattr(branches.pixel_filter, "select", on_fixed_maps)
   _, of_images = reference()
   values, of_pixels = reference("F0", image=False)
   (params, _), applied, metrics = one_step(contrast_of(pixel="F0"))
@@ -181,13 +192,12 @@ def test_pixels_are_added_with_their_weight():
     cone(of_images["encoder"]),
     cone(of_pixels["encoder"]),
   )
-  # Rounding may turn which of two equally near pixels is taken.
-  close(applied["encoder"], expected, 1e-2)
+  close(applied["encoder"], expected, 2e-3)
   pixel_head = mitigation.mean(of_pixels["pixel_head"])
   close(
-    applied["pixel_head"], jax.tree.map(lambda x: 0.5 * x, pixel_head), 1e-2
+    applied["pixel_head"], jax.tree.map(lambda x: 0.5 * x, pixel_head), 1e-4
   )
-  np.testing.assert_allclose(metrics["pixel_loss"], values.mean(), rtol=1e-2)
+  np.testing.assert_allclose(metrics["pixel_loss"], values.mean(), rtol=1e-4)
   assert params["pixel_head"]
 
 

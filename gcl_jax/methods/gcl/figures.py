@@ -1,4 +1,4 @@
-"""Figures of a run: means with intervals by patient, and paired gains."""
+"""Figures of a run: means with their intervals, and paired gains."""
 
 import math
 from typing import Any
