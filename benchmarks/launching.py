@@ -1,8 +1,11 @@
 """Starts the program as a user would."""
 
+import functools
+import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Iterable
 
 
 def run(
@@ -10,8 +13,10 @@ def run(
   workdir: pathlib.Path,
   settings: dict,
   stage: str | None = None,
+  cores: Iterable[int] = (),
 ) -> None:
-  """One run, or one stage of it; raises if it does not end well."""
+  """One run, or one stage of it, on these cores (() = all of this process);
+  raises if it does not end well."""
   command = [
     sys.executable,
     "-m",
@@ -22,4 +27,6 @@ def run(
   ]
   if stage:
     command.append(f"--stage={stage}")
-  subprocess.run(command, check=True)
+  cores = set(cores) or os.sched_getaffinity(0)
+  pin = functools.partial(os.sched_setaffinity, 0, cores)
+  subprocess.run(command, check=True, preexec_fn=pin)

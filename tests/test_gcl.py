@@ -327,7 +327,7 @@ def test_a_column_can_set_volumes_apart(tmp_path):
   """As the other intensity scale of the hippocampus set does."""
   config = tiny(**{"data.ood": "phase=ES", "ood_data.name": ""})
   dataset = data.load(config.data)
-  part = reading.parts(dataset, config.data, 0)
+  part = reading.parts(dataset, config.data)
   assert set(part[dataset.table["phase"] == "ES"]) == {"ood"}
   assert set(part[dataset.table["phase"] == "ED"]) == {"train", "eval"}
 
@@ -341,19 +341,22 @@ def test_a_split_of_the_owner_is_followed_and_labels_decide_who_tests():
     return dataclasses.replace(dataset, table=table)
 
   own = np.where(dataset.groups == "p0003", "eval", "train")
-  part = reading.parts(with_column("split", own), config.data, 0)
+  part = reading.parts(with_column("split", own), config.data)
   np.testing.assert_array_equal(part, own)
   with pytest.raises(DataError, match="split 'test' is neither train nor eval"):
     reading.parts(
       with_column("split", np.where(own == "eval", "test", "train")),
       config.data,
-      0,
     )
   labelled = np.isin(dataset.groups, ["p0001", "p0004", "p0006", "p0007"])
+  kept = set()
   for seed in range(5):
+    config.data.split_seed = seed
     found = with_column("labelled", labelled.astype(float))
-    part = reading.parts(found, config.data, seed)
+    part = reading.parts(found, config.data)
     assert (part == "eval").any() and labelled[part == "eval"].all()
+    kept.add(tuple(sorted(set(dataset.groups[part == "eval"].tolist()))))
+  assert len(kept) > 1  # the seed decides
 
 
 def test_the_inner_patient_chooses_the_model(tmp_path):

@@ -40,6 +40,17 @@ def test_closer_than_a_threshold():
   assert weights("position<0.31")[0, 1] == 1
 
 
+@pytest.mark.parametrize("slices", [10, 20, 30, 40])
+def test_a_difference_equal_to_the_threshold_is_not_below_it(slices):
+  """In float32 about half of these would be."""
+  table = {"position": np.arange(1, slices + 1) / slices}
+  found = weights("position<0.1", table)
+  apart = slices // 10
+  assert not np.diagonal(found, apart).any()
+  if apart > 1:
+    assert np.diagonal(found, apart - 1).all()
+
+
 def test_a_kernel():
   found = weights("position~0.2")
   np.testing.assert_allclose(found[0, 1], np.exp(-(1.5**2) / 2), rtol=1e-5)

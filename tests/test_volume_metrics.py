@@ -139,6 +139,24 @@ def test_intervals_are_over_patients_and_fits():
   assert alone["low"] is alone["high"] is None
 
 
+def test_fits_that_share_a_draw_are_not_independent():
+  """Two draws by 20 seeds that all agree: as uncertain as two draws."""
+  of_draws = np.array([0.2, 0.8])
+  values = np.repeat(of_draws, 20)[None, :, None] + np.zeros((1, 1, 4))
+  patients = np.arange(4)
+  crossed = mean_over_fits(values, patients, draws=2, samples=4000)
+  assert crossed["low"] == pytest.approx(0.2)
+  assert crossed["high"] == pytest.approx(0.8)
+  independent = mean_over_fits(values, patients, samples=4000)
+  assert independent["high"] - independent["low"] < 0.25
+  # The same the other way round: seeds that differ, draws that agree.
+  values = np.tile(of_draws, 20)[None, :, None] + np.zeros((1, 1, 4))
+  crossed = mean_over_fits(values, patients, draws=20, samples=4000)
+  assert crossed["low"] == pytest.approx(0.2)
+  with pytest.raises(ValueError, match="40 fits are not 3 draws"):
+    mean_over_fits(values, patients, draws=3)
+
+
 def test_undefined_figures_are_left_out_of_means():
   values = np.array([[[0.5, np.nan], [0.7, np.nan]], [[0.2, 0.4], [0.2, 0.4]]])
   found = mean_over_fits(values, np.array(["a", "b"]), samples=4000)

@@ -58,25 +58,36 @@ def mean_over_fits(
   values: np.ndarray,
   groups: np.ndarray,
   *,
+  draws: int | None = None,
   samples: int = 1000,
   seed: int = 0,
 ) -> dict[str, float | int | None]:
   """Mean over fits, volumes and classes, with a 95 % interval.
 
   Which patients were labelled and the seed matter as much as who is tested,
-  so each of the bootstrap's samples draws the fits anew, and the test patients.
+  so each of the bootstrap's samples draws anew the draws of labelled patients,
+  the seeds and the test patients, each by itself: fits that share a draw are
+  not independent. A few draws or seeds make intervals that are too narrow.
 
   Args:
-    values: float64[K, F, V] of K classes, F fine-tunes (draws and seeds), V
-      volumes; nan where undefined. For a gain, the paired differences.
+    values: float64[K, F, V] of K classes, F fine-tunes, V volumes; nan where
+      undefined. For a gain, the paired differences.
     groups: [V], the patients.
+    draws: number D of draws; fits are then in order of draw and seed, F / D
+      seeds each. None takes every fit for a draw of its own.
     samples, seed: of the bootstrap.
 
   Returns:
     {value, low, high, n}: n is the number of volumes; low and high None with a
     single fine-tune or patient.
+
+  Raises:
+    ValueError: F is not a multiple of `draws`.
   """
   _, fits, volumes = values.shape
+  draws = fits if draws is None else draws
+  if fits % draws:
+    raise ValueError(f"{fits} fits are not {draws} draws times some seeds")
   names, codes = np.unique(groups, return_inverse=True)
   result = {
     "value": _weighted(values, np.ones((1, fits)), np.ones((1, volumes)))[0],
@@ -87,11 +98,13 @@ def mean_over_fits(
   if not np.isfinite(result["value"]):
     return result | {"value": None}
   if fits > 1 and len(names) > 1:
-    draw = np.random.default_rng(seed)
-    of_fits = draw.multinomial(fits, np.full(fits, 1 / fits), samples)
-    of_groups = draw.multinomial(
-      len(names), np.full(len(names), 1 / len(names)), samples
+    rng = np.random.default_rng(seed)
+    of_draws, of_seeds, of_groups = (
+      rng.multinomial(count, np.full(count, 1 / count), samples)
+      for count in (draws, fits // draws, len(names))
     )
+    of_fits = of_draws[:, :, None] * of_seeds[:, None, :]
+    of_fits = of_fits.reshape(samples, fits)
     means = _weighted(values, of_fits, of_groups[:, codes])
     low, high = np.nanquantile(means, (0.025, 0.975))
     result |= {"low": float(low), "high": float(high)}

@@ -13,10 +13,18 @@ gradient of the kernel for 64 images on one core, in milliseconds
   4 x 4     3 x 3,     512 -> 512            29       76            30
   2 x 4     3 x 3,     512 -> 512   10 to 200 times the product's, all passes
 
-So small maps are one matrix product over shifted views, and elsewhere the
-gradient of the kernel is summed over groups of images small enough for the
-cache, whose copies XLA would otherwise make for the whole batch at once. Other
-platforms get XLA's own form everywhere: nothing was measured there.
+and of layers with few output channels (U-Nets), for 16 images:
+
+  48 x 48   3 x 3,      16 ->  16             4       20            47
+  48 x 48   3 x 3,      32 ->  16             8       40            78
+  48 x 48   3 x 3,      16 ->  32            13        9
+  64 x 64   3 x 3,      16 ->   8             6       49
+
+So small maps are one matrix product over shifted views; up to 16 output
+channels XLA's own form stays; and elsewhere the gradient of the kernel is
+summed over groups of images small enough for the cache, whose copies XLA would
+otherwise make for the whole batch at once. Other platforms get XLA's own form
+everywhere: nothing was measured there.
 """
 
 import functools
@@ -32,6 +40,8 @@ from jax import lax
 
 # Output positions (height x width) up to which a CPU takes one product.
 _SMALL_MAP = 16
+# Output channels up to which groups of images are slower than XLA's own form.
+_NARROW = 16
 # (output positions, images of a group) from the largest map down.
 _GROUPS = ((256, 2), (32, 8))
 _NUMBERS = ("NHWC", "HWIO", "NHWC")
@@ -96,7 +106,8 @@ def conv(
     for size, k in zip(inputs.shape[1:3], kernel.shape[:2], strict=True)
   )
   if height * width > _SMALL_MAP:
-    return _large(inputs, kernel, strides, padding)
+    form = native if kernel.shape[3] <= _NARROW else _large
+    return form(inputs, kernel, strides, padding)
   return lax.platform_dependent(
     inputs,
     kernel,

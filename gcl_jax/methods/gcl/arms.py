@@ -5,10 +5,16 @@ from typing import Any
 
 import ml_collections
 
-_NO_PIXELS = dict(pixel="", level="parameters", norm=False, pacing="")
+_NO_PIXELS = dict(pixel="", norm=False, pacing="")
+# The mean of gradients is the gradient of the mean: one backward pass will do.
+_MEAN = dict(mitigator="mean", level="features")
+_PARAMETERS = dict(heads="per_label", level="parameters")
+_FEATURES = dict(heads="per_label", level="features")
 
 
-def _of(**changes: Any) -> Callable[[Any], dict]:
+def _of(*settings: dict, **changes: Any) -> Callable[[Any], dict]:
+  for more in settings:
+    changes = more | changes
   return lambda pretrain: _NO_PIXELS | changes
 
 
@@ -17,7 +23,7 @@ def _only(column: str) -> Callable[[Any], dict]:
 
   def changes(pretrain):
     labels = tuple(r for r in pretrain.labels if r.startswith(column))
-    return _NO_PIXELS | dict(labels=labels, mitigator="mean")
+    return _NO_PIXELS | _MEAN | dict(labels=labels)
 
   return changes
 
@@ -26,22 +32,27 @@ def _only(column: str) -> Callable[[Any], dict]:
 # the plain sum with a head per label, is the baseline a mitigator must beat.
 ARMS: dict[str, Callable[[Any], dict]] = {
   "scratch": _of(),
-  "simclr": _of(labels=()),
+  "simclr": _of(_MEAN, labels=()),
   "position": _only("position"),
   "patient": _only("patient"),
   "phase": _only("phase"),
-  "partition": _of(labels=("position/4",), mitigator="mean"),
-  "shared_mean": _of(heads="shared", mitigator="mean"),
-  "heads_mean": _of(heads="per_label", mitigator="mean"),
-  "self_paced": _of(heads="per_label", mitigator="mean", pacing="soft"),
-  "shared_pcgrad": _of(heads="shared", mitigator="pcgrad"),
-  "shared_cone": _of(heads="shared", mitigator="cone"),
-  "shared_cagrad": _of(heads="shared", mitigator="cagrad"),
-  "heads_pcgrad": _of(heads="per_label", mitigator="pcgrad"),
-  "heads_cone": _of(heads="per_label", mitigator="cone"),
-  "heads_cagrad": _of(heads="per_label", mitigator="cagrad"),
-  "features_cone": _of(mitigator="cone", level="features"),
-  "norm_cone": _of(mitigator="cone", norm=True),
+  "partition": _of(_MEAN, labels=("position/4",)),
+  "shared_mean": _of(_MEAN, heads="shared"),
+  "heads_mean": _of(_MEAN, heads="per_label"),
+  "self_paced": _of(_MEAN, heads="per_label", pacing="soft"),
+  "norm_cone": _of(_PARAMETERS, mitigator="cone", norm=True),
+  **{
+    f"shared_{name}": _of(heads="shared", level="parameters", mitigator=name)
+    for name in ("pcgrad", "cone", "cagrad")
+  },
+  **{
+    f"heads_{name}": _of(_PARAMETERS, mitigator=name)
+    for name in ("pcgrad", "cone", "cagrad")
+  },
+  **{
+    f"features_{name}": _of(_FEATURES, mitigator=name)
+    for name in ("pcgrad", "cone", "cagrad")
+  },
   **{
     f"pixel_{variant}": lambda pretrain, variant=variant: dict(pixel=variant)
     for variant in ("F0", "F1", "F2", "F3", "random")

@@ -75,7 +75,11 @@ def _of_arm(found, config, arm, labelled, name) -> dict[str, dict]:
 
 def _interval(values, groups, config) -> dict:
   return volumes.mean_over_fits(
-    values, groups, samples=config.report.bootstrap, seed=config.seed
+    values,
+    groups,
+    draws=len(config.segment.draws),
+    samples=config.report.bootstrap,
+    seed=config.seed,
   )
 
 

@@ -47,7 +47,7 @@ def datasets(config: Any, dataset: Dataset) -> list[tuple[Dataset, np.ndarray]]:
     DataError: too few patients to split.
   """
   main = limited(dataset, config.data.limit)
-  found = [(main, parts(main, config.data, config.seed))]
+  found = [(main, parts(main, config.data))]
   if config.ood_data.name:
     other = limited(data.load(config.ood_data), config.ood_data.limit)
     table = dict(other.table)
@@ -66,7 +66,7 @@ def limited(dataset: Dataset, count: int) -> Dataset:
   return dataset.select(np.isin(dataset.groups, names[:count]))
 
 
-def parts(dataset: Dataset, config: Any, seed: int) -> np.ndarray:
+def parts(dataset: Dataset, config: Any) -> np.ndarray:
   """train, eval or ood of every slice, whole patients in one part.
 
   The data set's own split where it has one; otherwise patients with labels are
@@ -86,7 +86,7 @@ def parts(dataset: Dataset, config: Any, seed: int) -> np.ndarray:
     labelled = dataset.table.get("labelled", np.ones(len(part))) > 0
     rest = np.flatnonzero((part == "train") & labelled)
     held_out = splits.split_by_group(
-      dataset.groups[rest], config.eval_fraction, seed
+      dataset.groups[rest], config.eval_fraction, config.split_seed
     )
     drawn = np.unique(dataset.groups[rest[held_out]])
     part[(part == "train") & np.isin(dataset.groups, drawn)] = "eval"

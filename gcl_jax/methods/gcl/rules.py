@@ -20,6 +20,7 @@ import numpy as np
 
 from gcl_jax.errors import ConfigError
 
+_ROUNDING = 1e-5  # of float32 differences, relative to a threshold
 _PATTERN = re.compile(r"([^<~/]+)(?:([<~/])(.+))?")
 
 
@@ -50,7 +51,9 @@ class Rule(NamedTuple):
       jnp.where(known, one, 0.0) - jnp.where(known, other, 0.0)
     )
     if self.kind == "<":
-      alike = (difference < self.width).astype(jnp.float32)
+      # Of 20 slices, rounding would put half of those 2 apart below 0.1.
+      bound = self.width * (1 - _ROUNDING)
+      alike = (difference < bound).astype(jnp.float32)
     elif self.kind == "~":
       alike = jnp.exp(-jnp.square(difference / self.width) / 2)
     else:

@@ -8,7 +8,7 @@ branch and the pixel branch apart; the heads get the plain mean.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,15 @@ from gcl_jax.methods.gcl.branches import Contrast, image_losses, pixel_losses
 
 # Share of the largest gradient of a slice below which one is rounding.
 _ROUNDING = 1e-6
+
+
+class _Conflict(NamedTuple):
+  """float[K, K] each; at level `features` the means over slices."""
+
+  cosines: jax.Array
+  negative: jax.Array  # share below 0
+
+
 Step = Callable[..., tuple[State, dict[str, jax.Array]]]
 MITIGATORS = {
   "mean": mitigation.mean,
@@ -61,8 +70,10 @@ def pretrain_step(
 
   Returns:
     step(state, batch, *, axis_name) -> (state, metrics): `loss` (their mean),
-    `loss/<rule>`, `conflict_rate` and `cos/<rule>|<rule>` of the gradients
-    before mitigation, and the same with `pixel_` for the pixel branch.
+    `loss/<rule>`, `cos/<rule>|<rule>` of the gradients before mitigation and
+    `conflict_rate`, the share of pairs of labels whose cosine is below 0 (at
+    level "features" of pairs of labels and slices), and the same with `pixel_`
+    for the pixel branch.
   """
   combine = _combiner(MITIGATORS[mitigator], norm)
   names = tuple(rule.text for rule in contrast.rules) or ("slice",)
@@ -101,7 +112,7 @@ def pretrain_step(
       branches.append(("pixel_", pixels.weight * on, of_pixels))
     total, metrics = None, {}
     for prefix, weight, branch in branches:
-      values, encoder, head, seen = _branch(
+      values, encoder, head, conflict = _branch(
         branch, maps, heads, backward, combine, level, axis_name
       )
       gradient = {"encoder": encoder, **head}
@@ -109,7 +120,7 @@ def pretrain_step(
       total = (
         gradient if total is None else jax.tree.map(jnp.add, total, gradient)
       )
-      metrics |= _named(prefix, names, values, seen)
+      metrics |= _named(prefix, names, values, conflict)
     state = update(state, total, optimizer, {"batch_stats": stats})
     return state, metrics
 
@@ -139,7 +150,7 @@ def _combiner(mitigate, norm):
 
 def _branch(branch, maps, heads, backward, combine, level, axis_name):
   """Losses of a branch, its mitigated encoder gradient, its mean head gradient
-  and the gradients that were compared, averaged over devices."""
+  and the `_Conflict` of the gradients that were compared, over all devices."""
   values, pull = jax.vjp(branch, maps, heads)
   each = [pull(one) for one in jnp.eye(len(values), dtype=values.dtype)]
   of_maps = jnp.stack([maps_gradient for maps_gradient, _ in each])
@@ -151,13 +162,23 @@ def _branch(branch, maps, heads, backward, combine, level, axis_name):
     of_maps = _without_rounding(of_maps, axis_name)
     directions = jax.vmap(combine, in_axes=1)(of_maps)
     (encoder,) = backward(directions)
-    seen = jnp.mean(jax.vmap(mitigation.cosines, in_axes=1)(of_maps), axis=0)
-    return values, pmean(encoder, axis_name), of_heads, pmean(seen, axis_name)
+    cosines = jax.vmap(mitigation.cosines, in_axes=1)(of_maps)
+    conflict = jax.tree.map(
+      lambda each: jnp.mean(each, axis=0), _conflict(cosines)
+    )
+    encoder, conflict = pmean((encoder, conflict), axis_name)
+    return values, encoder, of_heads, conflict
   gradients = [backward(gradient)[0] for gradient in of_maps]
   stacked = jax.tree.map(lambda *g: jnp.stack(g), *gradients)
   # Averaged before they are compared: shards disagree about what conflicts.
   stacked = pmean(stacked, axis_name)
-  return values, combine(stacked), of_heads, mitigation.cosines(stacked)
+  conflict = _conflict(mitigation.cosines(stacked))
+  return values, combine(stacked), of_heads, conflict
+
+
+def _conflict(cosines):
+  """Of every pair of labels: the cosine, and whether it is below 0."""
+  return _Conflict(cosines, (cosines < 0).astype(jnp.float32))
 
 
 def _without_rounding(of_maps, axis_name):
@@ -175,17 +196,16 @@ def _without_rounding(of_maps, axis_name):
   )
 
 
-def _named(prefix, names, values, cosines):
+def _named(prefix, names, values, conflict):
   """Metrics of one branch."""
   found = {f"{prefix}loss": jnp.mean(values)}
   for k, name in enumerate(names):
     found[f"{prefix}loss/{name}"] = values[k]
   pairs = [(i, j) for j in range(len(names)) for i in range(j)]
   for i, j in pairs:
-    found[f"{prefix}cos/{names[i]}|{names[j]}"] = cosines[i, j]
+    found[f"{prefix}cos/{names[i]}|{names[j]}"] = conflict.cosines[i, j]
   if pairs:
-    negative = [cosines[i, j] < 0 for i, j in pairs]
     found[f"{prefix}conflict_rate"] = jnp.mean(
-      jnp.stack(negative), dtype=jnp.float32
+      jnp.stack([conflict.negative[i, j] for i, j in pairs])
     )
   return found
