@@ -17,6 +17,7 @@ stopped grid goes on where it was.
 import argparse
 import collections
 import concurrent.futures
+import json
 import os
 import pathlib
 import re
@@ -24,6 +25,11 @@ import shutil
 import sys
 
 import launching
+import numpy as np
+
+from gcl_jax.engine.checkpoint import load_artifact
+from gcl_jax.engine.tables import unpack
+from gcl_jax.evaluation import volumes
 
 ARMS = (
   "scratch",
@@ -55,10 +61,12 @@ _FIT = re.compile(r"(\w+)-m(\d+)-d(\d+)-s(\d+)")
 def main() -> int:
   """Runs what is missing, then prints the tables."""
   arguments = parse()
-  out = pathlib.Path(arguments.out)
   if arguments.jobs:
-    run_all(arguments, out)
-  tables(out)
+    run_all(arguments, pathlib.Path(arguments.out))
+  fits = finished(arguments.out) if arguments.out else []
+  if arguments.kept:
+    fits = keep(pathlib.Path(arguments.kept), fits)
+  tables(fits)
   return 0
 
 
@@ -69,6 +77,7 @@ def parse() -> argparse.Namespace:
   )
   parser.add_argument("--config", default="configs/gcl.py:hippocampus")
   parser.add_argument("--out", default="runs/gcl_grid")
+  parser.add_argument("--kept", default="", help="a file of scores")
   parser.add_argument("--seeds", default="0,1,2")
   parser.add_argument("--runs", default=",".join(RUNS))
   parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
@@ -115,6 +124,113 @@ def share(base: pathlib.Path, folder: pathlib.Path) -> None:
   for stage in ("data", *FEW, "gcl"):
     if (base / stage).exists() and not (folder / stage).exists():
       shutil.copytree(base / stage, folder / stage)
+
+
+def finished(out: str) -> list[dict]:
+  """Every finished fine-tune: arm, M, draw, seed, and for each part the
+  patients of its volumes and their scores by metric and class."""
+  fits, groups = [], {}
+  for path in sorted(pathlib.Path(out).glob("seed*/*/segment/done/*.json")):
+    arm, *numbers = _FIT.fullmatch(path.stem).groups()
+    found = json.loads(path.read_text())
+    groups = groups or groups_of(path.parents[2])
+    fit = dict(
+      zip(("labelled", "draw", "seed"), map(int, numbers), strict=True), arm=arm
+    )
+    for part, names in groups.items():
+      fit[part] = {"groups": names}
+      for name, values in found[part].items():
+        if not name.endswith("mean"):
+          fit[part][name] = [None if x != x else round(x, 4) for x in values]
+    fits.append(fit)
+  return fits
+
+
+def groups_of(run: pathlib.Path) -> dict[str, list[str]]:
+  """The patient of every labelled volume of a part, in the volumes' order."""
+  table = unpack(load_artifact(run / "data" / "artifact")["table"])
+  groups = {}
+  for part in PARTS:
+    rows = np.flatnonzero((table["part"] == part) & (table["labelled"] > 0))
+    pairs = zip(table["volume"][rows], table["group"][rows], strict=True)
+    groups[part] = [str(group) for group in dict(pairs).values()]
+  return groups
+
+
+def keep(path: pathlib.Path, fits: list[dict]) -> list[dict]:
+  """The fine-tunes in the file and these; the file then holds all of them."""
+  lines = path.read_text().splitlines() if path.exists() else []
+  merged = {key(fit): fit for fit in [*map(json.loads, lines), *fits]}
+  fits = [merged[name] for name in sorted(merged)]
+  path.write_text("".join(json.dumps(fit) + "\n" for fit in fits))
+  return fits
+
+
+def key(fit: dict) -> tuple:
+  """What tells fine-tunes apart."""
+  return fit["seed"], fit["labelled"], fit["draw"], fit["arm"]
+
+
+def tables(fits: list[dict]) -> None:
+  """Figures of every arm, then paired differences in Dice, in markdown."""
+  found = collections.defaultdict(dict)
+  for fit in fits:
+    found[fit["arm"], fit["labelled"]][fit["draw"], fit["seed"]] = fit
+  counts = sorted({m for _, m in found}, key=lambda m: m or 10**6)
+  arms = [arm for arm in (*ARMS, "gcl") if any(a == arm for a, _ in found)]
+  for part, title in PARTS.items():
+    for metric in ("dice", "hd95"):
+      rows = {
+        arm: [cell(found, part, metric, arm, m) for m in counts] for arm in arms
+      }
+      show(f"{metric}, {title}", counts, rows)
+    for other in BASELINES:
+      rows = {
+        arm: [cell(found, part, "dice", arm, m, other) for m in counts]
+        for arm in arms
+        if arm != other
+      }
+      show(f"dice, {title}: difference from {other}", counts, rows)
+
+
+def cell(found, part, metric, arm, labelled, other="") -> str:
+  """Mean and interval of an arm, or of its difference from another, over the
+  seeds of which all draws are finished."""
+  fits = [found.get((name, labelled), {}) for name in (arm, other) if name]
+  keys = set.intersection(*map(set, fits))
+  draws = sorted({draw for draw, _ in keys})
+  seeds = sorted({seed for _, seed in keys})
+  seeds = [s for s in seeds if all((d, s) in keys for d in draws)]
+  if not seeds:
+    return "-"
+  ours, *theirs = (
+    np.stack([scores(f[d, s][part], metric) for d in draws for s in seeds], 1)
+    for f in fits
+  )
+  sign = "+" if theirs else ""
+  values = ours - theirs[0] if theirs else ours
+  groups = fits[0][draws[0], seeds[0]][part]["groups"]
+  mean = volumes.mean_over_fits(values, np.array(groups), draws=len(draws))
+  text = f"{mean['value']:{sign}.3f}"
+  if mean["low"] is not None:
+    text += f" [{mean['low']:{sign}.3f}, {mean['high']:{sign}.3f}]"
+  return f"{text} ({len(draws)} x {len(seeds)})"
+
+
+def scores(of_part: dict, metric: str) -> np.ndarray:
+  """float64[K, V] of the classes of a metric."""
+  rows = [v for name, v in of_part.items() if name.startswith(f"{metric}/")]
+  return np.array(rows, np.float64)
+
+
+def show(title: str, counts: list[int], rows: dict[str, list[str]]) -> None:
+  """One table; (D x S) behind a figure are its draws and seeds."""
+  print(f"\n{title}\n")
+  print("| arm |", " | ".join(f"M = {m or 'all'}" for m in counts), "|")
+  print("|" + " --- |" * (len(counts) + 1))
+  for arm, row in rows.items():
+    if any(text != "-" for text in row):
+      print(f"| {arm} |", " | ".join(row), "|")
 
 
 if __name__ == "__main__":
