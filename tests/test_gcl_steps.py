@@ -23,6 +23,9 @@ VIEWS = dict(
 )
 RATE = 0.5
 OPTIMIZER = optax.sgd(RATE)
+# Of the first step: its order of labels, and of its views.
+STEPS_KEY = jax.random.split(jax.random.key(0), 4)[3]
+KEY = jax.random.fold_in(jax.random.split(STEPS_KEY)[1], 0)
 
 
 @functools.cache
@@ -74,19 +77,25 @@ def one_step(contrast, devices=1, mode="jit", shared=False, **settings):
   return before, gradient, jax.device_get(metrics)
 
 
+def maps_of(contrast, encoder, extra):
+  """Maps of the two views of every slice."""
+  data = batch()
+  keys = augment.sample_keys(STEPS_KEY, jnp.int32(0), data["index"])
+  images = steps._two_views(keys, data["image"], VIEWS)
+  variables = {
+    "params": {"encoder": encoder},
+    "batch_stats": {"encoder": extra["batch_stats"]},
+  }
+  return contrast.networks.unet.encode(variables, images, train=True)[0][0]
+
+
 def slow(contrast, params, extra, image=True):
   """Losses and gradients of all parameters, one label after the other."""
   data = batch()
-  key = jax.random.split(jax.random.key(0), 4)[3]
-  keys = augment.sample_keys(key, jnp.int32(0), data["index"])
-  images = steps._two_views(keys, data["image"], VIEWS)
+  keys = augment.sample_keys(STEPS_KEY, jnp.int32(0), data["index"])
 
   def loss(params, k):
-    variables = {
-      "params": {"encoder": params["encoder"]},
-      "batch_stats": {"encoder": extra["batch_stats"]},
-    }
-    (maps, _), _ = contrast.networks.unet.encode(variables, images, train=True)
+    maps = maps_of(contrast, params["encoder"], extra)
     hs = {k: v for k, v in params.items() if k != "encoder"}
     if image:
       return branches.image_losses(contrast, maps, hs, data, None, None)[k]
@@ -118,8 +127,8 @@ def reference(pixel="", image=True):
 def test_the_update_is_the_mitigated_gradient_and_the_mean_for_heads(mitigator):
   values, gradients = reference()
   _, applied, metrics = one_step(contrast_of(), mitigator=mitigator)
-  rule = steps.MITIGATORS[mitigator]
-  close(applied["encoder"], rule(gradients["encoder"]), 1e-3)
+  expected = steps.MITIGATORS[mitigator](gradients["encoder"], KEY, 0.5)
+  close(applied["encoder"], expected, 1e-3)
   close(applied["head"], mitigation.mean(gradients["head"]))
   for k, text in enumerate(LABELS):
     np.testing.assert_allclose(metrics[f"loss/{text}"], values[k], rtol=1e-5)
@@ -154,14 +163,28 @@ def test_one_backward_pass_gives_the_plain_mean_too():
 
 
 def test_features_are_mitigated_slice_by_slice():
-  """No slice's map is pulled against any label; the heads keep the mean."""
-  _, plain, _ = one_step(contrast_of(), mitigator="mean", level="features")
-  _, mitigated, _ = one_step(contrast_of(), mitigator="cone", level="features")
-  close(mitigated["head"], plain["head"])
-  difference = jax.tree.map(
-    lambda a, b: np.abs(a - b).max(), mitigated["encoder"], plain["encoder"]
+  """Against the cone of one slice after the other, sent back at once; and the
+  cosines of one slice after the other."""
+  contrast = contrast_of()
+  before, applied, metrics = one_step(contrast, level="features")
+  params, extra = before
+  maps, back = jax.vjp(
+    lambda encoder: maps_of(contrast, encoder, extra), params["encoder"]
   )
-  assert max(jax.tree.leaves(difference)) > 1e-4
+  heads = {"head": params["head"]}
+  of_maps = jax.jacrev(
+    lambda m: branches.image_losses(contrast, m, heads, batch(), None, None)
+  )(maps)
+  slices = [of_maps[:, i] for i in range(len(maps))]
+  directions = jnp.stack([mitigation.cone(one) for one in slices])
+  close(applied["encoder"], back(directions)[0], 1e-3)
+  cosines = np.stack([mitigation.cosines(one) for one in slices])
+  found = metrics[f"cos/{LABELS[0]}|{LABELS[1]}"]
+  np.testing.assert_allclose(found, cosines[:, 0, 1].mean(), atol=1e-4)
+  upper = cosines[:, *np.triu_indices(3, 1)]
+  np.testing.assert_allclose(
+    metrics["conflict_rate"], (upper < 0).mean(), atol=1e-6
+  )
 
 
 def test_norm_comes_before_the_mitigator():
@@ -186,11 +209,10 @@ def test_pixels_are_added_with_their_weight(monkeypatch):
   _, of_images = reference()
   values, of_pixels = reference("F0", image=False)
   (params, _), applied, metrics = one_step(contrast_of(pixel="F0"))
-  cone = steps.MITIGATORS["cone"]
   expected = jax.tree.map(
     lambda a, b: a + 0.5 * b,
-    cone(of_images["encoder"]),
-    cone(of_pixels["encoder"]),
+    mitigation.cone(of_images["encoder"]),
+    mitigation.cone(of_pixels["encoder"]),
   )
   close(applied["encoder"], expected, 2e-3)
   pixel_head = mitigation.mean(of_pixels["pixel_head"])

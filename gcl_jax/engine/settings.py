@@ -46,6 +46,18 @@ def check_numbers(
       raise ConfigError(f"{name} must be {least}, got {value}")
 
 
+def check_at_most(config: Any, names: Sequence[str], largest: float) -> None:
+  """Refuses settings, named with dots, above a bound.
+
+  Raises:
+    ConfigError: names the setting and the bound.
+  """
+  for name in names:
+    value = value_of(config, name)
+    if value > largest:
+      raise ConfigError(f"{name} must be {largest} or less, got {value}")
+
+
 def check_choices(config: Any, choices: Mapping[str, Sequence[str]]) -> None:
   """Refuses a word that is none of a setting's choices.
 

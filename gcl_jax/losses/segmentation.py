@@ -75,28 +75,23 @@ def cross_entropy_dice(
 def inverse_frequency(masks: np.ndarray, classes: int) -> np.ndarray:
   """Class weights N / (K n_c), so that all classes weigh the same; on the host.
 
-  The mean weight of a pixel is 1.
+  K counts the classes that have a pixel; the others, which a few labelled
+  patients may lack, weigh 0. The mean weight of a pixel is 1.
 
   Args:
     masks: int[...], the masks of the whole labelled set, N pixels with labels
       0 to K - 1; others are not counted.
-    classes: K.
+    classes: how many there are.
 
   Returns:
-    float32[K].
-
-  Raises:
-    ValueError: a class without a pixel: it could not be learned.
+    float32[classes].
   """
   masks = np.asarray(masks)
   known = masks[(masks >= 0) & (masks < classes)].astype(np.int64)
   counts = np.bincount(known.ravel(), minlength=classes)
-  if not counts.all():
-    raise ValueError(
-      f"classes {np.flatnonzero(counts == 0).tolist()} have no pixel in the "
-      "labelled masks: label more images or leave the classes out"
-    )
-  return (counts.sum() / (classes * counts)).astype(np.float32)
+  wanted = max(1, np.count_nonzero(counts)) * counts
+  weights = counts.sum() / np.maximum(wanted, 1)
+  return np.where(counts > 0, weights, 0).astype(np.float32)
 
 
 def _missing_dice(probabilities, truth, start, axis_name):

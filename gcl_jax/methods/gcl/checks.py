@@ -3,6 +3,7 @@
 from typing import Any
 
 from gcl_jax.engine.settings import (
+  check_at_most,
   check_choices,
   check_each_once,
   check_numbers,
@@ -39,6 +40,7 @@ POSITIVE = (
   "segment.batch_size",
   "segment.steps",
   "segment.learning_rate",
+  "segment.encoder_rate",
   "steps_per_dispatch",
   "max_skipped",
   "log_every",
@@ -52,10 +54,20 @@ NOT_NEGATIVE = (
   "pretrain.pixel_weight",
   "pretrain.pixel_start",
   "pretrain.patients_per_batch",
+  "pretrain.theta",
+  "pretrain.warmup",
+  "pretrain.cagrad_c",
   "pretrain.weight_decay",
-  "segment.encoder_rate",
   "segment.dice_weight",
   "segment.weight_decay",
+)
+# Shares: greatest value.
+AT_MOST_ONE = (
+  "pretrain.rho",
+  "pretrain.theta",
+  "pretrain.warmup",
+  "pretrain.pixel_start",
+  "data.eval_fraction",
 )
 
 
@@ -68,6 +80,7 @@ def check(config: Any) -> None:
       U-Net cannot halve, settings that exclude others.
   """
   check_numbers(config, POSITIVE, NOT_NEGATIVE)
+  check_at_most(config, AT_MOST_ONE, 1)
   check_choices(config, CHOICES)
   check_each_once("arms", config.arms, tuple(arms.ARMS))
   for arm in arms.names(config):
@@ -86,16 +99,30 @@ def check(config: Any) -> None:
       )
   _check_sizes(config)
   _check_batches(config.pretrain)
-  if not config.segment.labelled or min(config.segment.labelled) < 0:
+  _check_fits(config.segment)
+  first, last = config.pretrain.pacing_range
+  if not 0 < first <= last:
     raise ConfigError(
-      f"segment.labelled {config.segment.labelled}: numbers of patients with"
-      " labels, 0 = all"
+      f"pretrain.pacing_range {(first, last)}: two losses above 0, the first"
+      " not the larger"
     )
   if config.segment.select == "inner" and 1 in config.segment.labelled:
     raise ConfigError(
       "segment.select inner leaves one labelled patient out of training, which"
       " segment.labelled 1 does not have: take select=last"
     )
+
+
+def _check_fits(segment: Any) -> None:
+  """Lists of what is fine-tuned: not empty, nothing twice or below 0."""
+  for name in ("labelled", "draws", "seeds"):
+    values = tuple(segment[name])
+    if not values or min(values) < 0 or len(set(values)) < len(values):
+      what = "numbers of patients with labels (0 = all)"
+      what = what if name == "labelled" else "whole numbers"
+      raise ConfigError(
+        f"segment.{name} {values}: one or more {what}, 0 or more, each once"
+      )
 
 
 def _check_sizes(config: Any) -> None:

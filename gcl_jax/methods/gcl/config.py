@@ -103,6 +103,7 @@ def _pretrain() -> ml_collections.ConfigDict:
       # figure shows a single one (dossier of the toy measurement, README).
       heads="per_label",  # or shared
       mitigator="cone",  # or mean, pcgrad, cagrad, min_norm
+      cagrad_c=0.5,  # of cagrad: how far from the mean gradient, 0 = the mean
       level="parameters",  # or features: one backward pass instead of K
       norm=False,  # scale the K gradients to their mean norm first
       pacing="",  # or soft, hard: self-paced weights of pairs

@@ -90,7 +90,7 @@ def _classes(scores: dict, metric: str) -> np.ndarray:
   return np.stack([scores[name] for name in names])
 
 
-def _count(value: int, n: int) -> dict:
+def _count(value: float, n: int) -> dict:
   return {"value": value, "low": None, "high": None, "n": n}
 
 
@@ -110,10 +110,13 @@ def first_fit(config: Any, arm: str) -> Fit:
   return next(fit for fit in fits(config) if fit.arm == arm)
 
 
-def conflict_rate(context: Any, arm: str = "gcl") -> float | None:
-  """Mean over the logged steps of the share of conflicting pairs of labels."""
+def conflict_rate(context: Any, arm: str = "gcl") -> dict | None:
+  """Share of conflicting pairs of labels: its mean over the n logged steps."""
   logged = results.history(context, arm, arm).get("conflict_rate")
-  return float(np.mean(logged[1])) if logged else None
+  if not logged:
+    return None
+  values = logged[1]
+  return _count(float(np.mean(values)), len(values))
 
 
 def not_learned(context: Any, arm: str) -> list[str]:

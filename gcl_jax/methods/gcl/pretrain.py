@@ -139,6 +139,7 @@ def step_of(
     mitigator=settings.mitigator,
     level=settings.level,
     norm=settings.norm,
+    cagrad_c=settings.cagrad_c,
     gamma=gamma,
   )
 

@@ -17,12 +17,7 @@ def run(context: Any) -> dict[str, Any]:
   metrics = figures.all_metrics(found, context.config)
   rate = figures.conflict_rate(context)
   if rate is not None:
-    metrics["gcl/conflict_rate"] = {
-      "value": rate,
-      "low": None,
-      "high": None,
-      "n": context.config.pretrain.steps,
-    }
+    metrics["gcl/conflict_rate"] = rate
   notes = warnings_of(context, slices, metrics)
   results.write(context, metrics, notes)
   html.write(

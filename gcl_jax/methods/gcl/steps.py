@@ -22,6 +22,15 @@ from gcl_jax.methods.gcl.branches import Contrast, image_losses, pixel_losses
 
 # Share of the largest gradient of a slice below which one is rounding.
 _ROUNDING = 1e-6
+Step = Callable[..., tuple[State, dict[str, jax.Array]]]
+# (K gradients, a key for a random order, c of CAGrad) -> one.
+MITIGATORS = {
+  "mean": lambda gradients, key, c: mitigation.mean(gradients),
+  "pcgrad": lambda gradients, key, c: mitigation.pcgrad(gradients, key),
+  "cone": lambda gradients, key, c: mitigation.cone(gradients),
+  "cagrad": lambda gradients, key, c: mitigation.cagrad(gradients, c),
+  "min_norm": lambda gradients, key, c: mitigation.min_norm(gradients),
+}
 
 
 class _Conflict(NamedTuple):
@@ -29,16 +38,6 @@ class _Conflict(NamedTuple):
 
   cosines: jax.Array
   negative: jax.Array  # share below 0
-
-
-Step = Callable[..., tuple[State, dict[str, jax.Array]]]
-MITIGATORS = {
-  "mean": mitigation.mean,
-  "pcgrad": mitigation.pcgrad,
-  "cone": mitigation.cone,
-  "cagrad": mitigation.cagrad,
-  "min_norm": mitigation.min_norm,
-}
 
 
 def pretrain_step(
@@ -49,6 +48,7 @@ def pretrain_step(
   mitigator: str = "cone",
   level: str = "parameters",
   norm: bool = False,
+  cagrad_c: float = 0.5,
   gamma: Callable[[jax.Array], jax.Array] | None = None,
 ) -> Step:
   """One step of pre-training; without rules it is SimCLR.
@@ -65,6 +65,7 @@ def pretrain_step(
     mitigator: a key of `MITIGATORS`.
     level: "parameters" or "features".
     norm: scale the K gradients to their mean norm first.
+    cagrad_c: c of `mitigation.cagrad`.
     gamma: step -> the loss at which a pair stops counting (`pacing.weights`);
       None weighs no pair.
 
@@ -75,7 +76,7 @@ def pretrain_step(
     level "features" of pairs of labels and slices), and the same with `pixel_`
     for the pixel branch.
   """
-  combine = _combiner(MITIGATORS[mitigator], norm)
+  mitigate = MITIGATORS[mitigator]
   names = tuple(rule.text for rule in contrast.rules) or ("slice",)
   unet, pixels = contrast.networks.unet, contrast.pixels
 
@@ -98,6 +99,12 @@ def pretrain_step(
       encode, state.params["encoder"], has_aux=True
     )
     heads = {k: v for k, v in state.params.items() if k != "encoder"}
+    key = order_key(state)
+
+    def combine(gradients):
+      scaled = mitigation.rescale(gradients) if norm else gradients
+      return mitigate(scaled, key, cagrad_c)
+
     bar = None if gamma is None else gamma(state.step)
 
     def of_images(maps, heads):
@@ -141,11 +148,10 @@ def _two_views(keys, images, options):
   return stacked.reshape(-1, *images.shape[1:])
 
 
-def _combiner(mitigate, norm):
-  """K gradients -> one, with the option `norm`."""
-  if not norm:
-    return mitigate
-  return lambda gradients: mitigate(mitigation.rescale(gradients))
+def order_key(state: State) -> jax.Array:
+  """The key of the random order in which PCGrad meets the other labels, the
+  same on all devices and for all slices of a step."""
+  return jax.random.fold_in(jax.random.split(state.key)[1], state.step)
 
 
 def _branch(branch, maps, heads, backward, combine, level, axis_name):
