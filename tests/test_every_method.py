@@ -20,6 +20,17 @@ METHODS = sorted(
   path.parent.name
   for path in pathlib.Path(gcl_jax.methods.__path__[0]).glob("*/stages.py")
 )
+# Names of report.json that others read.
+PROMISED = {
+  "gcl": {
+    "segment/gain_over_scratch",
+    "segment/ood/dice/mean",
+    "segment/dice/mean",
+    "segment/dice/LV",
+    "segment/hd95/mean",
+    "gcl/conflict_rate",
+  }
+}
 
 
 class Killed(BaseException):
@@ -71,6 +82,7 @@ def test_a_run_leaves_its_report(whole):
   for name, metric in report["metrics"].items():
     assert set(metric) == {"value", "low", "high", "n"}, name
   assert stages_of(method).HEADLINE in report["metrics"]
+  assert PROMISED.get(method, set()) <= set(report["metrics"])
   for facts in report["throughput"].values():
     assert {"images_per_s", "data_wait", "mfu", "peak_bytes", "compile_s"} <= {
       *facts

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -250,6 +251,23 @@ def test_figures_of_a_run_by_their_names():
     assert set(metric) == {"value", "low", "high", "n"}
 
 
+def test_gains_are_paired_by_volume_draw_and_seed():
+  """A gain that every fine-tune has at every volume has no width at all."""
+  config = tiny(**{"segment.draws": (0, 1), "segment.seeds": (0, 1)})
+  config.arms = ("scratch", "heads_mean")
+  found, values = made_up(config)
+  for name in values:
+    if not name.startswith("scratch"):
+      shift = 0.05 if name.startswith("gcl") else 0.02
+      theirs = values["scratch-" + name.split("-", 1)[1]]
+      found["fits"][name]["eval"]["dice%2FLV"] = theirs + shift
+  metrics = figures.all_metrics(found, config)
+  for name, gain in (("scratch", 0.05), ("heads_mean", 0.03)):
+    metric = metrics[f"segment/gain_over_{name}"]
+    for key in ("value", "low", "high"):
+      assert metric[key] == pytest.approx(gain), (name, key)
+
+
 @pytest.mark.parametrize("preset", list(PRESETS))
 def test_presets_and_all_their_arms_can_run(preset):
   config = get_config(preset)
@@ -298,6 +316,13 @@ def test_words_that_do_not_exist_are_refused(name):
       "takes at most 8 meta",
     ),
     ({"arms": ("scrach",)}, "did you mean 'scratch'"),
+    ({"pretrain.rho": 1.5}, "pretrain.rho must be 1 or less"),
+    ({"pretrain.theta": 30.0}, "pretrain.theta must be 1 or less"),
+    ({"pretrain.warmup": 2.0}, "pretrain.warmup must be 1 or less"),
+    ({"pretrain.pacing_range": (0.0, 0.0)}, "two losses above 0"),
+    ({"segment.encoder_rate": 0.0}, "encoder_rate must be more than 0"),
+    ({"segment.draws": ()}, "segment.draws .* one or more"),
+    ({"segment.labelled": (2, 2)}, "segment.labelled .* each once"),
     ({"arms": ("phase",), "pretrain.labels": ("patient",)}, "arm phase"),
     ({"preprocess.size": (30, 32)}, "multiples of 4"),
     ({"preprocess.spacing": (1.0,)}, "mm between rows"),
@@ -359,10 +384,50 @@ def test_a_split_of_the_owner_is_followed_and_labels_decide_who_tests():
   assert len(kept) > 1  # the seed decides
 
 
-def test_the_inner_patient_chooses_the_model(tmp_path):
+class Trained(NamedTuple):
+  """As much of a State as the choice of a model looks at."""
+
+  params: str
+  extra: dict
+
+  def replace(self, extra):
+    return self._replace(extra=extra)
+
+
+def test_the_best_model_of_the_inner_patient_is_kept(prepared):
+  _, _, slices = prepared
+  rows = slices.volumes("train")[min(slices.volumes("train"))]
+  truth = slices.masks[rows]
+
+  class Segmenter:
+    def predict(self, params, stats, pixels):
+      np.testing.assert_array_equal(pixels, slices.pixels[rows])
+      share = {"poor": 0.3, "good": 0.8, "fair": 0.5}[params]
+      wide = np.arange(truth.shape[2]) < share * truth.shape[2]
+      return np.where(wide, truth, 0)
+
+  look = segmenting._keep_best(slices, Segmenter(), rows)
+  best = {"params": None, "batch_stats": None, "dice": np.float32(-1)}
+  state, seen = Trained("", {"batch_stats": {}, "best": best}), []
+  for params in ("poor", "good", "fair"):
+    state, metrics, _ = look(state._replace(params=params))
+    seen.append(metrics["inner/dice"])
+  assert seen[0] < seen[2] < seen[1]
+  assert state.extra["best"]["params"] == "good"
+
+
+def test_the_inner_patient_chooses_the_model(tmp_path, monkeypatch):
   config = tiny(
     **{"segment.select": "inner", "segment.steps": 10, "ood_data.name": ""}
   )
+  trained, fit = [], segmenting.Segmenter.fit
+
+  def noting(self, pixels, masks, rows, **settings):
+    state = fit(self, pixels, masks, rows, **settings)
+    trained.append((rows, state))
+    return state
+
+  monkeypatch.setattr(segmenting.Segmenter, "fit", noting)
   config.arms = ()
   config.pretrain.update(steps=2, pixel="")
   run(config, tmp_path)
@@ -373,6 +438,12 @@ def test_the_inner_patient_chooses_the_model(tmp_path):
   found = load_artifact(tmp_path / "segment" / "artifact")
   scores = unpack(found["fits"]["gcl-m2-d0-s0"]["eval"])
   assert scores["dice/mean"].shape == (4,)
+  ((rows, state),) = trained
+  slices = Slices(context_of(config, tmp_path))
+  both, inner = segmenting.labelled_rows(slices, segmenting.fits(config)[0])
+  assert len(inner) and not set(rows) & set(inner)
+  assert set(rows) | set(inner) == set(both)
+  assert float(state.extra["best"]["dice"]) == pytest.approx(max(seen))
 
 
 def test_the_programs_compile():

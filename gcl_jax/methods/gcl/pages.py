@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from gcl_jax.engine import results
-from gcl_jax.methods.gcl import arms, figures
+from gcl_jax.methods.gcl import arms, figures, training_pages
 from gcl_jax.methods.gcl.slices import Slices
 from gcl_jax.report import figures as charts
 from gcl_jax.report import html
@@ -17,10 +17,10 @@ def sections(
 ) -> list[html.Section]:
   """Every section whose facts exist in this run."""
   return [
-    _segmentation(context, found, metrics),
+    _segmentation(context, slices, found, metrics),
     _examples(context, slices, found),
     _classes(context, slices, metrics),
-    *_pretraining(context),
+    *training_pages.sections(context),
     _data(context, slices),
     _throughput(context),
     html.settings(context.config.to_dict()),
@@ -31,7 +31,7 @@ def _label(labelled: int) -> str:
   return str(labelled or "all")
 
 
-def _segmentation(context, found, metrics) -> html.Section:
+def _segmentation(context, slices, found, metrics) -> html.Section:
   config, rows, gains = context.config, [], {}
   for labelled in config.segment.labelled:
     for arm in arms.names(config):
@@ -85,7 +85,32 @@ def _segmentation(context, found, metrics) -> html.Section:
         " labelled patients with the same seeds, paired by volume.",
       )
     )
+  if len(config.segment.labelled) > 1:
+    blocks.append(
+      html.Figure(
+        charts.curves(
+          _by_labels(context, slices, metrics),
+          "Dice",
+          xlabel="patients with labels",
+        ),
+        "Mean Dice on test volumes by the number of labelled patients.",
+      )
+    )
   return html.Section("Segmentation with few labels", blocks)
+
+
+def _by_labels(context, slices, metrics) -> dict[str, tuple]:
+  """Arm -> (patients with labels, Dice), fewest first."""
+  pool = slices.part("train") & slices.labelled
+  everyone = len(set(slices.groups[pool].tolist()))
+  order = sorted(context.config.segment.labelled, key=lambda m: m or everyone)
+  return {
+    arm: (
+      [m or everyone for m in order],
+      [metrics[f"segment/{arm}@{_label(m)}/dice/mean"]["value"] for m in order],
+    )
+    for arm in arms.names(context.config)
+  }
 
 
 def _words(metric: dict | None) -> str:
@@ -147,47 +172,6 @@ def _classes(context, slices, metrics) -> html.Section:
     rows,
   )
   return html.Section("By class", [table])
-
-
-def _pretraining(context) -> list[html.Section]:
-  blocks: list[Any] = []
-  bound = figures.floor(context.config)
-  for arm in arms.names(context.config):
-    if arm == "scratch":
-      continue
-    history = results.history(context, arm, arm)
-    losses = _named(history, "loss/")
-    blocks.append(
-      html.Figure(
-        charts.curves(losses, "loss", references={"equal embeddings": bound}),
-        f"Arm {arm}: the loss of each meta label. At log(n - 1) ="
-        f" {bound:.2f} all embeddings are equal and the label is not learned.",
-      )
-    )
-    cosines = _named(history, "cos/")
-    if cosines:
-      blocks.append(
-        html.Figure(
-          charts.curves(cosines, "cosine", references={"no conflict": 0.0}),
-          f"Arm {arm}: cosines of the meta labels' gradients of the encoder"
-          " before mitigation; below 0 they contradict each other, which is so"
-          f" for {_share(context, arm)} of the pairs.",
-        )
-      )
-  return [html.Section("Pre-training", blocks)] if blocks else []
-
-
-def _share(context, arm) -> str:
-  rate = figures.conflict_rate(context, arm)
-  return "none" if rate is None else f"{100 * rate:.0f} %"
-
-
-def _named(history, prefix) -> dict:
-  return {
-    name.removeprefix(prefix): series
-    for name, series in history.items()
-    if name.startswith(prefix)
-  }
 
 
 def _data(context, slices) -> html.Section:

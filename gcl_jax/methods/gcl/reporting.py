@@ -1,5 +1,6 @@
 """Stage `report`: report.json and report.html."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,12 @@ def warnings_of(context: Any, slices: Slices, metrics: dict) -> list[str]:
         f"Arm {arm}: the loss of {', '.join(stuck)} ended near or above its"
         " floor log(n - 1), that of equal embeddings: it was not learned."
       )
+  if len(context.mesh.devices.flat) * 2 > _fewest_patients(context.config):
+    notes.append(
+      "The pixel branch pairs and contrasts what is on one device, and here a"
+      " device holds fewer than two patients of a batch: it never compared"
+      " patients. Raise pretrain.patients_per_batch or lower devices."
+    )
   undefined = sum(
     metric["value"]
     for name, metric in metrics.items()
@@ -65,6 +72,16 @@ def warnings_of(context: Any, slices: Slices, metrics: dict) -> list[str]:
       " others."
     )
   return notes
+
+
+def _fewest_patients(config: Any) -> float:
+  """Patients of a batch of the arms with a pixel branch; infinity without."""
+  counts = [
+    settings.patients_per_batch
+    for settings in (arms.settings_of(config, a) for a in arms.names(config))
+    if settings.pixel and settings.patients_per_batch
+  ]
+  return min(counts, default=math.inf)
 
 
 def _subtitle(context: Any, slices: Slices) -> str:
