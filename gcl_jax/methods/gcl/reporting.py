@@ -54,7 +54,7 @@ def warnings_of(context: Any, slices: Slices, metrics: dict) -> list[str]:
         f"Arm {arm}: the loss of {', '.join(stuck)} ended near or above its"
         " floor log(n - 1), that of equal embeddings: it was not learned."
       )
-  if len(context.mesh.devices.flat) * 2 > _fewest_patients(context.config):
+  if 2 * context.mesh.size > _fewest_patients(context.config):
     notes.append(
       "The pixel branch pairs and contrasts what is on one device, and here a"
       " device holds fewer than two patients of a batch: it never compared"
