@@ -1,6 +1,9 @@
-"""Every convolution of a ResNet, each pass in every form, on this device.
+"""Every convolution of a network, each pass in every form, on this device.
 
   python benchmarks/conv_forms.py --arch=resnet18 --size=128 --batch=64
+  python benchmarks/conv_forms.py --widths=16,32,64,128 --size=48 --batch=16
+
+The second is a U-Net of these widths.
 
 It measures the table that gcl_jax/models/convolution.py chooses by: XLA's own
 convolution, one matrix product over shifted views, and the gradient of the
@@ -23,6 +26,7 @@ import timing
 from gcl_jax.engine import distributed
 from gcl_jax.models import convolution
 from gcl_jax.models.resnet import resnet
+from gcl_jax.models.unet import unet
 
 
 def main() -> int:
@@ -48,6 +52,7 @@ def parse() -> argparse.Namespace:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   timing.add_network(parser)
+  parser.add_argument("--widths", default="", help="of a U-Net, no ResNet")
   parser.add_argument("--dtype", default="float32", help="or bfloat16")
   parser.add_argument("--rounds", type=int, default=3)
   parser.add_argument("--block_s", type=float, default=0.2)
@@ -69,13 +74,18 @@ def layers(arguments) -> dict[tuple, int]:
     return call(*args, **kwargs)
 
   shape = (*timing.sides(arguments.size), 1)
-  model = resnet(arguments.arch, arguments.stem)
+  if arguments.widths:
+    model = unet(tuple(map(int, arguments.widths.split(","))))
+    apply = model.segment
+  else:
+    model = resnet(arguments.arch, arguments.stem)
+    apply = model.apply
   images = jax.ShapeDtypeStruct((arguments.batch, *shape), jnp.float32)
   variables = jax.eval_shape(
     lambda key: model.init(key, shape), jax.random.key(0)
   )
   with nn.intercept_methods(note):
-    jax.eval_shape(lambda v, x: model.apply(v, x), variables, images)
+    jax.eval_shape(lambda v, x: apply(v, x), variables, images)
   return found
 
 
