@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,6 +15,31 @@ def pack(table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def unpack(packed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   """The table that `pack` was given."""
   return {_from_key(key): values for key, values in packed.items()}
+
+
+def joined(tables: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+  """The rows of several tables, one table after the other.
+
+  Args:
+    tables: column -> values, one value per row of that table.
+
+  Returns:
+    Every column that one of them has, blank in the rows of a table that lacks
+    it: "" in a column of texts, nan in one of numbers.
+  """
+  names = dict.fromkeys(name for table in tables for name in table)
+  lengths = [len(next(iter(table.values()))) for table in tables]
+
+  def column(name: str) -> np.ndarray:
+    first = next(table[name] for table in tables if name in table)
+    blank = "" if np.asarray(first).dtype.kind in "UO" else np.nan
+    parts = [
+      table.get(name, np.full(length, blank))
+      for table, length in zip(tables, lengths, strict=True)
+    ]
+    return np.concatenate(parts)
+
+  return {name: column(name) for name in names}
 
 
 def as_key(name: str) -> str:

@@ -17,7 +17,7 @@ from gcl_jax import data
 from gcl_jax.data import formats, slices, splits
 from gcl_jax.data.source import Dataset
 from gcl_jax.engine import feed
-from gcl_jax.engine.tables import file_hash, pack
+from gcl_jax.engine.tables import file_hash, joined, pack
 from gcl_jax.errors import ConfigError, DataError
 
 
@@ -199,26 +199,15 @@ def spacing_of(table: dict[str, np.ndarray], row: int) -> tuple[float, float]:
 
 
 def _merged(sets: list, kept: list, parts: list) -> dict[str, np.ndarray]:
-  """The columns that all sets have, of the rows kept."""
-  first = sets[0][0].table
-  names = [
-    name
-    for name in first
-    if name not in ("part", "split") and all(name in d.table for d, _ in sets)
-  ]
-  table = {
-    name: np.concatenate(
-      [d.table[name][rows] for (d, _), rows in zip(sets, kept, strict=True)]
-    )
-    for name in names
-  }
-  table["part"] = np.concatenate(
-    [part[rows] for part, rows in zip(parts, kept, strict=True)]
-  )
-  count = len(table["id"])
-  table.setdefault("labelled", np.ones(count))
-  table["set"] = np.concatenate(
-    [np.full(len(rows), number) for number, rows in enumerate(kept)]
-  )
-  table["row"] = np.concatenate([np.array(rows, int) for rows in kept])
-  return table
+  """The columns of all sets, of the rows kept; see `tables.joined`."""
+  tables = []
+  for number, ((dataset, _), rows, part) in enumerate(
+    zip(sets, kept, parts, strict=True)
+  ):
+    columns = {"labelled": np.ones(len(dataset)), **dataset.table}
+    columns |= {"part": part, "row": np.arange(len(dataset))}
+    columns["set"] = np.full(len(dataset), number)
+    columns.pop("split", None)
+    rows = np.array(rows, int)
+    tables.append({name: values[rows] for name, values in columns.items()})
+  return joined(tables)
