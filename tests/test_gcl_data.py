@@ -10,6 +10,7 @@ from gcl_jax import data, main
 from gcl_jax.engine import parallel
 from gcl_jax.engine.checkpoint import load_artifact
 from gcl_jax.engine.tables import joined, unpack
+from gcl_jax.errors import DataError
 from gcl_jax.methods.gcl.config import get_config
 
 
@@ -71,3 +72,75 @@ def test_slices_without_labels_stay_so_beside_a_set_without_the_column(
   assert np.isnan(table["age"][64:]).all() and len(table["age"]) == 80
   masks = np.load(tmp_path / "data" / "masks.npy")
   assert not masks[unlabelled].any() and masks[~unlabelled].any((1, 2)).all()
+
+
+TWINS = {  # (domain, volume) -> the volume that it is a copy of
+  ("source", "p0000_ED"): ("source", "p0002_ED"),  # train: of evaluation
+  ("source", "p0001_ED"): ("other", "p0001_ES"),  # train: of other data
+  ("other", "p0000_ES"): ("source", "p0004_ES"),  # other data: of evaluation
+  ("source", "p0005_ED"): ("source", "p0005_ES"),  # both in training
+}
+
+
+def with_copies(monkeypatch, twins):
+  """Also slice 0 of a training volume is blank, and of an evaluation one."""
+  sets = {}
+
+  def change(domain, dataset):
+    sets[domain] = dataset
+    names = list(
+      zip(
+        dataset.table["volume"].tolist(),
+        dataset.table["slice"].tolist(),
+        strict=True,
+      )
+    )
+
+    def read(row):
+      volume, position = names[row]
+      if position == 0 and volume in ("p0003_ED", "p0002_ES"):
+        return np.zeros((32, 32), np.uint8)
+      domain_, volume = twins.get((domain, volume), (domain, volume))
+      found = sets[domain_].table
+      same = (found["volume"] == volume) & (found["slice"] == position)
+      return sets[domain_].read(int(np.flatnonzero(same)[0]))
+
+    return dataclasses.replace(dataset, read=read)
+
+  changed(monkeypatch, change)
+
+
+@pytest.mark.parametrize("volume", list(TWINS)[:3])
+def test_copies_in_two_parts_are_refused(tmp_path, monkeypatch, volume):
+  with_copies(monkeypatch, {volume: TWINS[volume]})
+  with pytest.raises(DataError, match="1 images are byte-identical") as caught:
+    run(tiny(), tmp_path)
+  for name in (volume[1], TWINS[volume][1]):
+    assert name in str(caught.value)
+
+
+def test_copies_of_test_volumes_are_left_out(tmp_path, monkeypatch):
+  with_copies(monkeypatch, TWINS)
+  found = run(tiny(**{"data.duplicates": "drop"}), tmp_path)
+  table = found["table"]
+  out = {"p0000_ED", "p0001_ED", "ood:p0000_ES"}
+  assert len(table["id"]) == 80 - 4 * len(out)
+  assert out.isdisjoint(table["volume"].tolist())
+  assert {"p0005_ED", "p0005_ES", "p0003_ED"} < set(table["volume"].tolist())
+  reasons = dict(found["quarantine"].tolist())
+  assert len(reasons) == 12
+  assert {text.split()[4] for text in reasons.values()} == {
+    "p0002_ED,",
+    "ood:p0001_ES,",
+    "p0004_ES,",
+  }
+  # What is left keeps its own picture and class map.
+  pixels, masks = (
+    np.load(tmp_path / "data" / f"{name}.npy") for name in ("images", "masks")
+  )
+  assert len(pixels) == len(masks) == len(table["id"])
+  source = data.load(tiny().data)
+  for k in range(0, 56, 5):
+    row = int(table["row"][k])
+    np.testing.assert_array_equal(pixels[k, ..., 0], source.read(row))
+    np.testing.assert_array_equal(masks[k], source.read_mask(row))

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import pathlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -51,6 +52,21 @@ def file_hash(path: str | os.PathLike) -> str:
   """SHA-256 of a file, read in pieces."""
   with open(path, "rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def keep_rows(path: pathlib.Path, rows: np.ndarray) -> str:
+  """Rewrites a .npy file with these rows alone; returns its `file_hash`."""
+  values = np.load(path, mmap_mode="r")
+  if len(rows) < len(values):
+    shorter = path.with_name(f"{path.stem}_kept.npy")
+    kept = np.lib.format.open_memmap(
+      shorter, "w+", values.dtype, (len(rows), *values.shape[1:])
+    )
+    for target, row in enumerate(rows):
+      kept[target] = values[row]
+    kept.flush()
+    shorter.replace(path)
+  return file_hash(path)
 
 
 def _from_key(key: str) -> str:

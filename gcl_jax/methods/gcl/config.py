@@ -89,6 +89,9 @@ def _data() -> ml_collections.ConfigDict:
       ood="",
       eval_fraction=0.3,  # of the patients
       split_seed=0,  # which patients those are, whatever config.seed is
+      # Volumes that are the same in bytes in two parts: refuse, or drop those
+      # that are not kept for testing.
+      duplicates="refuse",
       limit=0,  # at most this many patients, 0 = all
       max_bad=20,  # unreadable slices before the run is refused
     )

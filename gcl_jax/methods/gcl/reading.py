@@ -17,25 +17,29 @@ from gcl_jax import data
 from gcl_jax.data import formats, slices, splits
 from gcl_jax.data.source import Dataset
 from gcl_jax.engine import feed
-from gcl_jax.engine.tables import file_hash, joined, pack
+from gcl_jax.engine.tables import joined, keep_rows, pack
 from gcl_jax.errors import ConfigError, DataError
+from gcl_jax.methods.gcl import copies
 
 
 def run(context: Any) -> dict[str, Any]:
   """Reads, prepares and splits; returns the table (the artifact)."""
-  sets = datasets(context.config, context.dataset)
-  parts = [part for _, part in sets]
+  config = context.config
+  sets = datasets(config, context.dataset)
   _check_classes(sets)
-  kept, bad = _read_all(context, [dataset for dataset, _ in sets])
-  table = _merged(sets, kept, parts)
+  kept, facts = _read_all(context, [dataset for dataset, _ in sets])
+  table = _merged(sets, kept)
   splits.check_groups(table["group"], table["part"])
+  rows, copied = copies.rows_left(
+    table, facts["hashes"], config.data.duplicates
+  )
   folder = context.workdir / "data"
   return {
-    "table": pack(table),
+    "table": pack({name: values[rows] for name, values in table.items()}),
     "classes": np.array(sets[0][0].classes, str),
-    "quarantine": np.array(bad, dtype=str),
-    "images_sha256": np.array(file_hash(folder / "images.npy")),
-    "masks_sha256": np.array(file_hash(folder / "masks.npy")),
+    "quarantine": np.array(facts["bad"] + copied, dtype=str),
+    "images_sha256": np.array(keep_rows(folder / "images.npy", rows)),
+    "masks_sha256": np.array(keep_rows(folder / "masks.npy", rows)),
   }
 
 
@@ -119,11 +123,14 @@ def _check_classes(sets: list) -> None:
       )
 
 
-def _read_all(context: Any, sets: list[Dataset]) -> tuple[list, list]:
-  """images.npy and masks.npy of the slices that can be read.
+def _read_all(
+  context: Any, sets: list[Dataset]
+) -> tuple[list, dict[str, list]]:
+  """images.npy and masks.npy, which begin with the slices that can be read.
 
   Returns:
-    The rows kept of each set, and (id, reason) of the others.
+    The rows kept of each set, and facts: `hashes` of the images kept, and
+    `bad`, (id, reason) of the others.
   """
   config = context.config
   size, total = tuple(config.preprocess.size), sum(map(len, sets))
@@ -131,7 +138,7 @@ def _read_all(context: Any, sets: list[Dataset]) -> tuple[list, list]:
   folder.mkdir(parents=True, exist_ok=True)
   images = _file(folder / "images.npy", (total, *size, 1))
   masks = _file(folder / "masks.npy", (total, *size))
-  kept, bad, count = [[] for _ in sets], [], 0
+  kept, facts, count = [[] for _ in sets], {"hashes": [], "bad": []}, 0
   with context.telemetry.progress(total, "data") as bar:
     for number, dataset in enumerate(sets):
       codes = [sets[0].classes.index(name) + 1 for name in dataset.classes]
@@ -143,21 +150,20 @@ def _read_all(context: Any, sets: list[Dataset]) -> tuple[list, list]:
       ):
         bar.update(1)
         if isinstance(found, DataError):
-          bad.append((str(dataset.ids[row]), str(found)))
-          if len(bad) > config.data.max_bad:
+          facts["bad"].append((str(dataset.ids[row]), str(found)))
+          if len(facts["bad"]) > config.data.max_bad:
             raise DataError(
               f"more than data.max_bad={config.data.max_bad} slices cannot be"
               f" read; the last: {found}"
             )
           continue
         images[count, :, :, 0], masks[count] = found
+        facts["hashes"].append(splits.image_hash(found[0]))
         kept[number].append(row)
         count += 1
-  for name, values in (("images", images), ("masks", masks)):
-    values.flush()
-    if count < total:
-      np.save(folder / f"{name}.npy", np.array(values[:count]))
-  return kept, bad
+  images.flush()
+  masks.flush()
+  return kept, facts
 
 
 def _file(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
@@ -198,11 +204,11 @@ def spacing_of(table: dict[str, np.ndarray], row: int) -> tuple[float, float]:
   return float(table["spacing_y"][row]), float(table["spacing_x"][row])
 
 
-def _merged(sets: list, kept: list, parts: list) -> dict[str, np.ndarray]:
+def _merged(sets: list, kept: list) -> dict[str, np.ndarray]:
   """The columns of all sets, of the rows kept; see `tables.joined`."""
   tables = []
-  for number, ((dataset, _), rows, part) in enumerate(
-    zip(sets, kept, parts, strict=True)
+  for number, ((dataset, part), rows) in enumerate(
+    zip(sets, kept, strict=True)
   ):
     columns = {"labelled": np.ones(len(dataset)), **dataset.table}
     columns |= {"part": part, "row": np.arange(len(dataset))}

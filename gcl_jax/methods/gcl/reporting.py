@@ -44,8 +44,8 @@ def warnings_of(context: Any, slices: Slices, metrics: dict) -> list[str]:
   bad = context.load("data")["quarantine"]
   if len(bad):
     notes.append(
-      f"{len(bad)} slices could not be read and were left out; they are listed"
-      " under Data."
+      f"{len(bad)} slices were left out, unreadable or copies of test volumes;"
+      " they are listed under Data."
     )
   if context.config.protocol == "transductive":
     notes.append(

@@ -16,7 +16,7 @@ from gcl_jax import data
 from gcl_jax.data import formats, near_copies, preprocess, splits
 from gcl_jax.data.source import Dataset
 from gcl_jax.engine import feed
-from gcl_jax.engine.tables import file_hash, joined, pack
+from gcl_jax.engine.tables import joined, keep_rows, pack
 from gcl_jax.errors import DataError
 from gcl_jax.evaluation import baselines
 
@@ -156,7 +156,7 @@ def _without_copies(context: Any, table: dict, facts: dict) -> tuple:
   ]
   facts["rows"] = [row for row, _ in samples]
   facts["raw"] = {f"{i}": raw for i, (_, raw) in enumerate(samples)}
-  sha256 = _keep(context.workdir / "data" / "images.npy", left)
+  sha256 = keep_rows(context.workdir / "data" / "images.npy", left)
   return {name: values[left] for name, values in table.items()}, sha256
 
 
@@ -197,7 +197,7 @@ def _read_all(context: Any, sets: list) -> tuple[str, list, dict[str, Any]]:
         count += 1
   images.flush()
   del images
-  return _keep(path, np.arange(count)), kept, facts
+  return keep_rows(path, np.arange(count)), kept, facts
 
 
 def _near_copies(context: Any, table: dict) -> list[tuple]:
@@ -251,21 +251,6 @@ def _note_bad(dataset, row: int, error: DataError, bad: list, config: Any):
       f"{len(bad)} unreadable images in {dataset.name!r}, more than"
       f" data.max_bad = {config.data.max_bad}; the last: {error}"
     ) from error
-
-
-def _keep(path, rows: np.ndarray) -> str:
-  """Rewrites images.npy with these rows alone; returns its hash."""
-  images = np.load(path, mmap_mode="r")
-  if len(rows) < len(images):
-    shorter = path.with_name("images_kept.npy")
-    kept = np.lib.format.open_memmap(
-      shorter, "w+", np.uint8, (len(rows), *images.shape[1:])
-    )
-    for target, row in enumerate(rows):
-      kept[target] = images[row]
-    kept.flush()
-    shorter.replace(path)
-  return file_hash(path)
 
 
 def _merge(sets: list, kept: list) -> dict[str, np.ndarray]:
