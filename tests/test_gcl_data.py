@@ -1,6 +1,7 @@
 """Stage `data` of GCL: two sets in one table, copies, tissue cut away."""
 
 import dataclasses
+import types
 
 import jax
 import numpy as np
@@ -11,7 +12,9 @@ from gcl_jax.engine import parallel
 from gcl_jax.engine.checkpoint import load_artifact
 from gcl_jax.engine.tables import joined, unpack
 from gcl_jax.errors import DataError
+from gcl_jax.methods.gcl import reporting
 from gcl_jax.methods.gcl.config import get_config
+from gcl_jax.methods.gcl.slices import Slices
 
 
 def tiny(**changes):
@@ -144,3 +147,42 @@ def test_copies_of_test_volumes_are_left_out(tmp_path, monkeypatch):
     row = int(table["row"][k])
     np.testing.assert_array_equal(pixels[k, ..., 0], source.read(row))
     np.testing.assert_array_equal(masks[k], source.read_mask(row))
+
+
+@pytest.mark.parametrize("spacing", [(), (4.0, 3.0)])
+def test_tissue_that_is_cut_away_is_counted(tmp_path, monkeypatch, spacing):
+  """One patient has labels in every pixel, one has no class maps at all."""
+
+  def change(domain, dataset):
+    if domain == "other":
+      return dataset
+    labelled = (dataset.groups != "p0003").astype(float)
+
+    def read_mask(row):
+      full = dataset.groups[row] == "p0002"
+      return np.full((32, 32), full, np.uint8)
+
+    changed_set = dataclasses.replace(dataset, read_mask=read_mask)
+    return with_columns(changed_set, labelled=labelled)
+
+  changed(monkeypatch, change)
+  size = (24, 32)
+  config = tiny(**{"preprocess.size": size, "preprocess.spacing": spacing})
+  config.ood_data.name = ""
+  table = run(config, tmp_path)["table"]
+  full = table["group"] == "p0002"
+  assert set(table["part"][full].tolist()) == {"eval"}
+  assert not table["labelled_voxels"][~full].any()
+  assert (table["labelled_voxels"][full] == 32 * 32).all()
+  # Of 32 x 32 voxels of 3.2 mm, 24 rows of 4 mm and 32 columns of 3 mm reach
+  # over 30 x 30.
+  lost = 32 * 32 - (30 * 30 if spacing else 24 * 32)
+  assert (table["cropped_voxels"][full] == lost).all()
+  assert not table["cropped_voxels"][~full].any()
+  found = types.SimpleNamespace(table=table, part=lambda n: table["part"] == n)
+  found.cropped = lambda part: Slices.cropped(found, part)
+  (note,) = reporting.cropped_note(found, size)
+  share = f"{100 * lost / 1024:.2g}"
+  assert f"voxels: {8 * lost} of eval ({share} %, in 2 volumes). In" in note
+  table["cropped_voxels"][:] = 0
+  assert reporting.cropped_note(found, size) == []

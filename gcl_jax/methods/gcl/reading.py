@@ -29,6 +29,8 @@ def run(context: Any) -> dict[str, Any]:
   _check_classes(sets)
   kept, facts = _read_all(context, [dataset for dataset, _ in sets])
   table = _merged(sets, kept)
+  voxels = np.array(facts["voxels"], int).reshape(-1, 2)
+  table |= {"labelled_voxels": voxels[:, 0], "cropped_voxels": voxels[:, 1]}
   splits.check_groups(table["group"], table["part"])
   rows, copied = copies.rows_left(
     table, facts["hashes"], config.data.duplicates
@@ -129,8 +131,8 @@ def _read_all(
   """images.npy and masks.npy, which begin with the slices that can be read.
 
   Returns:
-    The rows kept of each set, and facts: `hashes` of the images kept, and
-    `bad`, (id, reason) of the others.
+    The rows kept of each set, and facts: `hashes` and `voxels` (labelled, cut
+    away) of the slices kept, and `bad`, (id, reason) of the others.
   """
   config = context.config
   size, total = tuple(config.preprocess.size), sum(map(len, sets))
@@ -138,7 +140,8 @@ def _read_all(
   folder.mkdir(parents=True, exist_ok=True)
   images = _file(folder / "images.npy", (total, *size, 1))
   masks = _file(folder / "masks.npy", (total, *size))
-  kept, facts, count = [[] for _ in sets], {"hashes": [], "bad": []}, 0
+  kept, count = [[] for _ in sets], 0
+  facts = {"hashes": [], "voxels": [], "bad": []}
   with context.telemetry.progress(total, "data") as bar:
     for number, dataset in enumerate(sets):
       codes = [sets[0].classes.index(name) + 1 for name in dataset.classes]
@@ -157,7 +160,8 @@ def _read_all(
               f" read; the last: {found}"
             )
           continue
-        images[count, :, :, 0], masks[count] = found
+        images[count, :, :, 0], masks[count], voxels = found
+        facts["voxels"].append(voxels)
         facts["hashes"].append(splits.image_hash(found[0]))
         kept[number].append(row)
         count += 1
@@ -171,13 +175,16 @@ def _file(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _read(dataset: Dataset, config: Any, codes: np.ndarray, row: int):
-  """The prepared slice and class map, or what is wrong with it."""
+  """The prepared slice, its class map and its labelled voxels, all and those
+  cut away; or what is wrong with it."""
+  spacing = spacing_of(dataset.table, row)
   try:
     image = formats.to_uint8(dataset.read(row))
-    mask = None
+    mask, voxels = None, (0, 0)
     if dataset.table.get("labelled", np.ones(len(dataset)))[row]:
       mask = codes[dataset.read_mask(row)]
-    return prepared(image, mask, spacing_of(dataset.table, row), config)
+      voxels = int((mask > 0).sum()), cropped(mask, spacing, config)
+    return *prepared(image, mask, spacing, config), voxels
   except DataError as error:
     return error
 
@@ -197,6 +204,17 @@ def prepared(
     tuple(config.size),
   )
   return image, np.zeros_like(image) if mask is None else mask
+
+
+def cropped(mask: np.ndarray, spacing: tuple, config: Any) -> int:
+  """Labelled voxels [H, W] of a stored slice that no prediction can reach."""
+  reached = slices.restore(
+    np.ones(tuple(config.size), np.uint8),
+    mask.shape,
+    spacing,
+    tuple(config.spacing) or None,
+  )
+  return int(((mask > 0) & (reached == 0)).sum())
 
 
 def spacing_of(table: dict[str, np.ndarray], row: int) -> tuple[float, float]:

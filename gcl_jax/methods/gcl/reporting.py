@@ -6,7 +6,7 @@ import numpy as np
 
 from gcl_jax.engine import results
 from gcl_jax.methods.gcl import arms, figures, pages
-from gcl_jax.methods.gcl.slices import Slices
+from gcl_jax.methods.gcl.slices import PARTS, Slices
 from gcl_jax.report import html
 
 
@@ -47,6 +47,7 @@ def warnings_of(context: Any, slices: Slices, metrics: dict) -> list[str]:
       f"{len(bad)} slices were left out, unreadable or copies of test volumes;"
       " they are listed under Data."
     )
+  notes += cropped_note(slices, tuple(context.config.preprocess.size))
   if context.config.protocol == "transductive":
     notes.append(
       "Protocol transductive: pre-training saw the test patients without their"
@@ -70,6 +71,23 @@ def warnings_of(context: Any, slices: Slices, metrics: dict) -> list[str]:
       " others."
     )
   return notes
+
+
+def cropped_note(slices: Slices, size: tuple[int, int]) -> list[str]:
+  """One line on labelled voxels that were cut away, none where none was."""
+  lost = {part: slices.cropped(part) for part in PARTS}
+  words = [
+    f"{count} of {part} ({100 * share:.2g} %, in {volumes} volumes)"
+    for part, (count, share, volumes) in lost.items()
+    if count
+  ]
+  if not words:
+    return []
+  return [
+    f"preprocess.size {size} cuts away labelled voxels: {', '.join(words)}."
+    " In test volumes they count as missed; a larger preprocess.size keeps"
+    " them."
+  ]
 
 
 def _subtitle(context: Any, slices: Slices) -> str:
