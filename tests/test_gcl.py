@@ -255,6 +255,8 @@ def test_presets_and_all_their_arms_can_run(preset):
   config = get_config(preset)
   config.data.name = config.data.name or "heart"
   checks.check(config)
+  in_a_film = "cycle<0.1" in config.pretrain.labels
+  assert in_a_film == (config.data.name == "acdc")
   columns = {text.split("<")[0] for text in config.pretrain.labels}
   config.arms = tuple(
     arm

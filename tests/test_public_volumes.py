@@ -81,6 +81,7 @@ def test_acdc(tmp_path):
   own = found.select(found.groups == "patient001")
   assert own.column("phase").tolist() == ["ED"] * 4 + ["ES"] * 4
   assert own.column("frame").tolist() == [1] * 4 + [4] * 4
+  np.testing.assert_allclose(own.column("cycle"), [1 / 5] * 4 + [4 / 5] * 4)
   assert own.column("pathology")[0] == "DCM"
   assert own.column("height")[0] == 184 and own.column("weight")[0] == 95
   assert set(own.column("part")) == {"training"}
@@ -101,6 +102,12 @@ def test_acdc_films(tmp_path):
   assert len(found) == 5 * 4 and "split" not in found.table
   assert found.column("part")[0] == ""
   assert found.column("frame").tolist() == np.repeat(range(1, 6), 4).tolist()
+  # The film counts where it is read, whatever Info.cfg says.
+  file = tmp_path / "patient007" / "Info.cfg"
+  file.write_text(file.read_text().replace("NbFrame: 5", "NbFrame: 30"))
+  cycle = acdc(tmp_path, cine=True).column("cycle")
+  np.testing.assert_allclose(cycle, np.repeat([0.2, 0.4, 0.6, 0.8, 1.0], 4))
+  np.testing.assert_allclose(acdc(tmp_path).column("cycle")[-1], 4 / 30)
   phases = np.repeat(["", "ED", "", "ES", ""], 4).tolist()
   assert found.column("phase").tolist() == phases
   assert found.column("labelled").tolist() == [float(p != "") for p in phases]
@@ -124,7 +131,7 @@ def test_acdc_films(tmp_path):
     ("Info.cfg", INFO.format("one", 4), "ED is 'one', expected"),
     ("Info.cfg", INFO.format(4, 4), "ED and ES are the same frame"),
     ("Info.cfg", INFO.format(1, 4) + "Weight: x\n", "Weight is 'x', expected"),
-    ("Info.cfg", INFO.format(1, 9), "no patient001_frame09.nii.gz; Info.cfg"),
+    ("Info.cfg", INFO.format(1, 9), "ES is frame 9 of a film of 5"),
   ],
 )
 def test_acdc_refuses(tmp_path, file, text, words):
@@ -145,7 +152,11 @@ def test_acdc_without_optional_facts_and_patients(tmp_path):
   (tmp_path / "patient001" / "Info.cfg").write_text("ED: 1\nES: 4\n")
   found = acdc(tmp_path)
   assert found.column("pathology")[0] == ""
-  assert np.isnan(found.column("height")).all()
+  for column in ("height", "cycle"):
+    assert np.isnan(found.column(column)).all()
+  (tmp_path / "patient001" / "Info.cfg").write_text("ED: 1\nES: 4\nNbFrame: 3")
+  with pytest.raises(DataError, match="ES is frame 4 of a film of 3"):
+    acdc(tmp_path)
 
 
 def test_acdc_label_values(tmp_path):

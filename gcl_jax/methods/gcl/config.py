@@ -235,7 +235,7 @@ def _acdc(config: ml_collections.ConfigDict) -> None:
   config.data.update(name="acdc", cine=True)
   config.preprocess.update(size=(224, 224), spacing=(1.25, 1.25))
   config.unet.widths = (32, 64, 128, 256, 512)
-  config.pretrain.update(labels=("position<0.35", "patient", "phase"))
+  config.pretrain.update(labels=("position<0.35", "patient", "cycle<0.1"))
   config.pretrain.update(
     steps=20_000, pixel="F1", optimizer="sgd", learning_rate=0.1
   )
