@@ -45,13 +45,13 @@ def acdc(
     frames), `frame` from 1, `cycle` = frame / frames of the film, in (0, 1]
     (nan where neither the film is read nor Info.cfg has NbFrame), `part`
     (training, testing or ""), `pathology` ("NOR", "DCM", ...), `height` in cm
-    and `weight` in kg (nan where Info.cfg has none). `split` is "train" for training and "eval" for testing if both
-    are there.
+    and `weight` in kg (nan where Info.cfg has none). `split` is "train" for
+    training and "eval" for testing if both are there.
 
   Raises:
     DataError: no patient; ED or ES beyond the end of the film; a patient
-      without Info.cfg, without the frames that it names, their class maps or (cine) the film; or what `nifti_volume` and
-      `volumes` raise.
+      without Info.cfg, without the frames that it names, their class maps or
+      (cine) the film; or what `nifti_volume` and `volumes` raise.
     ConfigError: an unknown axis.
   """
   root = folder_of(path)
