@@ -64,7 +64,7 @@ def _defaults() -> ml_collections.ConfigDict:
 def _data() -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(
     dict(
-      name="",  # heart, hippocampus, acdc, hvsmr, mmwhs, volumes
+      name="",  # heart, hippocampus, acdc, hvsmr, mmwhs, chd, volumes
       path="",
       table="",  # of volumes: a CSV with one row a volume
       axis="",  # axial, coronal, sagittal, stored; "" = the usual one
