@@ -17,9 +17,11 @@ from gcl_jax.methods.gcl import (
   arms,
   checks,
   figures,
+  pages,
   pretrain,
   programs,
   reading,
+  reporting,
   segmenting,
 )
 from gcl_jax.methods.gcl import stages as gcl_stages
@@ -392,3 +394,22 @@ def test_the_pictures_are_middle_slices_of_test_volumes(prepared):
   rows = segmenting.example_rows(tests["eval"], 3)
   assert len(rows) == 3 and (slices.table["slice"][rows] == 2).all()
   assert slices.part("eval")[rows].all()
+
+
+def test_the_report_counts_what_the_size_cuts_away(tmp_path):
+  config = tiny(**{"preprocess.size": (16, 16), "ood_data.name": ""})
+  run(config, tmp_path, "data")
+  context = context_of(config, tmp_path)
+  slices = Slices(context)
+  table = pages._data(context, slices).blocks[0]
+  lost = {row[0]: row[-1] for row in table.rows}
+  phantom = data.load(config.data)
+  for part in ("train", "eval"):
+    masks = [
+      phantom.read_mask(int(row)) > 0
+      for row in slices.table["row"][slices.part(part)]
+    ]
+    inside = sum(int(mask[8:24, 8:24].sum()) for mask in masks)
+    assert lost[part] == sum(int(m.sum()) for m in masks) - inside > 0
+  (note,) = reporting.warnings_of(context, slices, {})[:1]
+  assert f"{lost['eval']} of eval" in note and "(16, 16)" in note
