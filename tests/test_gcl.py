@@ -18,9 +18,11 @@ from gcl_jax.methods.gcl import (
   arms,
   checks,
   figures,
+  pages,
   pretrain,
   programs,
   reading,
+  reporting,
   segmenting,
 )
 from gcl_jax.methods.gcl import stages as gcl_stages
@@ -273,11 +275,11 @@ def test_presets_and_all_their_arms_can_run(preset):
   config = get_config(preset)
   config.data.name = config.data.name or "heart"
   checks.check(config)
+  in_a_film = "cycle<0.1" in config.pretrain.labels
+  assert in_a_film == (config.data.name == "acdc")
   columns = {text.split("<")[0] for text in config.pretrain.labels}
   config.arms = tuple(
-    arm
-    for arm in arms.ARMS
-    if arm not in ("position", "patient", "phase") or arm in columns
+    arm for arm in arms.ARMS if arm not in arms.COLUMNS or arm in columns
   )
   checks.check(config)
   assert gcl_stages.stages(config)[-1].name == "report"
@@ -461,3 +463,22 @@ def test_the_pictures_are_middle_slices_of_test_volumes(prepared):
   rows = segmenting.example_rows(tests["eval"], 3)
   assert len(rows) == 3 and (slices.table["slice"][rows] == 2).all()
   assert slices.part("eval")[rows].all()
+
+
+def test_the_report_counts_what_the_size_cuts_away(tmp_path):
+  config = tiny(**{"preprocess.size": (16, 16), "ood_data.name": ""})
+  run(config, tmp_path, "data")
+  context = context_of(config, tmp_path)
+  slices = Slices(context)
+  table = pages._data(context, slices).blocks[0]
+  lost = {row[0]: row[-1] for row in table.rows}
+  phantom = data.load(config.data)
+  for part in ("train", "eval"):
+    masks = [
+      phantom.read_mask(int(row)) > 0
+      for row in slices.table["row"][slices.part(part)]
+    ]
+    inside = sum(int(mask[8:24, 8:24].sum()) for mask in masks)
+    assert lost[part] == sum(int(m.sum()) for m in masks) - inside > 0
+  (note,) = reporting.warnings_of(context, slices, {})[:1]
+  assert f"{lost['eval']} of eval" in note and "(16, 16)" in note

@@ -3,6 +3,7 @@
 import shutil
 import types
 
+import cloudpickle
 import nibabel
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from gcl_jax import data
 from gcl_jax.data import windows
 from gcl_jax.data.formats import read_volume
 from gcl_jax.data.public.acdc import acdc
+from gcl_jax.data.public.chd import chd
 from gcl_jax.data.public.hippocampus import hippocampus
 from gcl_jax.data.public.hvsmr import hvsmr
 from gcl_jax.data.public.mmwhs import mmwhs
@@ -81,6 +83,7 @@ def test_acdc(tmp_path):
   own = found.select(found.groups == "patient001")
   assert own.column("phase").tolist() == ["ED"] * 4 + ["ES"] * 4
   assert own.column("frame").tolist() == [1] * 4 + [4] * 4
+  np.testing.assert_allclose(own.column("cycle"), [1 / 5] * 4 + [4 / 5] * 4)
   assert own.column("pathology")[0] == "DCM"
   assert own.column("height")[0] == 184 and own.column("weight")[0] == 95
   assert set(own.column("part")) == {"training"}
@@ -101,6 +104,12 @@ def test_acdc_films(tmp_path):
   assert len(found) == 5 * 4 and "split" not in found.table
   assert found.column("part")[0] == ""
   assert found.column("frame").tolist() == np.repeat(range(1, 6), 4).tolist()
+  # The film counts where it is read, whatever Info.cfg says.
+  file = tmp_path / "patient007" / "Info.cfg"
+  file.write_text(file.read_text().replace("NbFrame: 5", "NbFrame: 30"))
+  cycle = acdc(tmp_path, cine=True).column("cycle")
+  np.testing.assert_allclose(cycle, np.repeat([0.2, 0.4, 0.6, 0.8, 1.0], 4))
+  np.testing.assert_allclose(acdc(tmp_path).column("cycle")[-1], 4 / 30)
   phases = np.repeat(["", "ED", "", "ES", ""], 4).tolist()
   assert found.column("phase").tolist() == phases
   assert found.column("labelled").tolist() == [float(p != "") for p in phases]
@@ -124,7 +133,7 @@ def test_acdc_films(tmp_path):
     ("Info.cfg", INFO.format("one", 4), "ED is 'one', expected"),
     ("Info.cfg", INFO.format(4, 4), "ED and ES are the same frame"),
     ("Info.cfg", INFO.format(1, 4) + "Weight: x\n", "Weight is 'x', expected"),
-    ("Info.cfg", INFO.format(1, 9), "no patient001_frame09.nii.gz; Info.cfg"),
+    ("Info.cfg", INFO.format(1, 9), "ES is frame 9 of a film of 5"),
   ],
 )
 def test_acdc_refuses(tmp_path, file, text, words):
@@ -145,7 +154,11 @@ def test_acdc_without_optional_facts_and_patients(tmp_path):
   (tmp_path / "patient001" / "Info.cfg").write_text("ED: 1\nES: 4\n")
   found = acdc(tmp_path)
   assert found.column("pathology")[0] == ""
-  assert np.isnan(found.column("height")).all()
+  for column in ("height", "cycle"):
+    assert np.isnan(found.column(column)).all()
+  (tmp_path / "patient001" / "Info.cfg").write_text("ED: 1\nES: 4\nNbFrame: 3")
+  with pytest.raises(DataError, match="ES is frame 4 of a film of 3"):
+    acdc(tmp_path)
 
 
 def test_acdc_label_values(tmp_path):
@@ -259,6 +272,57 @@ def test_mmwhs_refuses(tmp_path):
   shutil.rmtree(tmp_path / "mr_train")
   with pytest.raises(DataError, match="no mr_train_1001_image.nii.gz or the"):
     mmwhs(tmp_path, modality="mr")
+
+
+# CHD
+
+
+def chd_tree(root):
+  pixels, masks = {}, {}
+  for number, where in (("1001", "."), ("1128", "more")):
+    name, mask = f"ct_{number}", labels(range(1, 8))
+    mask.ravel()[:9] = range(9)  # 8: not of the heart
+    pixels[name], masks[name] = image(), mask
+    save(root / where / f"{name}_image.nii.gz", pixels[name])
+    save(root / where / f"{name}_label.nii.gz", mask)
+    (root / where / f"._{name}_image.nii.gz").write_bytes(b"x")
+  return pixels, masks
+
+
+def test_chd(tmp_path):
+  pixels, masks = chd_tree(tmp_path)
+  found = chd(tmp_path)
+  assert found.classes[0] == "left ventricle" and len(found.classes) == 7
+  assert found.classes[4:] == ("myocardium", "aorta", "pulmonary artery")
+  assert found.groups.tolist() == ["ct_1001"] * 4 + ["ct_1128"] * 4
+  assert set(found.column("modality")) == {"ct"}
+  assert set(found.column("labelled")) == {1}
+  for row, (name, k) in enumerate((n, k) for n in pixels for k in range(4)):
+    mask = masks[name][::-1, ::-1, k].T
+    np.testing.assert_array_equal(
+      found.read_mask(row), np.where(mask > 7, 0, mask)
+    )
+    hu = pixels[name][::-1, ::-1, k].T
+    expected = np.floor(255 * np.clip((hu + 200) / 1000, 0, 1) + 0.5)
+    np.testing.assert_array_equal(found.read(row), expected)
+  narrow = data.load(
+    config("chd", tmp_path, ct_window=(0, 1e6), axis="coronal")
+  )
+  assert narrow.read(0).max() < 2 and len(narrow) == 2 * 6
+  cloudpickle.loads(cloudpickle.dumps(found)).read_mask(0)
+
+
+def test_chd_refuses(tmp_path):
+  with pytest.raises(DataError, match="no ct_1001_image.nii.gz or the like"):
+    chd(tmp_path)
+  chd_tree(tmp_path)
+  file = tmp_path / "ct_1001_label.nii.gz"
+  save(file, labels([-1]))
+  with pytest.raises(DataError, match="label values -1 are not declared"):
+    chd(tmp_path).read_mask(0)
+  file.unlink()
+  with pytest.raises(DataError, match="1001_image.nii.gz: no ct_1001_label"):
+    chd(tmp_path)
 
 
 # Hippocampus

@@ -8,7 +8,8 @@ from gcl_jax.data.source import Dataset
 from gcl_jax.errors import ConfigError, DataError
 
 NAMES = ("phantom", "octdl", "folder", "olives", "kermany", "medmnist", "tfds")
-NAMES += ("heart", "acdc", "hvsmr", "mmwhs", "hippocampus", "volumes")
+NAMES += ("heart", "acdc", "hvsmr", "mmwhs", "chd", "hippocampus")
+NAMES += ("volumes",)
 
 
 def load(config: Any) -> Dataset:
@@ -23,7 +24,8 @@ def load(config: Any) -> Dataset:
       `meta_columns`, `pattern`, `group_unknown`, `train_table`, `test_table`,
       `phantom`, `heart` (settings of the two phantoms). Volumes: `axis`
       ("" = the usual one), `cine` (acdc), `modality` (mmwhs: "ct", "mr" or ""
-      = both), `classes` (volumes), `ct_window` (mmwhs, volumes; () = usual).
+      = both), `classes` (volumes), `ct_window` (mmwhs, chd, volumes; () =
+      usual).
 
   Returns:
     The data set; nothing but headers has been read of files on disk.
@@ -144,6 +146,12 @@ def _mmwhs(path: str, config: Any) -> Dataset:
   return mmwhs(path, **_given(config, "axis", "modality", "ct_window"))
 
 
+def _chd(path: str, config: Any) -> Dataset:
+  from gcl_jax.data.public.chd import chd
+
+  return chd(path, **_given(config, "axis", "ct_window"))
+
+
 def _hippocampus(path: str, config: Any) -> Dataset:
   from gcl_jax.data.public.hippocampus import hippocampus
 
@@ -178,6 +186,7 @@ _LOADERS = {
   "acdc": _acdc,
   "hvsmr": _hvsmr,
   "mmwhs": _mmwhs,
+  "chd": _chd,
   "hippocampus": _hippocampus,
   "volumes": _volumes,
   "octdl": _octdl,

@@ -5,11 +5,13 @@ can block the reader), and the size that its header declares must be
 acceptable before anything of that size is allocated.
 """
 
+import contextlib
 import math
 import os
 import pathlib
 import stat
 import zipfile
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -130,29 +132,56 @@ def check_size(
     )
 
 
-def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """All arrays of an npz file, without unpickling anything.
+def read_npz(
+  path: str | os.PathLike, names: Sequence[str] | None = None
+) -> dict[str, np.ndarray]:
+  """Arrays of an npz file, without unpickling anything.
 
   Each array's header must agree with the bytes that follow it, so a header
   that declares a huge shape is refused before allocation.
+
+  Args:
+    path: the file.
+    names: of the arrays wanted, as far as they are there; None for all.
 
   Raises:
     DataError: not an npz file, an object (pickled) array, a header that does
       not fit its data, an array named twice, more than `MAX_NPZ_BYTES` in
       all, or a damaged file.
   """
+  npz_headers(path)
+  with _npz_errors(path), np.load(path, allow_pickle=False) as arrays:
+    wanted = arrays.files if names is None else names
+    return {name: arrays[name] for name in wanted if name in arrays.files}
+
+
+def npz_headers(
+  path: str | os.PathLike,
+) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+  """Shape and type of every array of an npz file, by its header.
+
+  Raises:
+    DataError: as `read_npz`.
+  """
   path = regular_file(path)
-  try:
+  with _npz_errors(path):
     with zipfile.ZipFile(path) as archive:
       members = archive.infolist()
       # Members may share their compressed bytes, so only the sum is a bound.
       total = sum(member.file_size for member in members)
       check_bytes(path, total, MAX_NPZ_BYTES, "the unpacked npz file")
-      for member in members:
-        _check_member(path, archive, member)
+      found = {
+        member.filename.removesuffix(".npy"): _header(path, archive, member)
+        for member in members
+      }
     _check_names(path, [member.filename for member in members])
-    with np.load(path, allow_pickle=False) as arrays:
-      return {name: arrays[name] for name in arrays.files}
+    return found
+
+
+@contextlib.contextmanager
+def _npz_errors(path: str | os.PathLike) -> Iterator[None]:
+  try:
+    yield
   except DataError:
     raise
   # Zip, codec and header errors come as a dozen types; all mean one thing.
@@ -168,9 +197,9 @@ def _check_names(path: pathlib.Path, names: list[str]) -> None:
     raise DataError(f"{path}: holds the array {min(twice)!r} more than once")
 
 
-def _check_member(
+def _header(
   path: pathlib.Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo
-) -> None:
+) -> tuple[tuple[int, ...], np.dtype]:
   where = f"{path}, array {member.filename!r}"
   with archive.open(member) as file:
     version = np.lib.format.read_magic(file)
@@ -193,3 +222,4 @@ def _check_member(
       f"{where}: the header declares {shape} of {dtype}, {declared} bytes,"
       f" but {member.file_size - start} bytes follow"
     )
+  return shape, dtype

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gcl_jax.data import formats
+from gcl_jax.data.files import folder_of
 from gcl_jax.errors import ConfigError, DataError
 
 
@@ -31,6 +32,50 @@ def scan(root: pathlib.Path) -> list[pathlib.Path]:
       if known_suffix(name) and not name.startswith(".")
     ]
   return sorted(found)
+
+
+def files_named(
+  folder: str | os.PathLike, pattern: str
+) -> dict[str, pathlib.Path]:
+  """NIfTI files below a folder whose name without suffix matches in full.
+
+  Hidden files are passed over: archives packed on a Mac hold one of the same
+  name, behind "._", for each file.
+
+  Args:
+    folder: where to look, at any depth.
+    pattern: regular expression for the name without .nii or .nii.gz.
+
+  Returns:
+    name -> file, sorted.
+
+  Raises:
+    DataError: not a folder, or two files of one name.
+  """
+  found: dict[str, pathlib.Path] = {}
+  for file in scan(folder_of(folder)):
+    name = re.sub(r"(?i)\.nii(\.gz)?$", "", file.name)
+    if name == file.name or not re.fullmatch(pattern, name):
+      continue
+    if name in found:
+      raise DataError(f"{file}: {found[name]} has the same name; remove one")
+    found[name] = file
+  return dict(sorted(found.items()))
+
+
+def pairs_named(
+  folder: str | os.PathLike, pattern: str
+) -> dict[str, tuple[pathlib.Path, pathlib.Path | None]]:
+  """name -> its NAME_image and NAME_label (None: none), see `files_named`."""
+  images = files_named(folder, f"{pattern}_image")
+  labels = files_named(folder, f"{pattern}_label")
+  return {
+    name.removesuffix("_image"): (
+      file,
+      labels.get(f"{name.removesuffix('_image')}_label"),
+    )
+    for name, file in images.items()
+  }
 
 
 def known_suffix(name: str) -> str:

@@ -37,14 +37,14 @@ class Grid:
     shape: (i, j, k), the lengths of the first three axes.
     spacing: (i, j, k) in mm.
     directions: where each of the three runs to, closest of "L" or "R", "P" or
-      "A", "I" or "S" by the affine.
+      "A", "I" or "S" by the affine; () of a file without one.
     frames: volumes in the file, 1 unless it is a film.
     dtype: of the stored voxels.
   """
 
   shape: tuple[int, int, int]
   spacing: tuple[float, float, float]
-  directions: tuple[str, str, str]
+  directions: tuple[str, ...]
   frames: int
   dtype: np.dtype
 
@@ -68,12 +68,18 @@ def nifti_grid(path: pathlib.Path, *, film: bool = False) -> Grid:
     spacing = tuple(float(s) * unit for s in header["pixdim"][1:4])
     if not all(0 < s < math.inf for s in spacing):
       raise DataError(f"{path}: voxels of {spacing} mm, expected above 0")
-    directions = extra("nibabel").aff2axcodes(volume.affine)
-    if None in directions:
-      raise DataError(f"{path}: the affine does not tell the three axes apart")
+    directions = directions_of(path, volume.affine)
     shape, frames = volume.shape[:3], math.prod(volume.shape[3:])
     dtype = volume.get_data_dtype()
     return Grid(tuple(shape), spacing, directions, frames, dtype)
+
+
+def directions_of(path: pathlib.Path, affine: np.ndarray) -> tuple[str, ...]:
+  """`Grid.directions` by an affine; DataError if two axes share one."""
+  directions = extra("nibabel").aff2axcodes(affine)
+  if None in directions:
+    raise DataError(f"{path}: the affine does not tell the three axes apart")
+  return directions
 
 
 def read_nifti(path: pathlib.Path, *, canonical: bool = True) -> np.ndarray:
@@ -100,10 +106,21 @@ def _frames(path: pathlib.Path, canonical: bool, film: bool) -> np.ndarray:
   if canonical:
     volume = extra("nibabel").as_closest_canonical(volume)
   values = np.asarray(volume.dataobj)
-  values = values.reshape(*values.shape[:3], -1).transpose(3, 2, 1, 0)
+  values = values.reshape(*values.shape[:3], -1)
+  return as_slices(path, values, canonical)
+
+
+def as_slices(
+  path: pathlib.Path, values: np.ndarray, canonical: bool
+) -> np.ndarray:
+  """[i, j, k] or [i, j, k, frames] with the axes in the opposite order.
+
+  A canonical volume [R, A, S] becomes [S, P, L]: anterior row first, the
+  patient's right first.
+  """
+  values = values.T
   if canonical:
-    # [R, A, S] -> [S, P, L]: anterior row first, the patient's right first.
-    values = values[:, :, ::-1, ::-1]
+    values = values[..., ::-1, ::-1]
   return np.ascontiguousarray(narrow(path, values))
 
 

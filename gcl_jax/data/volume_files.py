@@ -1,4 +1,4 @@
-"""Volumes out of NIfTI files: headers at once, voxels when asked for.
+"""Volumes out of NIfTI and npz files: headers at once, voxels when asked for.
 
 Axes of a volume cut into slices, and the order of its slices, rows, columns:
 
@@ -15,14 +15,13 @@ short axis of the heart, whose slices follow no axis of the body.
 import functools
 import os
 import pathlib
-import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from gcl_jax.data.files import existing, folder_of, regular_file
-from gcl_jax.data.names import scan
 from gcl_jax.data.nifti import Grid, nifti_grid, read_nifti, read_nifti_film
+from gcl_jax.data.npz_volumes import is_npz, npz_grid, read_npz_volume
 from gcl_jax.data.source import Dataset
 from gcl_jax.data.tables import Table, read_table
 from gcl_jax.data.volumes import Volume, Voxels, volumes
@@ -64,9 +63,10 @@ def nifti_volume(
   *,
   axis: str = "axial",
   frame: int | None = None,
+  spacing: tuple[float, ...] | None = None,
   **facts,
 ) -> Volume:
-  """One volume of NIfTI files; only their headers are read.
+  """One volume of NIfTI or npz files; only their headers are read.
 
   Args:
     name: its id.
@@ -74,19 +74,21 @@ def nifti_volume(
     label: the file of the class map, None if there is none.
     axis: one of `AXES`.
     frame: of a film (four axes), from 0; None for a file with three axes.
+    spacing: mm along the stored axes, for an npz file that does not say.
     **facts: further fields of `Volume`.
 
   Raises:
     DataError: a file that is missing or damaged, or image and label whose
-      axes differ in length or direction.
+      axes differ in length or direction; an npz file without `affine`, unless
+      the axis is "stored".
     ConfigError: an unknown axis.
   """
   check_axis(axis)
-  grid = nifti_grid(regular_file(image), film=frame is not None)
+  grid = _grid(image, "image", axis, frame is not None, spacing)
   if frame is not None and not 0 <= frame < grid.frames:
     raise DataError(f"{image}: no frame {frame + 1}, there are {grid.frames}")
   masks = _label_voxels(image, grid, label, axis) if label else None
-  pixels = functools.partial(_read, image, axis, frame)
+  pixels = functools.partial(_read, image, "image", axis, frame)
   return Volume(
     id=name,
     image=Voxels(str(image), _ordered(grid.shape, grid, axis), pixels),
@@ -96,14 +98,26 @@ def nifti_volume(
   )
 
 
+def _grid(path, kind: str, axis: str, film: bool, spacing) -> Grid:
+  if not is_npz(path):
+    return nifti_grid(regular_file(path), film=film)
+  grid = npz_grid(path, kind, spacing)
+  if axis != "stored" and not grid.directions:
+    raise DataError(
+      f"{path}: no array 'affine', so which axis is {axis} is not known: store"
+      " it, or use axis=stored"
+    )
+  return grid
+
+
 def _label_voxels(image, grid: Grid, label, axis: str) -> Voxels:
-  own = nifti_grid(regular_file(label))
+  own = _grid(label, "label", axis, False, grid.spacing)
   if axis != "stored" and own.directions != grid.directions:
     raise DataError(
       f"{label}: axes run to {''.join(own.directions)}, those of {image} to"
       f" {''.join(grid.directions)}; store both alike, or use axis=stored"
     )
-  read = functools.partial(_read, label, axis, None)
+  read = functools.partial(_read, label, "label", axis, None)
   return Voxels(str(label), _ordered(own.shape, own, axis), read)
 
 
@@ -118,9 +132,13 @@ def _ordered(values: Sequence, grid: Grid, axis: str) -> tuple:
   return tuple(values[stored[i]] for i in _ORDER[axis])
 
 
-def _read(path: pathlib.Path, axis: str, frame: int | None) -> np.ndarray:
+def _read(
+  path: pathlib.Path, kind: str, axis: str, frame: int | None
+) -> np.ndarray:
   canonical = axis != "stored"
-  if frame is None:
+  if is_npz(path):
+    volume = read_npz_volume(path, kind, canonical=canonical)
+  elif frame is None:
     volume = read_nifti(path, canonical=canonical)
   else:
     changed = existing(path).stat().st_mtime_ns
@@ -134,35 +152,6 @@ def _cached_film(path, canonical: bool, changed: int) -> np.ndarray:
   return read_nifti_film(path, canonical=canonical)
 
 
-def files_named(
-  folder: str | os.PathLike, pattern: str
-) -> dict[str, pathlib.Path]:
-  """NIfTI files below a folder whose name without suffix matches in full.
-
-  Hidden files are passed over: archives packed on a Mac hold one of the same
-  name, behind "._", for each file.
-
-  Args:
-    folder: where to look, at any depth.
-    pattern: regular expression for the name without .nii or .nii.gz.
-
-  Returns:
-    name -> file, sorted.
-
-  Raises:
-    DataError: not a folder, or two files of one name.
-  """
-  found: dict[str, pathlib.Path] = {}
-  for file in scan(folder_of(folder)):
-    name = re.sub(r"(?i)\.nii(\.gz)?$", "", file.name)
-    if name == file.name or not re.fullmatch(pattern, name):
-      continue
-    if name in found:
-      raise DataError(f"{file}: {found[name]} has the same name; remove one")
-    found[name] = file
-  return dict(sorted(found.items()))
-
-
 def volume_table(
   path: str | os.PathLike,
   table: str | os.PathLike,
@@ -173,12 +162,14 @@ def volume_table(
   ct_window: tuple[float, float] = CT_WINDOW,
   name: str = "volumes",
 ) -> Dataset:
-  """Your own NIfTI volumes, one row of a table each.
+  """Your own NIfTI or npz volumes, one row of a table each.
 
   Columns of the table: `id`; `image`, the file below the folder; and, where
   there are any, `label` (the file of the class map, blank for none),
   `patient` (blank: a patient of its own), `phase`, and `modality` ("mr", the
-  default, or "ct").
+  default, or "ct"). What arrays an npz file has: see `npz_volumes`; where it
+  has no `spacing`, `spacing_1`, `spacing_2` and `spacing_3` give the mm along
+  its axes.
 
   Args:
     path: the folder.
@@ -201,7 +192,7 @@ def volume_table(
   texts = {c: _optional(rows, c) for c in ("label", "patient", "phase")}
   modality = _optional(rows, "modality")
   extra = {column: rows.meta(column) for column in meta_columns}
-  codes = dict(enumerate(classes, 1))
+  codes, spacings = dict(enumerate(classes, 1)), _spacings(rows)
   rows.filled("image")
   entries = [
     nifti_volume(
@@ -209,6 +200,7 @@ def volume_table(
       _file(root, rows, i, "image"),
       _file(root, rows, i, "label") if texts["label"][i] else None,
       axis=axis,
+      spacing=spacings[i],
       codes=codes,
       patient=str(texts["patient"][i]),
       phase=str(texts["phase"][i]),
@@ -223,6 +215,15 @@ def volume_table(
 def _optional(rows: Table, column: str) -> np.ndarray:
   blank = np.full(len(rows), "")
   return rows.text(column) if column in rows.columns else blank
+
+
+def _spacings(rows: Table) -> list[tuple[float, ...] | None]:
+  """mm along the stored axes of every row; None where nothing is filled in."""
+  names = [f"spacing_{axis}" for axis in (1, 2, 3)]
+  if not any(name in rows.columns for name in names):
+    return [None] * len(rows)
+  found = np.stack([rows.numbers(name) for name in names], 1)
+  return [None if np.isnan(mm).all() else tuple(mm.tolist()) for mm in found]
 
 
 def _file(root: pathlib.Path, rows: Table, i: int, column: str) -> pathlib.Path:

@@ -42,15 +42,16 @@ def acdc(
 
   Returns:
     As `volumes.volumes`, a volume a frame: `phase` "ED", "ES" or "" (the other
-    frames), `frame` from 1, `part` (training, testing or ""), `pathology`
-    ("NOR", "DCM", ...), `height` in cm and `weight` in kg (nan where Info.cfg
-    has none). `split` is "train" for training and "eval" for testing if both
-    are there.
+    frames), `frame` from 1, `cycle` = frame / frames of the film, in (0, 1]
+    (nan where neither the film is read nor Info.cfg has NbFrame), `part`
+    (training, testing or ""), `pathology` ("NOR", "DCM", ...), `height` in cm
+    and `weight` in kg (nan where Info.cfg has none). `split` is "train" for
+    training and "eval" for testing if both are there.
 
   Raises:
-    DataError: no patient; a patient without Info.cfg, without the frames that
-      it names, their class maps or (cine) the film; or what `nifti_volume` and
-      `volumes` raise.
+    DataError: no patient; ED or ES beyond the end of the film; a patient
+      without Info.cfg, without the frames that it names, their class maps or
+      (cine) the film; or what `nifti_volume` and `volumes` raise.
     ConfigError: an unknown axis.
   """
   root = folder_of(path)
@@ -81,6 +82,13 @@ def _patient(folder: pathlib.Path, cine: bool, axis: str) -> list[Volume]:
     _present(film, folder, "cine=True needs the film")
     last = nifti_grid(film, film=True).frames
     frames = sorted({*range(1, last + 1), *phases})
+  else:
+    last = _measure(folder, info, "NbFrame")
+  if frames[-1] > last:
+    raise DataError(
+      f"{folder / 'Info.cfg'}: {phases[frames[-1]]} is frame {frames[-1]} of a"
+      f" film of {last:g}"
+    )
   part = folder.parent.name
   facts = {
     "part": part if part in _PARTS else "",
@@ -89,7 +97,14 @@ def _patient(folder: pathlib.Path, cine: bool, axis: str) -> list[Volume]:
     "weight": _measure(folder, info, "Weight"),
   }
   return [
-    _frame(folder, film, number, phases.get(number, ""), axis, facts)
+    _frame(
+      folder,
+      film,
+      number,
+      phases.get(number, ""),
+      axis,
+      {"cycle": number / last, **facts},
+    )
     for number in frames
   ]
 

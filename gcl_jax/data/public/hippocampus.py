@@ -12,13 +12,13 @@ import os
 import numpy as np
 
 from gcl_jax.data.files import existing, read_npz
+from gcl_jax.data.names import files_named, pairs_named
 from gcl_jax.data.nifti import nifti_grid
 from gcl_jax.data.source import Dataset
 from gcl_jax.data.volume_files import (
   AXES,
   check_axis,
   cut,
-  files_named,
   nifti_volume,
 )
 from gcl_jax.data.volumes import Volume, Voxels, volumes
@@ -59,8 +59,9 @@ def _from_files(path: str | os.PathLike, axis: str) -> list[Volume]:
     images = files_named(root / "imagesTr", r".+")
     labels = files_named(root / "labelsTr", r".+")
   else:
-    images = _shortened(files_named(root, r".+_image"))
-    labels = _shortened(files_named(root, r".+_label"))
+    found = pairs_named(root, r".+")
+    images = {name: image for name, (image, _) in found.items()}
+    labels = {name: label for name, (_, label) in found.items() if label}
   if not images:
     raise DataError(f"{root}: neither imagesTr/*.nii.gz nor *_image.nii.gz")
   missing = [name for name in images if name not in labels]
@@ -77,11 +78,6 @@ def _from_files(path: str | os.PathLike, axis: str) -> list[Volume]:
     )
     for name, image in images.items()
   ]
-
-
-def _shortened(files: dict) -> dict:
-  """Names without _image or _label."""
-  return {name[: -len("_image")]: file for name, file in files.items()}
 
 
 def _from_npz(path: str | os.PathLike, axis: str) -> list[Volume]:

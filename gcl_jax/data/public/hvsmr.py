@@ -8,8 +8,9 @@ testing_axial_crop_pat10.nii.gz without labels.
 
 import os
 
+from gcl_jax.data.names import files_named
 from gcl_jax.data.source import Dataset
-from gcl_jax.data.volume_files import files_named, nifti_volume
+from gcl_jax.data.volume_files import nifti_volume
 from gcl_jax.data.volumes import Volume, volumes
 from gcl_jax.errors import DataError
 

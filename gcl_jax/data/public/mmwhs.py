@@ -7,8 +7,9 @@ test volumes (ct_test_2001_image.nii.gz) have no open labels.
 
 import os
 
+from gcl_jax.data.names import pairs_named
 from gcl_jax.data.source import Dataset
-from gcl_jax.data.volume_files import files_named, nifti_volume
+from gcl_jax.data.volume_files import nifti_volume
 from gcl_jax.data.volumes import MODALITIES, Volume, volumes
 from gcl_jax.data.windows import CT_WINDOW
 from gcl_jax.errors import ConfigError, DataError
@@ -53,10 +54,8 @@ def mmwhs(
   """
   if modality and modality not in MODALITIES:
     raise ConfigError(f"modality {modality!r}; known: {', '.join(MODALITIES)}")
-  images = files_named(path, f"{_NAME}_image")
-  labels = files_named(path, f"{_NAME}_label")
-  names = [name.removesuffix("_image") for name in images]
-  names = [name for name in names if name.startswith(modality)]
+  pairs = pairs_named(path, _NAME)
+  names = [name for name in pairs if name.startswith(modality)]
   if not names:
     raise DataError(
       f"{path}: no {modality or 'ct'}_train_1001_image.nii.gz or the like"
@@ -65,7 +64,7 @@ def mmwhs(
 
   def entry(name: str) -> Volume:
     kind, part, number = name.split("_")
-    image, label = images[f"{name}_image"], labels.get(f"{name}_label")
+    image, label = pairs[name]
     if part == "train" and not label:
       raise DataError(f"{image}: no {name}_label.nii.gz below {path}")
     return nifti_volume(

@@ -28,14 +28,14 @@ def _only(column: str) -> Callable[[Any], dict]:
   return changes
 
 
+# Columns whose rules are an arm by themselves.
+COLUMNS = ("position", "patient", "phase", "cycle")
 # Changes of config.pretrain; scratch is not pre-trained at all. `heads_mean`,
 # the plain sum with a head per label, is the baseline a mitigator must beat.
 ARMS: dict[str, Callable[[Any], dict]] = {
   "scratch": _of(),
   "simclr": _of(_MEAN, labels=()),
-  "position": _only("position"),
-  "patient": _only("patient"),
-  "phase": _only("phase"),
+  **{name: _only(name) for name in COLUMNS},
   "partition": _of(_MEAN, labels=("position/4",)),
   "shared_mean": _of(_MEAN, heads="shared"),
   "heads_mean": _of(_MEAN, heads="per_label"),

@@ -16,6 +16,7 @@ from gcl_jax.methods.gcl.steps import MITIGATORS
 
 CHOICES = {
   "parallel": ("shard_map", "pmap", "jit"),
+  "data.duplicates": ("refuse", "drop"),
   "protocol": ("strict", "transductive"),
   "unet.dtype": ("float32", "bfloat16"),
   "pretrain.heads": ("per_label", "shared"),

@@ -64,7 +64,7 @@ def _defaults() -> ml_collections.ConfigDict:
 def _data() -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(
     dict(
-      name="",  # heart, hippocampus, acdc, hvsmr, mmwhs, volumes
+      name="",  # heart, hippocampus, acdc, hvsmr, mmwhs, chd, volumes
       path="",
       table="",  # of volumes: a CSV with one row a volume
       axis="",  # axial, coronal, sagittal, stored; "" = the usual one
@@ -89,6 +89,9 @@ def _data() -> ml_collections.ConfigDict:
       ood="",
       eval_fraction=0.3,  # of the patients
       split_seed=0,  # which patients those are, whatever config.seed is
+      # Volumes that are the same in bytes in two parts: refuse, or drop those
+      # that are not kept for testing.
+      duplicates="refuse",
       limit=0,  # at most this many patients, 0 = all
       max_bad=20,  # unreadable slices before the run is refused
     )
@@ -233,7 +236,7 @@ def _acdc(config: ml_collections.ConfigDict) -> None:
   config.data.update(name="acdc", cine=True)
   config.preprocess.update(size=(224, 224), spacing=(1.25, 1.25))
   config.unet.widths = (32, 64, 128, 256, 512)
-  config.pretrain.update(labels=("position<0.35", "patient", "phase"))
+  config.pretrain.update(labels=("position<0.35", "patient", "cycle<0.1"))
   config.pretrain.update(
     steps=20_000, pixel="F1", optimizer="sgd", learning_rate=0.1
   )

@@ -186,11 +186,11 @@ def _data(context, slices) -> html.Section:
           len(set(slices.table["volume"][here].tolist())),
           int(here.sum()),
           int((here & slices.labelled).sum()),
+          slices.cropped(part)[0],
         ]
       )
-  table = html.Table(
-    ("part", "patients", "volumes", "slices", "slices with class maps"), rows
-  )
+  headers = ("part", "patients", "volumes", "slices", "slices with class maps")
+  table = html.Table((*headers, "labelled voxels cut away"), rows)
   bad = context.load("data")["quarantine"]
   blocks: list[Any] = [table]
   if len(bad):

@@ -17,25 +17,31 @@ from gcl_jax import data
 from gcl_jax.data import formats, slices, splits
 from gcl_jax.data.source import Dataset
 from gcl_jax.engine import feed
-from gcl_jax.engine.tables import file_hash, pack
+from gcl_jax.engine.tables import joined, keep_rows, pack
 from gcl_jax.errors import ConfigError, DataError
+from gcl_jax.methods.gcl import copies
 
 
 def run(context: Any) -> dict[str, Any]:
   """Reads, prepares and splits; returns the table (the artifact)."""
-  sets = datasets(context.config, context.dataset)
-  parts = [part for _, part in sets]
+  config = context.config
+  sets = datasets(config, context.dataset)
   _check_classes(sets)
-  kept, bad = _read_all(context, [dataset for dataset, _ in sets])
-  table = _merged(sets, kept, parts)
+  kept, facts = _read_all(context, [dataset for dataset, _ in sets])
+  table = _merged(sets, kept)
+  voxels = np.array(facts["voxels"], int).reshape(-1, 2)
+  table |= {"labelled_voxels": voxels[:, 0], "cropped_voxels": voxels[:, 1]}
   splits.check_groups(table["group"], table["part"])
+  rows, copied = copies.rows_left(
+    table, facts["hashes"], config.data.duplicates
+  )
   folder = context.workdir / "data"
   return {
-    "table": pack(table),
+    "table": pack({name: values[rows] for name, values in table.items()}),
     "classes": np.array(sets[0][0].classes, str),
-    "quarantine": np.array(bad, dtype=str),
-    "images_sha256": np.array(file_hash(folder / "images.npy")),
-    "masks_sha256": np.array(file_hash(folder / "masks.npy")),
+    "quarantine": np.array(facts["bad"] + copied, dtype=str),
+    "images_sha256": np.array(keep_rows(folder / "images.npy", rows)),
+    "masks_sha256": np.array(keep_rows(folder / "masks.npy", rows)),
   }
 
 
@@ -119,11 +125,14 @@ def _check_classes(sets: list) -> None:
       )
 
 
-def _read_all(context: Any, sets: list[Dataset]) -> tuple[list, list]:
-  """images.npy and masks.npy of the slices that can be read.
+def _read_all(
+  context: Any, sets: list[Dataset]
+) -> tuple[list, dict[str, list]]:
+  """images.npy and masks.npy, which begin with the slices that can be read.
 
   Returns:
-    The rows kept of each set, and (id, reason) of the others.
+    The rows kept of each set, and facts: `hashes` and `voxels` (labelled, cut
+    away) of the slices kept, and `bad`, (id, reason) of the others.
   """
   config = context.config
   size, total = tuple(config.preprocess.size), sum(map(len, sets))
@@ -131,7 +140,8 @@ def _read_all(context: Any, sets: list[Dataset]) -> tuple[list, list]:
   folder.mkdir(parents=True, exist_ok=True)
   images = _file(folder / "images.npy", (total, *size, 1))
   masks = _file(folder / "masks.npy", (total, *size))
-  kept, bad, count = [[] for _ in sets], [], 0
+  kept, count = [[] for _ in sets], 0
+  facts = {"hashes": [], "voxels": [], "bad": []}
   with context.telemetry.progress(total, "data") as bar:
     for number, dataset in enumerate(sets):
       codes = [sets[0].classes.index(name) + 1 for name in dataset.classes]
@@ -143,21 +153,21 @@ def _read_all(context: Any, sets: list[Dataset]) -> tuple[list, list]:
       ):
         bar.update(1)
         if isinstance(found, DataError):
-          bad.append((str(dataset.ids[row]), str(found)))
-          if len(bad) > config.data.max_bad:
+          facts["bad"].append((str(dataset.ids[row]), str(found)))
+          if len(facts["bad"]) > config.data.max_bad:
             raise DataError(
               f"more than data.max_bad={config.data.max_bad} slices cannot be"
               f" read; the last: {found}"
             )
           continue
-        images[count, :, :, 0], masks[count] = found
+        images[count, :, :, 0], masks[count], voxels = found
+        facts["voxels"].append(voxels)
+        facts["hashes"].append(splits.image_hash(found[0]))
         kept[number].append(row)
         count += 1
-  for name, values in (("images", images), ("masks", masks)):
-    values.flush()
-    if count < total:
-      np.save(folder / f"{name}.npy", np.array(values[:count]))
-  return kept, bad
+  images.flush()
+  masks.flush()
+  return kept, facts
 
 
 def _file(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
@@ -165,13 +175,16 @@ def _file(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _read(dataset: Dataset, config: Any, codes: np.ndarray, row: int):
-  """The prepared slice and class map, or what is wrong with it."""
+  """The prepared slice, its class map and its labelled voxels, all and those
+  cut away; or what is wrong with it."""
+  spacing = spacing_of(dataset.table, row)
   try:
     image = formats.to_uint8(dataset.read(row))
-    mask = None
+    mask, voxels = None, (0, 0)
     if dataset.table.get("labelled", np.ones(len(dataset)))[row]:
       mask = codes[dataset.read_mask(row)]
-    return prepared(image, mask, spacing_of(dataset.table, row), config)
+      voxels = int((mask > 0).sum()), cropped(mask, spacing, config)
+    return *prepared(image, mask, spacing, config), voxels
   except DataError as error:
     return error
 
@@ -193,32 +206,32 @@ def prepared(
   return image, np.zeros_like(image) if mask is None else mask
 
 
+def cropped(mask: np.ndarray, spacing: tuple, config: Any) -> int:
+  """Labelled voxels [H, W] of a stored slice that no prediction can reach."""
+  reached = slices.restore(
+    np.ones(tuple(config.size), np.uint8),
+    mask.shape,
+    spacing,
+    tuple(config.spacing) or None,
+  )
+  return int(((mask > 0) & (reached == 0)).sum())
+
+
 def spacing_of(table: dict[str, np.ndarray], row: int) -> tuple[float, float]:
   """(y, x) of a slice in mm."""
   return float(table["spacing_y"][row]), float(table["spacing_x"][row])
 
 
-def _merged(sets: list, kept: list, parts: list) -> dict[str, np.ndarray]:
-  """The columns that all sets have, of the rows kept."""
-  first = sets[0][0].table
-  names = [
-    name
-    for name in first
-    if name not in ("part", "split") and all(name in d.table for d, _ in sets)
-  ]
-  table = {
-    name: np.concatenate(
-      [d.table[name][rows] for (d, _), rows in zip(sets, kept, strict=True)]
-    )
-    for name in names
-  }
-  table["part"] = np.concatenate(
-    [part[rows] for part, rows in zip(parts, kept, strict=True)]
-  )
-  count = len(table["id"])
-  table.setdefault("labelled", np.ones(count))
-  table["set"] = np.concatenate(
-    [np.full(len(rows), number) for number, rows in enumerate(kept)]
-  )
-  table["row"] = np.concatenate([np.array(rows, int) for rows in kept])
-  return table
+def _merged(sets: list, kept: list) -> dict[str, np.ndarray]:
+  """The columns of all sets, of the rows kept; see `tables.joined`."""
+  tables = []
+  for number, ((dataset, part), rows) in enumerate(
+    zip(sets, kept, strict=True)
+  ):
+    columns = {"labelled": np.ones(len(dataset)), **dataset.table}
+    columns |= {"part": part, "row": np.arange(len(dataset))}
+    columns["set"] = np.full(len(dataset), number)
+    columns.pop("split", None)
+    rows = np.array(rows, int)
+    tables.append({name: values[rows] for name, values in columns.items()})
+  return joined(tables)

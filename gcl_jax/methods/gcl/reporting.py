@@ -7,7 +7,7 @@ import numpy as np
 
 from gcl_jax.engine import results
 from gcl_jax.methods.gcl import arms, figures, pages
-from gcl_jax.methods.gcl.slices import Slices
+from gcl_jax.methods.gcl.slices import PARTS, Slices
 from gcl_jax.report import html
 
 
@@ -40,9 +40,10 @@ def warnings_of(context: Any, slices: Slices, metrics: dict) -> list[str]:
   bad = context.load("data")["quarantine"]
   if len(bad):
     notes.append(
-      f"{len(bad)} slices could not be read and were left out; they are listed"
-      " under Data."
+      f"{len(bad)} slices were left out, unreadable or copies of test volumes;"
+      " they are listed under Data."
     )
+  notes += cropped_note(slices, tuple(context.config.preprocess.size))
   if context.config.protocol == "transductive":
     notes.append(
       "Protocol transductive: pre-training saw the test patients without their"
@@ -82,6 +83,23 @@ def _fewest_patients(config: Any) -> float:
     if settings.pixel and settings.patients_per_batch
   ]
   return min(counts, default=math.inf)
+
+
+def cropped_note(slices: Slices, size: tuple[int, int]) -> list[str]:
+  """One line on labelled voxels that were cut away, none where none was."""
+  lost = {part: slices.cropped(part) for part in PARTS}
+  words = [
+    f"{count} of {part} ({100 * share:.2g} %, in {volumes} volumes)"
+    for part, (count, share, volumes) in lost.items()
+    if count
+  ]
+  if not words:
+    return []
+  return [
+    f"preprocess.size {size} cuts away labelled voxels: {', '.join(words)}."
+    " In test volumes they count as missed; a larger preprocess.size keeps"
+    " them."
+  ]
 
 
 def _subtitle(context: Any, slices: Slices) -> str:

@@ -67,6 +67,17 @@ class Slices:
     pixels = np.asarray(self.pixels[rows], np.float32) / 255
     return float(pixels.mean()), float(max(pixels.std(), 1e-3))
 
+  def cropped(self, part: str) -> tuple[int, float, int]:
+    """Labelled voxels of a part that `preprocess.size` cuts away, their share
+    of all labelled ones, and the number of volumes that lose some."""
+    here = self.part(part)
+    lost, labelled = (
+      self.table[f"{kind}_voxels"][here] for kind in ("cropped", "labelled")
+    )
+    names = self.table["volume"][here][lost > 0]
+    share = lost.sum() / max(labelled.sum(), 1)
+    return int(lost.sum()), float(share), len(set(names.tolist()))
+
   def volumes(self, part: str) -> dict[str, np.ndarray]:
     """{volume: its rows, first slice first} of the labelled ones of a part."""
     chosen = np.flatnonzero(self.part(part) & self.labelled)

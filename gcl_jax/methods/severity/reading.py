@@ -16,7 +16,7 @@ from gcl_jax import data
 from gcl_jax.data import formats, near_copies, preprocess, splits
 from gcl_jax.data.source import Dataset
 from gcl_jax.engine import feed
-from gcl_jax.engine.tables import file_hash, pack
+from gcl_jax.engine.tables import joined, keep_rows, pack
 from gcl_jax.errors import DataError
 from gcl_jax.evaluation import baselines
 
@@ -156,7 +156,7 @@ def _without_copies(context: Any, table: dict, facts: dict) -> tuple:
   ]
   facts["rows"] = [row for row, _ in samples]
   facts["raw"] = {f"{i}": raw for i, (_, raw) in enumerate(samples)}
-  sha256 = _keep(context.workdir / "data" / "images.npy", left)
+  sha256 = keep_rows(context.workdir / "data" / "images.npy", left)
   return {name: values[left] for name, values in table.items()}, sha256
 
 
@@ -197,7 +197,7 @@ def _read_all(context: Any, sets: list) -> tuple[str, list, dict[str, Any]]:
         count += 1
   images.flush()
   del images
-  return _keep(path, np.arange(count)), kept, facts
+  return keep_rows(path, np.arange(count)), kept, facts
 
 
 def _near_copies(context: Any, table: dict) -> list[tuple]:
@@ -253,35 +253,15 @@ def _note_bad(dataset, row: int, error: DataError, bad: list, config: Any):
     ) from error
 
 
-def _keep(path, rows: np.ndarray) -> str:
-  """Rewrites images.npy with these rows alone; returns its hash."""
-  images = np.load(path, mmap_mode="r")
-  if len(rows) < len(images):
-    shorter = path.with_name("images_kept.npy")
-    kept = np.lib.format.open_memmap(
-      shorter, "w+", np.uint8, (len(rows), *images.shape[1:])
-    )
-    for target, row in enumerate(rows):
-      kept[target] = images[row]
-    kept.flush()
-    shorter.replace(path)
-  return file_hash(path)
-
-
 def _merge(sets: list, kept: list) -> dict[str, np.ndarray]:
   """One table over the data sets; a column missing in one is nan or ""."""
-  names = {name for dataset, *_ in sets for name in dataset.table}
-  names = sorted((names | {"healthy"}) - {"split"})
-  table: dict[str, list] = {name: [] for name in [*names, "part", "pool"]}
+  tables = []
   for (dataset, part, pool), rows in zip(sets, kept, strict=True):
-    for name in names:
-      column = dataset.table.get(name)
-      blank = _blank(name, sets)
-      values = np.full(len(dataset), blank) if column is None else column
-      table[name].append(np.asarray(values)[rows])
-    table["part"].append(part[rows])
-    table["pool"].append(pool[rows])
-  merged = {name: np.concatenate(values) for name, values in table.items()}
+    columns = {"healthy": np.full(len(dataset), np.nan), **dataset.table}
+    columns |= {"part": part, "pool": pool}
+    columns.pop("split", None)
+    tables.append({name: v[rows] for name, v in sorted(columns.items())})
+  merged = joined(tables)
   ids, counts = np.unique(merged["id"], return_counts=True)
   if counts.max() > 1:
     raise DataError(
@@ -303,9 +283,3 @@ def _renamed(dataset: Dataset) -> Dataset:
     labels=tuple(map(new, dataset.labels)),
     meta=tuple(map(new, dataset.meta)),
   )
-
-
-def _blank(name: str, sets: list):
-  columns = [d.table[name] for d, *_ in sets if name in d.table]
-  text = columns and np.asarray(columns[0]).dtype.kind in "UO"
-  return "" if text else np.nan

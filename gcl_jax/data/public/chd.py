@@ -1,0 +1,83 @@
+"""CHD: hearts in CT with congenital disease, 68 labelled patients.
+
+Xu et al., MICCAI 2019, "Whole heart and great vessel segmentation in congenital
+heart disease using deep neural networks and graph matching"; on Kaggle as
+CHD68_segmentation_dataset_miccai19. Files ct_1001_image.nii.gz and
+ct_1001_label.nii.gz.
+
+Read without the files at hand. Their names, and that label values above 7 are
+no part of the heart, are those of public code that reads them; the order of
+the values 1 to 7 is that of the owners' list of structures and of code for
+their later ImageCHD. By a third party's account all files say 1 mm in every
+direction and their voxels run from 0 to 4095: that these are Hounsfield units,
+or the mm true, is not verified.
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable
+
+import numpy as np
+
+from gcl_jax.data.names import pairs_named
+from gcl_jax.data.source import Dataset
+from gcl_jax.data.volume_files import nifti_volume
+from gcl_jax.data.volumes import Volume, volumes
+from gcl_jax.data.windows import CT_WINDOW
+from gcl_jax.errors import DataError
+
+CODES = {
+  1: "left ventricle",
+  2: "right ventricle",
+  3: "left atrium",
+  4: "right atrium",
+  5: "myocardium",
+  6: "aorta",
+  7: "pulmonary artery",
+}
+
+
+def chd(
+  path: str | os.PathLike,
+  *,
+  axis: str = "axial",
+  ct_window: tuple[float, float] = CT_WINDOW,
+) -> Dataset:
+  """CHD as it is shipped.
+
+  Args:
+    path: a folder above the files; folders between do not matter.
+    axis: one of `volume_files.AXES`.
+    ct_window: stored values that become 0 and 255.
+
+  Returns:
+    As `volumes.volumes`; patients ct_1001, ...; label values above 7 are
+    background.
+
+  Raises:
+    DataError: no such file, an image without its class map, or what
+      `nifti_volume` and `volumes` raise.
+    ConfigError: an unknown axis.
+  """
+  pairs = pairs_named(path, r"ct_\d{4}")
+  if not pairs:
+    raise DataError(f"{path}: no ct_1001_image.nii.gz or the like below it")
+
+  def entry(name: str) -> Volume:
+    image, label = pairs[name]
+    if not label:
+      raise DataError(f"{image}: no {name}_label.nii.gz below {path}")
+    facts = {"codes": CODES, "patient": name, "modality": "ct"}
+    volume = nifti_volume(name, image, label, axis=axis, **facts)
+    read = functools.partial(_heart, volume.label.read)
+    label = dataclasses.replace(volume.label, read=read)
+    return dataclasses.replace(volume, label=label)
+
+  return volumes("chd", [entry(name) for name in pairs], ct_window=ct_window)
+
+
+def _heart(read: Callable[[], np.ndarray]) -> np.ndarray:
+  """A class map without what lies outside the heart."""
+  values = read()
+  return np.where(values > max(CODES), 0, values)
