@@ -195,12 +195,10 @@ def tables(fits: list[dict]) -> None:
 
 def cell(found, part, metric, arm, labelled, other="") -> str:
   """Mean and interval of an arm, or of its difference from another, over the
-  seeds of which all draws are finished."""
+  draws and seeds that are finished in every combination."""
   fits = [found.get((name, labelled), {}) for name in (arm, other) if name]
   keys = set.intersection(*map(set, fits))
-  draws = sorted({draw for draw, _ in keys})
-  seeds = sorted({seed for _, seed in keys})
-  seeds = [s for s in seeds if all((d, s) in keys for d in draws)]
+  draws, seeds = crossed(keys)
   if not seeds:
     return "-"
   ours, *theirs = (
@@ -215,6 +213,17 @@ def cell(found, part, metric, arm, labelled, other="") -> str:
   if mean["low"] is not None:
     text += f" [{mean['low']:{sign}.3f}, {mean['high']:{sign}.3f}]"
   return f"{text} ({len(draws)} x {len(seeds)})"
+
+
+def crossed(keys: set[tuple[int, int]]) -> tuple[list[int], list[int]]:
+  """Draws and seeds that are there in every combination: all draws of some
+  seeds or some draws of all seeds, whichever is more."""
+  draws, seeds = (sorted({key[i] for key in keys}) for i in (0, 1))
+  whole = [s for s in seeds if all((d, s) in keys for d in draws)]
+  common = [d for d in draws if all((d, s) in keys for s in seeds)]
+  if len(draws) * len(whole) >= len(common) * len(seeds):
+    return draws, whole
+  return common, seeds
 
 
 def scores(of_part: dict, metric: str) -> np.ndarray:
