@@ -63,10 +63,10 @@ def main() -> int:
   arguments = parse()
   if arguments.jobs:
     run_all(arguments, pathlib.Path(arguments.out))
-  fits = finished(arguments.out) if arguments.out else []
+  groups, fits = finished(arguments.out) if arguments.out else ({}, [])
   if arguments.kept:
-    fits = keep(pathlib.Path(arguments.kept), fits)
-  tables(fits)
+    groups, fits = keep(pathlib.Path(arguments.kept), groups, fits)
+  tables(groups, fits)
   return 0
 
 
@@ -126,24 +126,24 @@ def share(base: pathlib.Path, folder: pathlib.Path) -> None:
       shutil.copytree(base / stage, folder / stage)
 
 
-def finished(out: str) -> list[dict]:
-  """Every finished fine-tune: arm, M, draw, seed, and for each part the
-  patients of its volumes and their scores by metric and class."""
+def finished(out: str) -> tuple[dict[str, list[str]], list[dict]]:
+  """The patients of every part's volumes, and every finished fine-tune: its
+  arm, M, draw and seed, and per part the volumes' scores by metric and class."""
   fits, groups = [], {}
   for path in sorted(pathlib.Path(out).glob("seed*/*/segment/done/*.json")):
     arm, *numbers = _FIT.fullmatch(path.stem).groups()
+    labelled, draw, seed = map(int, numbers)
+    fit = {"arm": arm, "labelled": labelled, "draw": draw, "seed": seed}
     found = json.loads(path.read_text())
     groups = groups or groups_of(path.parents[2])
-    fit = dict(
-      zip(("labelled", "draw", "seed"), map(int, numbers), strict=True), arm=arm
-    )
-    for part, names in groups.items():
-      fit[part] = {"groups": names}
-      for name, values in found[part].items():
-        if not name.endswith("mean"):
-          fit[part][name] = [None if x != x else round(x, 4) for x in values]
+    for part in groups:
+      fit[part] = {
+        name: [None if x != x else round(x, 3) for x in values]
+        for name, values in found[part].items()
+        if not name.endswith("mean")
+      }
     fits.append(fit)
-  return fits
+  return groups, fits
 
 
 def groups_of(run: pathlib.Path) -> dict[str, list[str]]:
@@ -157,13 +157,20 @@ def groups_of(run: pathlib.Path) -> dict[str, list[str]]:
   return groups
 
 
-def keep(path: pathlib.Path, fits: list[dict]) -> list[dict]:
-  """The fine-tunes in the file and these; the file then holds all of them."""
+def keep(
+  path: pathlib.Path, groups: dict[str, list[str]], fits: list[dict]
+) -> tuple[dict[str, list[str]], list[dict]]:
+  """What is in the file, whose first line are the patients, and this; the file
+  then holds both."""
   lines = path.read_text().splitlines() if path.exists() else []
-  merged = {key(fit): fit for fit in [*map(json.loads, lines), *fits]}
-  fits = [merged[name] for name in sorted(merged)]
-  path.write_text("".join(json.dumps(fit) + "\n" for fit in fits))
-  return fits
+  before, *kept = map(json.loads, lines or ["{}"])
+  if before and groups and before != groups:
+    sys.exit(f"{path} holds scores of other test patients")
+  merged = {key(fit): fit for fit in [*kept, *fits]}
+  groups, fits = before or groups, [merged[name] for name in sorted(merged)]
+  lines = map(json.dumps, [groups, *fits])
+  path.write_text("".join(f"{line}\n" for line in lines))
+  return groups, fits
 
 
 def key(fit: dict) -> tuple:
@@ -171,7 +178,7 @@ def key(fit: dict) -> tuple:
   return fit["seed"], fit["labelled"], fit["draw"], fit["arm"]
 
 
-def tables(fits: list[dict]) -> None:
+def tables(groups: dict[str, list[str]], fits: list[dict]) -> None:
   """Figures of every arm, then paired differences in Dice, in markdown."""
   found = collections.defaultdict(dict)
   for fit in fits:
@@ -181,19 +188,20 @@ def tables(fits: list[dict]) -> None:
   for part, title in PARTS.items():
     for metric in ("dice", "hd95"):
       rows = {
-        arm: [cell(found, part, metric, arm, m) for m in counts] for arm in arms
+        arm: [cell(found, groups, part, metric, arm, m) for m in counts]
+        for arm in arms
       }
       show(f"{metric}, {title}", counts, rows)
     for other in BASELINES:
       rows = {
-        arm: [cell(found, part, "dice", arm, m, other) for m in counts]
+        arm: [cell(found, groups, part, "dice", arm, m, other) for m in counts]
         for arm in arms
         if arm != other
       }
       show(f"dice, {title}: difference from {other}", counts, rows)
 
 
-def cell(found, part, metric, arm, labelled, other="") -> str:
+def cell(found, groups, part, metric, arm, labelled, other="") -> str:
   """Mean and interval of an arm, or of its difference from another, over the
   draws and seeds that are finished in every combination."""
   fits = [found.get((name, labelled), {}) for name in (arm, other) if name]
@@ -207,8 +215,9 @@ def cell(found, part, metric, arm, labelled, other="") -> str:
   )
   sign = "+" if theirs else ""
   values = ours - theirs[0] if theirs else ours
-  groups = fits[0][draws[0], seeds[0]][part]["groups"]
-  mean = volumes.mean_over_fits(values, np.array(groups), draws=len(draws))
+  mean = volumes.mean_over_fits(
+    values, np.array(groups[part]), draws=len(draws)
+  )
   text = f"{mean['value']:{sign}.3f}"
   if mean["low"] is not None:
     text += f" [{mean['low']:{sign}.3f}, {mean['high']:{sign}.3f}]"
