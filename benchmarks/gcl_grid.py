@@ -127,8 +127,8 @@ def share(base: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def finished(out: str) -> tuple[dict[str, list[str]], list[dict]]:
-  """The patients of every part's volumes, and every finished fine-tune: its
-  arm, M, draw and seed, and per part the volumes' scores by metric and class."""
+  """The patients of every part's volumes, and every finished fine-tune: arm,
+  M, draw, seed, and per part the scores of the volumes by metric and class."""
   fits, groups = [], {}
   for path in sorted(pathlib.Path(out).glob("seed*/*/segment/done/*.json")):
     arm, *numbers = _FIT.fullmatch(path.stem).groups()

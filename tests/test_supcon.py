@@ -78,6 +78,27 @@ def test_supcon_value_and_gradient_match_the_double_loop(block):
   np.testing.assert_allclose(gradient, expected, atol=2e-5)
 
 
+def test_gradient_by_similarities_is_the_closed_form_and_sums_to_zero():
+  """dL_i / ds_ia = (p_ia - [a in P(i)] / |P(i)|) / tau, sum over a 0; a pair's
+  similarity stands in two anchors' terms."""
+  tau, z = 0.2, unit((5, 2, 4), seed=4)
+  labels = np.array([0, 1, 0, 2, 1])
+  rows = z.reshape(-1, 4)
+  others = ~np.eye(len(rows), dtype=bool)
+  positive = equal(np.repeat(labels, 2)) * others
+  weights = np.where(others, np.exp(rows @ rows.T / tau), 0)
+  p = weights / weights.sum(1, keepdims=True)
+  share = positive / positive.sum(1, keepdims=True)
+  by_similarity = (p - share) / tau / len(rows)
+  np.testing.assert_allclose(by_similarity.sum(1), 0, atol=1e-12)
+  expected = (by_similarity + by_similarity.T) @ rows
+  loss = functools.partial(supcon, labels=jnp.asarray(labels), temperature=tau)
+  gradient = jax.grad(loss)(jnp.float32(z))
+  np.testing.assert_allclose(
+    np.asarray(gradient).reshape(-1, 4), expected, atol=2e-6
+  )
+
+
 @pytest.mark.parametrize("views", [1, 2, 3])
 @pytest.mark.parametrize("block", [None, 4])
 def test_views_and_weights(views, block):
