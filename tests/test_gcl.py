@@ -457,6 +457,15 @@ def test_the_programs_compile():
   assert not facts["collectives"]
 
 
+def test_more_labels_than_patients_are_refused_before_pre_training(prepared):
+  config, workdir, slices = prepared
+  count = len(set(slices.groups[slices.part("train")].tolist()))
+  slices.check_labels((1, count, 0))
+  config = tiny(**{"segment.labelled": (2, count + 1)})
+  with pytest.raises(DataError, match=f"training part has {count} patients"):
+    pretrain.run(context_of(config, workdir), "simclr")
+
+
 def test_the_pictures_are_middle_slices_of_test_volumes(prepared):
   config, workdir, slices = prepared
   tests = segmenting._tests(context_of(config, workdir), slices)

@@ -27,6 +27,7 @@ def run(context: Any, arm: str) -> dict[str, Any]:
   """
   slices = Slices(context)
   config = context.config
+  slices.check_labels(config.segment.labelled)
   settings = arms.settings_of(config, arm)
   contrast = contrast_of(config, settings)
   arrays = {"image": slices.pixels} | {

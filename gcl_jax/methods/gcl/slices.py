@@ -1,5 +1,6 @@
 """What every later stage reads: prepared slices, class maps and their table."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,19 @@ class Slices:
   def part(self, name: str) -> np.ndarray:
     """bool[N]: the slices of one of `PARTS`."""
     return self.table["part"] == name
+
+  def check_labels(self, counts: Sequence[int]) -> None:
+    """Refuses to promise more labelled patients than there are to train on.
+
+    Raises:
+      DataError: before hours of pre-training, not after.
+    """
+    found = set(self.groups[self.part("train") & self.labelled].tolist())
+    if max(counts) > len(found):
+      raise DataError(
+        f"segment.labelled {max(counts)}: the training part has {len(found)}"
+        " patients with labels; ask for fewer, or 0 for all of them"
+      )
 
   def pool(self, protocol: str) -> np.ndarray:
     """bool[N]: what pre-training may see under this protocol."""
