@@ -11,7 +11,11 @@ one of pre-training and of fine-tuning; test patients and draws stay the same.
 Prints tables of Dice and of paired differences out of whatever is finished,
 with intervals over draws, seeds and test patients
 (`gcl_jax.evaluation.volumes.mean_over_fits`); --jobs=0 does only that. A
-stopped grid goes on where it was.
+stopped grid goes on where it was. --kept=FILE adds the scores of every test
+volume to a file, a fine-tune a line, and makes the tables of all that it holds:
+
+  python benchmarks/gcl_grid.py --jobs=0 --out= \\
+      --kept=benchmarks/gcl_hippocampus.jsonl
 """
 
 import argparse
