@@ -172,9 +172,10 @@ def test_features_are_mitigated_slice_by_slice():
     lambda encoder: maps_of(contrast, encoder, extra), params["encoder"]
   )
   heads = {"head": params["head"]}
+  data = jax.tree.map(jnp.asarray, batch())
   of_maps = jax.jit(
     jax.jacrev(
-      lambda m: branches.image_losses(contrast, m, heads, batch(), None, None)
+      lambda m: branches.image_losses(contrast, m, heads, data, None, None)
     )
   )(maps)
   # What is 0 but for rounding, behind a dead head, has no direction.
