@@ -62,7 +62,7 @@ def test_conv_equals_linen(image, kernel, strides, padding):
     return jax.jit(run)(variables, inputs)
 
   jax.tree.map(
-    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=3e-5),
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-4),
     pull(ours),
     pull(theirs),
   )
