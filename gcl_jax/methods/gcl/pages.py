@@ -101,8 +101,7 @@ def _segmentation(context, slices, found, metrics) -> html.Section:
 
 def _by_labels(context, slices, metrics) -> dict[str, tuple]:
   """Arm -> (patients with labels, Dice), fewest first."""
-  pool = slices.part("train") & slices.labelled
-  everyone = len(set(slices.groups[pool].tolist()))
+  everyone = slices.labelled_patients
   order = sorted(context.config.segment.labelled, key=lambda m: m or everyone)
   return {
     arm: (

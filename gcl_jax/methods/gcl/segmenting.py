@@ -139,7 +139,7 @@ def labelled_rows(slices: Slices, fit: Fit) -> tuple[np.ndarray, np.ndarray]:
   """
   rows = np.flatnonzero(slices.part("train") & slices.labelled)
   groups = slices.groups[rows]
-  count = fit.labelled or len(set(groups.tolist()))
+  count = fit.labelled or slices.labelled_patients
   rows = rows[splits.label_draw(groups, count, fit.draw)]
   if count < 2:
     return rows, rows[:0]

@@ -55,17 +55,22 @@ class Slices:
     """bool[N]: the slices of one of `PARTS`."""
     return self.table["part"] == name
 
+  @property
+  def labelled_patients(self) -> int:
+    """How many patients of the training part have labels."""
+    return len(np.unique(self.groups[self.part("train") & self.labelled]))
+
   def check_labels(self, counts: Sequence[int]) -> None:
     """Refuses to promise more labelled patients than there are to train on.
 
     Raises:
       DataError: before hours of pre-training, not after.
     """
-    found = set(self.groups[self.part("train") & self.labelled].tolist())
-    if max(counts) > len(found):
+    if max(counts) > self.labelled_patients:
       raise DataError(
-        f"segment.labelled {max(counts)}: the training part has {len(found)}"
-        " patients with labels; ask for fewer, or 0 for all of them"
+        f"segment.labelled {max(counts)}: the training part has"
+        f" {self.labelled_patients} patients with labels; ask for fewer, or 0"
+        " for all of them"
       )
 
   def pool(self, protocol: str) -> np.ndarray:

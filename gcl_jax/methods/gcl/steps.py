@@ -78,25 +78,13 @@ def pretrain_step(
   """
   mitigate = MITIGATORS[mitigator]
   names = tuple(rule.text for rule in contrast.rules) or ("slice",)
-  unet, pixels = contrast.networks.unet, contrast.pixels
+  pixels = contrast.pixels
 
   def step(state, batch, *, axis_name=None):
     keys = augment.sample_keys(state.key, state.step, batch["index"])
     images = _two_views(keys, batch["image"], views)
-    state_stats = state.extra["batch_stats"]
-
-    def encode(params):
-      variables = {
-        "params": {"encoder": params},
-        "batch_stats": {"encoder": state_stats},
-      }
-      (maps, _), stats = unet.encode(
-        variables, images, train=True, axis_name=axis_name
-      )
-      return maps, stats["encoder"]
-
-    maps, backward, stats = jax.vjp(
-      encode, state.params["encoder"], has_aux=True
+    maps, backward, stats = _forward(
+      contrast.networks.unet, state, images, axis_name
     )
     heads = {k: v for k, v in state.params.items() if k != "encoder"}
     key = order_key(state)
@@ -122,16 +110,34 @@ def pretrain_step(
       values, encoder, head, conflict = _branch(
         branch, maps, heads, backward, combine, level, axis_name
       )
-      gradient = {"encoder": encoder, **head}
-      gradient = jax.tree.map(lambda g, w=weight: w * g, gradient)
-      total = (
-        gradient if total is None else jax.tree.map(jnp.add, total, gradient)
-      )
+      total = _added(total, {"encoder": encoder, **head}, weight)
       metrics |= _named(prefix, names, values, conflict)
     state = update(state, total, optimizer, {"batch_stats": stats})
     return state, metrics
 
   return step
+
+
+def _forward(unet, state, images, axis_name):
+  """The maps, their pull-back to the encoder's parameters, the statistics."""
+
+  def encode(params):
+    variables = {
+      "params": {"encoder": params},
+      "batch_stats": {"encoder": state.extra["batch_stats"]},
+    }
+    (maps, _), stats = unet.encode(
+      variables, images, train=True, axis_name=axis_name
+    )
+    return maps, stats["encoder"]
+
+  return jax.vjp(encode, state.params["encoder"], has_aux=True)
+
+
+def _added(total, gradient, weight):
+  """total + weight * gradient; no total yet is None."""
+  gradient = jax.tree.map(lambda g: weight * g, gradient)
+  return gradient if total is None else jax.tree.map(jnp.add, total, gradient)
 
 
 def _two_views(keys, images, options):
