@@ -1,6 +1,7 @@
 """The rules of the house that no single module can keep by itself."""
 
 import ast
+import functools
 import pathlib
 import subprocess
 import sys
@@ -30,6 +31,7 @@ def python_files() -> list[pathlib.Path]:
   return sorted(PACKAGE.rglob("*.py"))
 
 
+@functools.cache
 def imports_of(path: pathlib.Path) -> set[str]:
   """Dotted names imported anywhere in a file, functions included."""
   found = set()
