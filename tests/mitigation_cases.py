@@ -60,7 +60,9 @@ def products(v, g):
 
 @functools.cache
 def over_draws(rule):
-  return jax.jit(jax.vmap(rule))
+  """Compiled as for users, unlike most tests: bounds here are of rounding."""
+  options = {"xla_backend_optimization_level": 3}
+  return jax.jit(jax.vmap(rule), compiler_options=options)
 
 
 def mapped(rule, gradients):
