@@ -274,7 +274,9 @@ def test_without_labels_it_is_simclr():
 
 
 @pytest.mark.parametrize("level", ["parameters", "features"])
-@pytest.mark.parametrize(("mode", "devices"), [("shard_map", 8), ("pmap", 2)])
+@pytest.mark.parametrize(
+  ("mode", "devices"), [("shard_map", 8), ("pmap", 2), ("shard_map", 2)]
+)
 def test_devices_change_nothing(mode, devices, level):
   settings = dict(mitigator="cone", level=level)
   _, one, said = one_step(contrast_of(), **settings)
