@@ -40,6 +40,7 @@ def main() -> int:
   )
   parser.add_argument("--preset", default="demo")
   parser.add_argument("--pixels", type=int, default=0, help="1: those too")
+  parser.add_argument("--forms", default="", help="those alone, by ; apart")
   parser.add_argument("--threads", type=int, default=1)
   parser.add_argument("--rounds", type=int, default=5)
   parser.add_argument("--block_s", type=float, default=0.5)
@@ -48,6 +49,8 @@ def main() -> int:
   distributed.configure_cpu(arguments.threads)
   distributed.keep_memory()
   forms = FORMS | (PIXELS if arguments.pixels else {})
+  if arguments.forms:
+    forms = {name: forms[name] for name in arguments.forms.split(";")}
   opponents = [
     opponent(arguments, name, changes) for name, changes in forms.items()
   ]
