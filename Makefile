@@ -1,10 +1,11 @@
 # make demo   the severity method on the embedded phantom -> runs/demo/report.html
-# make test   the whole test suite
+# make test   the whole test suite, files shared out to two processes (JOBS=2)
 # make lint   ruff
 # Choose another Python with: make demo PYTHON=python3.12 VENV=.venv312
 
 PYTHON ?= python3
 VENV ?= .venv
+JOBS ?= 2
 PY := $(VENV)/bin/python
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 CONSTRAINTS := constraints/python$(VERSION).txt
@@ -15,7 +16,7 @@ demo: $(VENV)/installed
 	$(PY) -m gcl_jax.main --config=configs/severity.py:demo --workdir=runs/demo
 
 test: $(VENV)/installed-dev
-	$(PY) -m pytest
+	$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed-dev
 	$(PY) -m ruff check .
