@@ -180,7 +180,7 @@ def _segment() -> ml_collections.ConfigDict:
 
 
 def _demo(config: ml_collections.ConfigDict) -> None:
-  """The heart phantom on two CPU cores in under three minutes."""
+  """The heart phantom on two fast CPU cores in under three minutes."""
   config.data.name = "heart"
   config.ood_data.name = "heart"
   config.ood_data.heart.update(patients=12, domain="other", seed=1)
