@@ -2,9 +2,9 @@
 
   python -m gcl_jax.main --config=configs/gcl.py:demo --workdir=runs/gcl
 
-    embedded heart phantom, 3 minutes on two fast CPU cores, 8 on slow ones; with 2
-    labelled patients Dice 0.85, 0.05 above training from scratch, 0.24 above it
-    on the other scanner
+    embedded heart phantom, 3 minutes on two fast CPU cores, 8 on slow ones;
+    with 2 labelled patients Dice 0.85, 0.05 above training from scratch, 0.24
+    above it on the other scanner
 
 Presets and every setting: gcl_jax/methods/gcl/config.py.
 """
