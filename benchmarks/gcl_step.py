@@ -50,7 +50,10 @@ def main() -> int:
   distributed.keep_memory()
   forms = FORMS | (PIXELS if arguments.pixels else {})
   if arguments.forms:
-    forms = {name: forms[name] for name in arguments.forms.split(";")}
+    wanted = arguments.forms.split(";")
+    if not forms.keys() >= set(wanted):
+      parser.error(f"--forms: some of {'; '.join(forms)}")
+    forms = {name: forms[name] for name in wanted}
   opponents = [
     opponent(arguments, name, changes) for name, changes in forms.items()
   ]

@@ -221,8 +221,9 @@ def _hippocampus(config: ml_collections.ConfigDict) -> None:
   config.data.update(name="hippocampus", axis="coronal", ood="scale=uint8")
   config.preprocess.size = (40, 32)  # cuts no labelled voxel of any volume
   config.unet.widths = (16, 32, 64, 128)
-  # 2,000 steps beat 400 for every arm tried, by 0.4 to 1.6 points of Dice at
-  # two labelled patients and more at one (docs/results.md).
+  # 2,000 steps came out above 400 for all of the four arms tried, by 0.4 to 1.6
+  # points of Dice at two labelled patients; chosen on test patients, and mostly
+  # within chance (docs/results.md).
   config.pretrain.update(labels=("position<0.1", "volume"), steps=2000)
   config.pretrain.level = "features"  # half the time of a step on parameters
   # Chosen for training from scratch, on 20 volumes of the training part (mean
