@@ -1,7 +1,12 @@
 """A step gives the same numbers however it is run."""
 
 import functools
+import importlib.util
+import json
+import os
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +14,9 @@ import numpy as np
 import optax
 import pytest
 from jax import lax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from gcl_jax.engine import cluster, distributed, parallel, state
+from gcl_jax.engine import ahead, cluster, distributed, parallel, state
 from gcl_jax.errors import ConfigError
 
 ROWS, WIDTH, STEPS = 16, 5, 4
@@ -192,6 +197,83 @@ def test_replicate_copies_what_is_shared_or_not_ours():
   assert doubled["params"].sharding.is_equivalent_to(
     NamedSharding(mesh, PartitionSpec()), 1
   )
+
+
+class Chip:
+  """Stands for a device that is not here, as JAX describes one."""
+
+  def __init__(self, number, process, slice_index, platform="tpu"):
+    self.id, self.process_index = number, process
+    self.slice_index, self.platform = slice_index, platform
+    self.device_kind = "TPU v5 lite" if platform == "tpu" else "NVIDIA H100"
+    self.client = None
+
+
+def owners(mesh):
+  return [device.process_index for device in mesh.devices.flat]
+
+
+def torus(side):
+  """Chips of a v5e slice, four neighbours a host, along the rows of a torus."""
+  hosts = side // 2
+  return [
+    Chip(side * y + x, hosts * (y // 2) + x // 2, 0)
+    for y in range(side)
+    for x in range(side)
+  ]
+
+
+@pytest.mark.parametrize("side", [4, 8, 16])
+def test_a_mesh_keeps_the_chips_of_a_host_together(side):
+  chips = torus(side)
+  along_the_torus = [chip.process_index for chip in chips]
+  found = owners(parallel.make_mesh(chips))
+  assert found == sorted(along_the_torus) != along_the_torus
+
+
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+def test_devices_of_several_slices_make_a_mesh(platform):
+  """XLA gives every GPU host a slice_index of its own."""
+  chips = [Chip(n, n // 8, n // 8, platform) for n in range(16)]
+  mesh = parallel.make_mesh(chips[::-1])
+  assert owners(mesh) == [0] * 8 + [1] * 8
+  assert mesh.axis_names == (parallel.AXIS,)
+  assert mesh.axis_types == (AxisType.Auto,)
+  assert [device.id for device in mesh.devices.flat] == list(range(16))
+
+
+def test_unequal_numbers_of_devices_are_refused():
+  chips = [Chip(n, n // 3, 0) for n in range(8)]
+  with pytest.raises(ConfigError, match="process 0: 3, process 1: 3, proces"):
+    parallel.make_mesh(chips)
+
+
+@pytest.mark.skipif(
+  not importlib.util.find_spec("libtpu"), reason="needs the extra tpu"
+)
+@pytest.mark.parametrize(
+  ("name", "slices"),
+  [("v5e:4x4", 1), ("v5e:8x8", 1), ("v5p:2x2x2", 1), ("v5e:4x4", 2)],
+)
+def test_the_mesh_of_a_real_topology_is_in_process_order(name, slices):
+  script = """
+import sys
+from jax.experimental import topologies
+from gcl_jax.engine import parallel
+name, slices = sys.argv[1], int(sys.argv[2])
+found = topologies.get_topology_desc(name, "tpu", num_slices=slices)
+print([d.process_index for d in parallel.make_mesh(found.devices).devices])
+"""
+  done = subprocess.run(
+    [sys.executable, "-c", script, name, str(slices)],
+    env=os.environ | ahead.HOST | {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1"},
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert done.returncode == 0, done.stderr
+  found = json.loads(done.stdout)
+  assert found == sorted(found) and len(set(found)) > 1
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -23,7 +22,7 @@ from gcl_jax.errors import ConfigError
 # Memory of one chip in GiB, from the makers' pages (read November 2026).
 CHIP_GIB = {"v3": 32, "v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
 # The compiler asks for its host, and for the metadata server of a cloud.
-_HOST = {
+HOST = {
   "TPU_SKIP_MDS_QUERY": "1",
   "TPU_ACCELERATOR_TYPE": "v5litepod-8",
   "TPU_WORKER_HOSTNAMES": "localhost",
@@ -68,7 +67,7 @@ def tpu_mesh(topology: str) -> Mesh:
     raise ConfigError(
       f"compile_only {topology!r} is not a slice such as v5e:2x4"
     )
-  for name, value in _HOST.items():
+  for name, value in HOST.items():
     os.environ.setdefault(name, value)
   jax.config.update("jax_platforms", "cpu")  # looking for chips takes minutes
   try:
@@ -79,8 +78,7 @@ def tpu_mesh(topology: str) -> Mesh:
       f"compile_only {topology}: {reason}; the TPU compiler comes with"
       " pip install -e '.[tpu]', slices look like v5e:2x4 or v4:2x2x1"
     ) from error
-  devices = np.array(found.devices)
-  return Mesh(devices.reshape(-1), (parallel.AXIS,))
+  return parallel.make_mesh(found.devices)
 
 
 def compile_program(program: Program, mesh: Mesh) -> dict[str, Any]:

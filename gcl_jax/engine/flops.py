@@ -24,7 +24,21 @@ def count(function: Callable, *args: Any) -> float:
   ...       jax.ShapeDtypeStruct((3, 5), "float32"))
   60.0
   """
-  return _of(jax.make_jaxpr(function)(*args).jaxpr)
+  processes = jax.process_count()
+  if processes == 1 or hasattr(function, "trace"):
+    return _of(jax.make_jaxpr(function)(*args).jaxpr)
+  # Of several processes each traces a pmap for its own devices alone.
+  args = jax.tree.map(_of_this_process, args)
+  return processes * _of(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _of_this_process(array):
+  """The shape of the part of an array that this process holds."""
+  sharding = getattr(array, "sharding", None)
+  if sharding is None or sharding.is_fully_replicated:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype)
+  rows = array.shape[0] // jax.process_count()
+  return jax.ShapeDtypeStruct((rows, *array.shape[1:]), array.dtype)
 
 
 def _of(jaxpr) -> float:

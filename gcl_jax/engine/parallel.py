@@ -7,6 +7,7 @@ the gradients of replicated parameters a second time, n devices too large,
 without a word.
 """
 
+import collections
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -25,11 +26,29 @@ PyTree = Any
 
 
 def make_mesh(devices=None) -> Mesh:
-  """A mesh of one axis, `AXIS`, over `devices` (default: all there are)."""
+  """A mesh of one axis, `AXIS`, in the order of (process, device id).
+
+  The rows of a batch that process p holds are then those at p's place in the
+  batch (`distributed.local_share`). `jax.make_mesh` follows the torus of a TPU
+  slice instead, which mixes the chips of different hosts from 16 chips on, and
+  refuses devices of several slices: since May 2026 every GPU host is one.
+
+  Args:
+    devices: of all processes; None takes all there are.
+
+  Raises:
+    ConfigError: the processes do not hold equal numbers of devices.
+  """
   devices = list(jax.devices() if devices is None else devices)
-  return jax.make_mesh(
-    (len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices
-  )
+  devices.sort(key=lambda device: (device.process_index, device.id))
+  counts = collections.Counter(device.process_index for device in devices)
+  if len(set(counts.values())) > 1:
+    shares = ", ".join(f"process {p}: {n}" for p, n in counts.items())
+    raise ConfigError(
+      f"the processes hold different numbers of devices ({shares}): give each"
+      " the same number"
+    )
+  return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def compile_step(
@@ -66,7 +85,7 @@ def compile_step(
       in_axes=(None, 0),
       out_axes=(None, None),
       donate_argnums=0,
-      devices=list(mesh.devices.flat),
+      devices=_by_process(mesh),
     )
   mapped = jax.shard_map(
     body,
@@ -101,7 +120,7 @@ def compile_map(
       function,
       axis_name=AXIS,
       in_axes=(None, 0),
-      devices=list(mesh.devices.flat),
+      devices=_by_process(mesh),
     )
   mapped = jax.shard_map(
     function,
@@ -193,6 +212,18 @@ def divisible(size: int, mesh: Mesh) -> int:
 def pmean(tree: PyTree, axis_name: str | None) -> PyTree:
   """`lax.pmean`, or the tree itself when the whole batch is in one place."""
   return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+
+
+def _by_process(mesh: Mesh) -> list[jax.Device]:
+  """The devices for pmap, which takes those of a process together only."""
+  devices = list(mesh.devices.flat)
+  owners = [device.process_index for device in devices]
+  if owners != sorted(owners):
+    raise ConfigError(
+      f"pmap needs the devices in the order of their processes, got {owners}:"
+      " take the mesh from parallel.make_mesh"
+    )
+  return devices
 
 
 def _replicated(mesh: Mesh) -> NamedSharding:

@@ -28,6 +28,9 @@ def map_examples(
 ) -> PyTree:
   """Applies a function to every row; the results do not depend on the batches.
 
+  Every row's index goes to the device and comes back with its result, which is
+  placed by it: no order of devices can give a row the result of another.
+
   Args:
     function: (tree, batch) -> pytree of arrays with one row per row of the
       batch, each row computed from its own alone. It is given the rows of one
@@ -49,6 +52,7 @@ def map_examples(
 
   Raises:
     DataError: no rows, or arrays of different lengths.
+    RuntimeError: rows did not come back from the devices.
   """
   telemetry = telemetry or Telemetry()
   lengths = {key: len(values) for key, values in arrays.items()}
@@ -58,21 +62,22 @@ def map_examples(
   size = mesh.size * math.ceil(min(batch_size, length) / mesh.size)
   watch = Stopwatch(mesh)
   tree = parallel.replicate(tree, mesh)
-  mapped = parallel.compile_map(function, mesh, mode)
+  mapped = parallel.compile_map(_numbered(function), mesh, mode)
   output = None
 
   def put(start):
     batch = _read(arrays, start, size, length)
     return start, parallel.put_batch(batch, mesh, mode)
 
-  def keep(start, rows):
+  def keep(start, result):
     nonlocal output
-    rows = parallel.global_rows(rows, mode)
-    count = min(size, length - start)
+    index, rows = parallel.global_rows(result, mode)
     if output is None:
       output = jax.tree.map(lambda x: _empty(x, length, size, name), rows)
-    jax.tree.map(lambda out, x: _fill(out, x, start, count), output, rows)
-    bar.update(count)
+    stop = min(start + size, length)
+    order = _order(index, start, stop, name)
+    jax.tree.map(lambda out, x: _fill(out, x[order], start), output, rows)
+    bar.update(stop - start)
 
   programs = {} if compiled is None else compiled
   starts = iter(range(0, length, size))
@@ -125,5 +130,26 @@ def _empty(rows, length, size, name):
   return np.empty((length,) + rows.shape[1:], rows.dtype)
 
 
-def _fill(output, rows, start, count):
-  output[start : start + count] = rows[:count]
+def _numbered(function):
+  """The function, with the index of each row beside its result."""
+
+  def numbered(tree, batch):
+    return batch["index"], function(tree, batch)
+
+  return numbered
+
+
+def _order(index, start, stop, name):
+  """Where the results of rows start..stop - 1 lie, padding left out."""
+  found, order = np.unique(index, return_index=True)
+  if not np.array_equal(found, np.arange(start, stop)):
+    raise RuntimeError(
+      f"{name}: of rows {start} to {stop - 1} the devices gave back"
+      f" {len(found)}, from {found[0]} to {found[-1]}: the mesh does not hold"
+      " every process's devices once"
+    )
+  return order
+
+
+def _fill(output, rows, start):
+  output[start : start + len(rows)] = rows

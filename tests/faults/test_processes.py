@@ -13,11 +13,14 @@ import time
 import pytest
 
 TOY = pathlib.Path(__file__).with_name("toy.py")
+ORDERS = pathlib.Path(__file__).with_name("orders.py")
 WAIT_S = 90
 
 
 class Run:
   """Processes of one toy run; their words go to files."""
+
+  program = TOY
 
   def __init__(self, workdir, processes=1, devices=1, *arguments):
     workdir.mkdir(parents=True, exist_ok=True)
@@ -38,7 +41,7 @@ class Run:
       own = [a[number] if isinstance(a, list) else a for a in arguments]
       with open(path, "w") as file:
         child = subprocess.Popen(
-          [sys.executable, "-u", str(TOY), str(workdir), *own],
+          [sys.executable, "-u", str(self.program), str(workdir), *own],
           env=os.environ | (cpu if alone else told),
           stdout=file,
           stderr=subprocess.STDOUT,
@@ -191,3 +194,26 @@ def test_row17_an_error_in_process_0_ends_all_with_its_code(tmp_path):
   assert run.codes() == [2, 2]
   assert "gcl_jax: the table is empty" in run.words(0)
   assert "gcl_jax: process 0 stopped" in run.words(1)
+
+
+class Orders(Run):
+  """Two processes whose devices come in the order of a torus."""
+
+  program = ORDERS
+
+
+def test_row52_rows_keep_their_results_in_any_order_of_devices(tmp_path):
+  run = Orders(tmp_path, 2, 2)
+  assert run.codes() == [0, 0], run.words(0) + run.words(1)
+  told = [json.loads(run.words(n).split("found ")[1]) for n in (0, 1)]
+  assert told[0] == told[1]
+  found = told[0]
+  assert found.pop("torus") == [0, 1, 1, 0]
+  assert found.pop("owners") == [0, 0, 1, 1]
+  refused = found.pop("by hand pmap")
+  assert "pmap needs the devices in the order of their processes" in refused
+  assert len(found) == 5
+  weight = found["made shard_map"][1]
+  for name, (rows, fitted) in found.items():
+    assert rows == [float(n) for n in range(1, 42)], name
+    assert fitted == pytest.approx(weight, rel=1e-6), name
