@@ -105,6 +105,8 @@ def differing(here: pathlib.Path, there: pathlib.Path) -> dict:
 def gap(first: pathlib.Path, layout: str, stage: str, arguments) -> dict:
   """How far a stage made of the same inputs in another layout is off."""
   workdir = pathlib.Path(arguments.out) / f"{layout}-{stage}"
+  if workdir.exists() and not (workdir / "config.json").exists():
+    raise SystemExit(f"{workdir} is not a run of this script: move it away")
   shutil.rmtree(workdir, ignore_errors=True)
   for name in inputs_of(first, stage):
     shutil.copytree(first / name, workdir / name)

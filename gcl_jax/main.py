@@ -12,7 +12,6 @@ to go on).
 import importlib
 import os
 import pathlib
-import shutil
 import sys
 from typing import Any
 
@@ -89,8 +88,6 @@ def run(config: Any, workdir: Any, mesh: Any, only: str | None = None) -> dict:
   for other in ("healthy_data", "ood_data"):
     if config.get(other, {}).get("name"):
       fingerprint += data.load(config[other]).fingerprint()
-  if not (pathlib.Path(workdir) / "report.html").exists():
-    shutil.rmtree(pathlib.Path(workdir) / "report", ignore_errors=True)
   context = stages.Context(
     config,
     workdir,

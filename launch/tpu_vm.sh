@@ -56,11 +56,18 @@ everywhere() { # everywhere COMMAND: on all hosts at the same time
     --command="$1"
 }
 
+# Of ~/gcl on the hosts a setup replaces these and nothing else.
+packed_names="gcl_jax configs constraints launch pyproject.toml README.md LICENSE"
+
 # The hosts bring Python 3.10, too old for us: uv fetches another.
 install_command() {
   cat <<END
 set -e
-rm -rf ~/gcl && mkdir ~/gcl && tar -xzf ~/gcl.tar.gz -C ~/gcl && cd ~/gcl
+mkdir -p ~/gcl && cd ~/gcl
+if [ ! -e .gcl_jax ] && [ -n "\$(ls -A)" ]; then
+  echo "\$(hostname): ~/gcl holds something else: move it away" >&2 && exit 2
+fi
+touch .gcl_jax && rm -rf $packed_names && tar -xzf ~/gcl.tar.gz
 python3 -m pip install -q --user uv
 ~/.local/bin/uv venv -q --clear --python $python ~/gcl-venv
 ~/.local/bin/uv pip install -q --python ~/gcl-venv/bin/python \
@@ -71,8 +78,8 @@ END
 setup() {
   packed=$(mktemp -d)
   trap 'rm -rf "$packed"' EXIT
-  tar -czf "$packed/gcl.tar.gz" --exclude=__pycache__ -C "$root" \
-    gcl_jax configs constraints launch pyproject.toml README.md LICENSE
+  # shellcheck disable=SC2086  # several names
+  tar -czf "$packed/gcl.tar.gz" --exclude=__pycache__ -C "$root" $packed_names
   gcloud compute tpus tpu-vm scp "$packed/gcl.tar.gz" "$name:" \
     --zone="$zone" --worker=all
   everywhere "$(install_command)"

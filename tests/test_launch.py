@@ -188,6 +188,36 @@ def test_tpu_code_goes_to_every_host(tmp_path):
   assert "-c constraints/python3.12.txt -e '.[tpu]'" in log
 
 
+@pytest.mark.parametrize("mark", [False, True])
+def test_tpu_setup_spares_what_it_did_not_bring(tmp_path, mark):
+  script = (LAUNCH / "tpu_vm.sh").read_text()
+  names = re.search("^packed_names=.*$", script, re.M)[0]
+  function = re.search(r"^install_command\(\) \{.*?^\}", script, re.M | re.S)[0]
+  folder = tmp_path / "gcl"
+  (folder / "runs").mkdir(parents=True)
+  (folder / "runs" / "theirs").write_text("weeks")
+  (folder / "gcl_jax").mkdir()
+  (folder / "gcl_jax" / "old.py").write_text("")
+  if mark:
+    (folder / ".gcl_jax").write_text("")
+  subprocess.run(
+    ["tar", "-czf", tmp_path / "gcl.tar.gz", "-C", LAUNCH.parent, "LICENSE"],
+    check=True,
+  )
+  unpack = 'eval "$(install_command | sed "/^python3 /,$ d")"'
+  done = subprocess.run(
+    ["bash", "-c", f"python=3.12\n{names}\n{function}\n{unpack}"],
+    env={**os.environ, "HOME": str(tmp_path)},
+    capture_output=True,
+    text=True,
+  )
+  assert (folder / "runs" / "theirs").read_text() == "weeks"
+  assert done.returncode == (0 if mark else 2), done.stderr
+  assert (folder / "LICENSE").exists() == mark
+  assert (folder / "gcl_jax" / "old.py").exists() != mark
+  assert mark or "holds something else: move it away" in done.stderr
+
+
 def test_tpu_run_keeps_arguments_whole(tmp_path):
   stand_in(tmp_path, "gcloud", "0 0 0 0 0 0 0 0")
   fractions = "--config.probe.fractions=(0.1, 1.0)"

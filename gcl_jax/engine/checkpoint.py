@@ -173,8 +173,13 @@ def save_artifact(directory: str | pathlib.Path, tree: dict) -> None:
 
   Raises:
     TypeError: a key or a leaf of another kind (object arrays, for one).
+    UserError: the folder is there and is no artifact.
   """
   directory = pathlib.Path(directory).absolute()
+  if directory.exists() and not (directory / "values.json").exists():
+    raise UserError(
+      f"{directory} is no artifact and would be replaced: move it away"
+    )
   leaves = dict(_walk(tree))
   arrays = {k: v for k, v in leaves.items() if _is_numeric(v)}
   values = {k: _to_json(k, v) for k, v in leaves.items() if k not in arrays}

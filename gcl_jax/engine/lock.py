@@ -20,8 +20,8 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
   its name in the file, and the next run takes over.
 
   Raises:
-    UserError: another run holds it, or its owner on another host (whose lock
-      need not be visible here) has not signed off.
+    UserError: another run holds it, its owner on another host (whose lock
+      need not be visible here) has not signed off, or the file is no run's.
   """
   if not distributed.is_main():
     yield
@@ -46,6 +46,11 @@ def _acquire(file, path):
   except OSError:
     pass  # a file system without locks: go by the process id
   owner = _read(file)
+  if owner is None and _is_foreign(file):
+    raise UserError(
+      f"{path} was not written by a run and would be replaced: choose another"
+      " --workdir"
+    )
   if owner and owner["host"] != me["host"]:
     held = True
   elif owner and not visible and owner["pid"] != me["pid"]:
@@ -68,6 +73,13 @@ def _read(file):
     return {"host": str(owner["host"]), "pid": int(owner["pid"])}
   except (ValueError, KeyError, TypeError):
     return None  # signed off, or a kill cut the line short
+
+
+def _is_foreign(file):
+  """Whether it holds what is not the beginning of an owner's line."""
+  file.seek(0)
+  text = file.read(8)
+  return not '{"host":'.startswith(text)
 
 
 def _is_alive(pid):

@@ -12,6 +12,7 @@ from gcl_jax import disk
 from gcl_jax.errors import UserError
 
 SCHEMA = 1
+NAMES = ("begun.json", "manifest.json")  # what marks the folder of a stage
 PyTree = Any
 
 
@@ -57,6 +58,24 @@ def read_manifest(folder: str | pathlib.Path) -> dict | None:
       " install a newer version"
     )
   return manifest
+
+
+def read_begun(folder: str | pathlib.Path) -> dict | None:
+  """What a stage was begun with, None if that is open.
+
+  Raises:
+    UserError: the file cannot be read.
+  """
+  path = pathlib.Path(folder) / "begun.json"
+  if not path.exists():
+    return None
+  try:
+    found = json.loads(path.read_text())
+    return found if "config" in found else None
+  except (ValueError, TypeError, OSError) as error:
+    raise UserError(
+      f"{path} is damaged ({error}): delete {path.parent} and run again"
+    ) from None
 
 
 def manifest_sha256(folder: str | pathlib.Path) -> str:

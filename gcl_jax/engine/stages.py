@@ -23,7 +23,7 @@ from typing import Any
 import jax
 
 from gcl_jax import disk
-from gcl_jax.engine import distributed, manifest
+from gcl_jax.engine import distributed, folders, manifest
 from gcl_jax.engine.checkpoint import Checkpoints, load_artifact, save_artifact
 from gcl_jax.engine.lock import lock
 from gcl_jax.engine.telemetry import Telemetry
@@ -44,6 +44,8 @@ class Stage:
       single fields ("probe.bootstrap"). When one of them changes, a finished
       stage no longer fits.
     host: it works without the mesh, in process 0 alone.
+    leaves: names of files that it writes into the folder of the run. When one
+      of them is gone, the finished stage is run again.
   """
 
   name: str
@@ -51,6 +53,7 @@ class Stage:
   inputs: tuple[str, ...] = ()
   sections: tuple[str, ...] = ()
   host: bool = False
+  leaves: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass
@@ -140,22 +143,52 @@ def run_stages(
     {stage name: manifest} of the stages that are finished now.
 
   Raises:
-    UserError: unknown `only`; the folder is in use by another run or cannot be
-      written; a finished stage has other settings, inputs or data; an input is
-      missing or was changed on disk.
+    UserError: unknown `only`; the folder is in use by another run, cannot be
+      written or holds something else under a name that the run needs; a
+      finished stage has other settings, inputs or data; an input is missing or
+      was changed on disk.
     Whatever a stage raises (`NonFiniteError`, `Preempted`).
   """
   _check_order(stages, only)
   disk.make_writable(context.workdir)
+  wanted = [stage for stage in stages if only in (None, stage.name)]
   with lock(context.workdir):
-    _write_config(context)
-    for stage in stages:
-      if only in (None, stage.name):
-        _run_stage(stage, dataclasses.replace(context, stage=stage))
+    distributed.on_main(lambda: _prepare(stages, wanted, context))
+    for stage in wanted:
+      _run_stage(stage, dataclasses.replace(context, stage=stage))
   found = {
     s.name: manifest.read_manifest(context.workdir / s.name) for s in stages
   }
   return {name: entry for name, entry in found.items() if entry is not None}
+
+
+def _prepare(stages, wanted, context):
+  """Refuses what does not fit before anything in the folder is changed."""
+  folders.check(context.workdir, [stage.name for stage in stages])
+  again = [s for s in wanted if _lacks_a_file(s, context.workdir)]
+  for stage in wanted:
+    if stage not in again:
+      _check_settings(stage, context)
+  for stage in again:
+    folders.remove(context.workdir / stage.name)
+  _write_config(context)
+
+
+def _lacks_a_file(stage, workdir):
+  return (workdir / stage.name / "manifest.json").exists() and not all(
+    (workdir / name).exists() for name in stage.leaves
+  )
+
+
+def _check_settings(stage, context):
+  """Refuses a stage that was begun or finished with other settings or data."""
+  folder = context.workdir / stage.name
+  expected = _settings(stage, context)
+  found, state = manifest.read_manifest(folder), "finished"
+  if found is None:
+    found, state = manifest.read_begun(folder), "begun"
+  if found is not None:
+    _refuse_other(found | {"inputs": {}}, expected, folder, state)
 
 
 def _run_stage(stage: Stage, context: Context) -> None:
@@ -207,21 +240,26 @@ def _work(stage, context, expected) -> Callable[[], None]:
 
 def _expected(stage, context):
   """The part of the manifest that decides whether a finished stage fits."""
-  config = to_plain(context.config)
-  settings = {key: _pick(config, key) for key in stage.sections}
-  settings["seed"] = config.get("seed", 0)
-  text = json.dumps(settings, sort_keys=True)
   inputs = {}
   for name in stage.inputs:
     _check_fresh(context, name)
     inputs[name] = manifest.manifest_sha256(context.workdir / name)
+  return _settings(stage, context) | {"inputs": inputs}
+
+
+def _settings(stage, context):
+  """What of it is known before the inputs are there."""
+  config = to_plain(context.config)
+  settings = {key: _pick(config, key) for key in stage.sections}
+  settings["seed"] = config.get("seed", 0)
+  text = json.dumps(settings, sort_keys=True)
   return {
     "schema": manifest.SCHEMA,
     "method": config.get("method", ""),
     "stage": stage.name,
     "config": settings,
     "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
-    "inputs": inputs,
+    "inputs": {},
     "data": to_plain(context.data),
   }
 
@@ -245,20 +283,21 @@ def _pick(config, dotted):
 
 def _begin(folder, expected):
   """Notes what the stage is begun with; its checkpoints belong to that."""
-  path = folder / "begun.json"
-  if path.exists():
-    _refuse_other(json.loads(path.read_text()), expected, folder, "begun")
+  begun = manifest.read_begun(folder)
+  if begun is not None:
+    _refuse_other(begun, expected, folder, "begun")
   elif distributed.is_main():
     disk.make_writable(folder)
-    manifest.write_json(path, expected)
+    manifest.write_json(folder / "begun.json", expected)
   distributed.barrier(f"begin {folder.name}")
 
 
 def _forget_if_empty(folder):
   """A stage that left nothing to resume may begin again with other settings."""
   kept = [p for p in folder.iterdir() if p.is_dir() and p.name != "tensorboard"]
-  if not kept:
-    (folder / "begun.json").unlink(missing_ok=True)
+  if not kept and distributed.is_main():
+    mark = {"schema": manifest.SCHEMA, "stage": folder.name}
+    manifest.write_json(folder / "begun.json", mark)
 
 
 def _refuse_other(found, expected, folder, state):

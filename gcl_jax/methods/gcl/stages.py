@@ -51,6 +51,7 @@ def stages(config: Any) -> tuple[Stage, ...]:
       ("data", *trained, "segment"),
       ("report", "seed"),
       host=True,
+      leaves=("report.json", "report.html"),
     ),
   )
 

@@ -80,6 +80,7 @@ def stages(config: Any) -> tuple[Stage, ...]:
       ("data", *scores[1:], "score", "grade", "bin", *encoders, "probe"),
       ("report", "seed"),
       host=True,
+      leaves=("report.json", "report.html"),
     ),
   )
 
