@@ -66,6 +66,20 @@ ROWS = {
   46: ("a file system that stalls", "waits and goes on"),
   47: ("logs deleted or unwritable", "training goes on"),
   48: ("two runs in one folder", "the second is refused"),
+  49: ("a prepared data set that names code", "refused, nothing is imported"),
+  50: ("damaged files with patient data", "no value of theirs in any message"),
+  51: (
+    "one name in two forms of its letters",
+    "one patient, one file, said; twins refused",
+  ),
+  52: (
+    "chips in the order of a torus, several slices",
+    "every row keeps its result; the run starts",
+  ),
+  53: (
+    "a user's folder or file under a name of the run",
+    "refused, left as it was",
+  ),
 }
 HEAD = """# Reliability
 
