@@ -1,6 +1,7 @@
 """Data sets that others wrote with tensorflow-datasets."""
 
 import io
+import shutil
 import sys
 
 import numpy as np
@@ -120,6 +121,15 @@ def test_other_places_and_formats_are_refused(root, tmp_path):
   Foreign(data_dir=tmp_path, file_format="parquet").download_and_prepare()
   with pytest.raises(DataError, match="parquet"):
     tfds_source(tmp_path, group_column="patient")
+
+
+def test_a_missing_shard_is_refused(root, tmp_path):
+  folder = tmp_path / "copy"
+  shutil.copytree(root, folder)
+  for shard in folder.rglob("*array_record*"):
+    shard.unlink()
+  with pytest.raises(DataError, match="not a readable data set"):
+    tfds_source(folder, "foreign:2.1.0")
 
 
 def test_load_names_it(root):

@@ -1,15 +1,15 @@
 """DICOM images and series, by pydicom (extra `medical`).
 
-Headers are read and checked before pixels are; anything the library raises or
-warns about on a damaged file ends as one `DataError`.
+Headers are read and checked before pixels are; anything the library raises on
+a damaged file ends as one `DataError`. No message holds what an element says:
+counts and sizes are given, texts are not.
 """
 
-import io
 import pathlib
 
 import numpy as np
-from PIL import Image
 
+from gcl_jax.data.dicom_pixels import check_pixels, frame_count, number
 from gcl_jax.data.files import (
   MAX_PIXELS,
   MAX_VOLUME_BYTES,
@@ -19,14 +19,11 @@ from gcl_jax.data.files import (
   folder_of,
   regular_file,
 )
-from gcl_jax.data.medical import extra, narrow, one_error, to_float32
+from gcl_jax.data.medical import extra, narrow, to_float32
+from gcl_jax.data.quiet import one_error
 from gcl_jax.errors import DataError
 
 _DEFLATED = ("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.8.1")
-_RLE = "1.2.840.10008.1.2.5"
-# What a byte can unpack to, so that a small file with a large size in its
-# header is refused before that size is allocated.
-_MOST_RLE = 64
 
 
 def read_dicom(path: pathlib.Path) -> np.ndarray:
@@ -45,7 +42,7 @@ def read_frames(path: pathlib.Path) -> np.ndarray:
 def dicom_frames(path: pathlib.Path) -> int:
   """Number of frames by the header."""
   with one_error(path, "DICOM"):
-    return _frames(_header(path))
+    return frame_count(path, _header(path))
 
 
 def read_series(path: pathlib.Path) -> np.ndarray:
@@ -83,19 +80,22 @@ def _order(path: pathlib.Path, files: list, headers: list) -> list[int]:
   """Positions of the slices, sorted along the normal."""
   with one_error(path, "DICOM series"):
     for name in ("SeriesInstanceUID", "Rows", "Columns"):
-      _all_equal(path, name, [str(h.get(name)) for h in headers])
+      _all_equal(path, name, {str(h.get(name)) for h in headers})
     for file, header in zip(files, headers, strict=True):
-      if _frames(header) > 1:
+      if frame_count(file, header) > 1:
         raise DataError(f"{file}: a multi-frame file inside a series folder")
     check_size(
       path,
-      (len(headers), int(headers[0].Rows), int(headers[0].Columns)),
+      (len(headers), *_size(files[0], headers[0])),
       MAX_VOXELS,
     )
     keys = _along_normal(path, headers)
     what = "position"
     if keys is None:
-      keys = [float(h.get("InstanceNumber", "nan")) for h in headers]
+      keys = [
+        number(file, header, "InstanceNumber", np.nan, float)
+        for file, header in zip(files, headers, strict=True)
+      ]
       what = "instance number"
     if not np.isfinite(keys).all() or len(set(keys)) < len(keys):
       raise DataError(
@@ -121,12 +121,11 @@ def _along_normal(path: pathlib.Path, headers: list) -> list[float] | None:
   return [round(float(np.dot(np.array(p, float), normal)), 4) for p in places]
 
 
-def _all_equal(path: pathlib.Path, name: str, values: list[str]) -> None:
-  different = sorted(set(values))
-  if len(different) > 1:
+def _all_equal(path: pathlib.Path, name: str, values: set[str]) -> None:
+  if len(values) > 1:
     raise DataError(
-      f"{path}: more than one DICOM series: {name} is"
-      f" {' and '.join(different[:3])}; give each series its own folder"
+      f"{path}: more than one DICOM series: {len(values)} different {name};"
+      " give each series its own folder"
     )
 
 
@@ -144,28 +143,28 @@ def _header(path: pathlib.Path):
   header = pydicom.dcmread(path, stop_before_pixels=True)
   if "Rows" not in header or "Columns" not in header:
     raise DataError(f"{path}: a DICOM file without an image")
-  check_size(path, (int(header.Rows), int(header.Columns)), MAX_PIXELS)
-  shape = (_frames(header), int(header.Rows), int(header.Columns))
-  check_size(path, shape, MAX_VOXELS)
+  size = _size(path, header)
+  check_size(path, size, MAX_PIXELS)
+  check_size(path, (frame_count(path, header), *size), MAX_VOXELS)
   return header
 
 
-def _frames(header) -> int:
-  return int(header.get("NumberOfFrames") or 1)
+def _size(path: pathlib.Path, header) -> tuple[int, int]:
+  return number(path, header, "Rows"), number(path, header, "Columns")
 
 
 def _dicom_pixels(path: pathlib.Path) -> np.ndarray:
   """[frames, H, W] or [frames, H, W, 3], inverted and rescaled as declared."""
   with one_error(path, "DICOM"):
     pydicom = extra("pydicom")
-    pixels = extra("pydicom.pixels")
     header = _header(regular_file(path))
     dataset = pydicom.dcmread(path)
-    _check_length(path, dataset)
-    stored = pixels.pixel_array(dataset)
-    frames, rows, columns = _frames(header), int(header.Rows), header.Columns
-    colour = (3,) if int(dataset.get("SamplesPerPixel", 1)) == 3 else ()
-    shape = (frames, rows, int(columns), *colour)
+    _check_kind(path, dataset)
+    check_pixels(path, dataset)
+    with one_error(path, f"{dataset.file_meta.TransferSyntaxUID.name} image"):
+      stored = extra("pydicom.pixels").pixel_array(dataset)
+    colour = (3,) if number(path, dataset, "SamplesPerPixel", 1) == 3 else ()
+    shape = (frame_count(path, header), *_size(path, header), *colour)
     if stored.size != np.prod(shape):
       raise DataError(
         f"{path}: decoded to {stored.shape}, the header declares {shape}"
@@ -173,57 +172,26 @@ def _dicom_pixels(path: pathlib.Path) -> np.ndarray:
     return _intensities(path, dataset, stored.reshape(shape))
 
 
-def _check_length(path: pathlib.Path, dataset) -> None:
-  """Uncompressed pixels must have exactly the declared number of bytes."""
-  if not dataset.get("PixelData"):
-    raise DataError(f"{path}: a DICOM file without pixel data")
-  expected = extra("pydicom.pixels.utils").get_expected_length(dataset)
-  if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-    _check_frames(path, dataset, expected)
-    return
-  length = len(dataset.PixelData)
-  if length not in (expected, expected + expected % 2):
+def _check_kind(path: pathlib.Path, dataset) -> None:
+  """What is none of DICOM's words may be any text, and is not repeated."""
+  words = extra("pydicom.pixels.common").PhotometricInterpretation
+  kind = str(dataset.get("PhotometricInterpretation"))
+  if kind not in {word.value for word in words}:
     raise DataError(
-      f"{path}: {length} bytes of pixels, the header declares {expected}"
+      f"{path}: PhotometricInterpretation is missing or no kind that is known"
     )
-
-
-def _check_frames(path: pathlib.Path, dataset, expected: int) -> None:
-  """Compressed frames must be as many and as large as the header declares."""
-  syntax = dataset.file_meta.TransferSyntaxUID
-  if syntax == _RLE and expected > _MOST_RLE * len(dataset.PixelData):
-    raise DataError(
-      f"{path}: the header declares {expected} bytes, more than"
-      f" {len(dataset.PixelData)} bytes of RLE can hold"
-    )
-  uid, frames = extra("pydicom.uid"), _frames(dataset)
-  if syntax not in (*uid.JPEGTransferSyntaxes, *uid.JPEG2000TransferSyntaxes):
-    return
-  size = (int(dataset.Columns), int(dataset.Rows))
-  found = extra("pydicom.encaps").generate_frames(
-    dataset.PixelData, number_of_frames=frames
-  )
-  count = 0
-  for count, frame in enumerate(found, 1):
-    with Image.open(io.BytesIO(frame), formats=("JPEG", "JPEG2000")) as image:
-      if image.size != size:
-        raise DataError(
-          f"{path}: frame {count} is {image.size[1]} x {image.size[0]}, the"
-          f" header declares {size[1]} x {size[0]}"
-        )
-  if count != frames:
-    raise DataError(f"{path}: {count} frames, the header declares {frames}")
 
 
 def _intensities(path, dataset, stored: np.ndarray) -> np.ndarray:
   """Stored numbers to brightness in the declared unit."""
   pixels = extra("pydicom.pixels")
-  kind = str(dataset.PhotometricInterpretation)
+  kind = str(dataset.get("PhotometricInterpretation"))
   if kind == "PALETTE COLOR":
     return narrow(path, pixels.apply_color_lut(stored, dataset))
-  bits, signed = int(dataset.BitsStored), int(dataset.PixelRepresentation)
-  if int(dataset.HighBit) != bits - 1:
-    raise DataError(f"{path}: {bits} bits up to bit {dataset.HighBit}")
+  bits, last = (number(path, dataset, n) for n in ("BitsStored", "HighBit"))
+  if last != bits - 1:
+    raise DataError(f"{path}: {bits} bits up to bit {last}")
+  signed = number(path, dataset, "PixelRepresentation")
   low = -(2 ** (bits - 1)) if signed else 0
   high = low + 2**bits - 1
   if stored.min() < low or stored.max() > high:
@@ -233,11 +201,15 @@ def _intensities(path, dataset, stored: np.ndarray) -> np.ndarray:
   if kind == "MONOCHROME1":
     stored = (high + low - stored.astype(np.int64)).astype(stored.dtype)
   elif kind != "MONOCHROME2" and stored.ndim != 4:
-    raise DataError(f"{path}: pixels of kind {kind!r} are not read")
-  slope = float(dataset.get("RescaleSlope", 1) or 0)
-  intercept = float(dataset.get("RescaleIntercept", 0) or 0)
+    raise DataError(f"{path}: pixels of kind {kind} are not read")
+  slope = number(
+    path, dataset, "RescaleSlope", float("RescaleSlope" not in dataset), float
+  )
+  intercept = number(path, dataset, "RescaleIntercept", 0, float)
   if not np.isfinite([slope, intercept]).all() or slope == 0:
-    raise DataError(f"{path}: rescale slope {slope}, intercept {intercept}")
+    raise DataError(
+      f"{path}: RescaleSlope is 0, or it or RescaleIntercept is not finite"
+    )
   if "ModalityLUTSequence" not in dataset and (slope, intercept) == (1, 0):
     return narrow(path, stored)
   return to_float32(path, pixels.apply_modality_lut(stored, dataset))

@@ -5,16 +5,16 @@ can block the reader), and the size that its header declares must be
 acceptable before anything of that size is allocated.
 """
 
-import contextlib
 import math
 import os
 import pathlib
 import stat
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
+from gcl_jax.data.quiet import one_error
 from gcl_jax.errors import DataError
 
 MAX_PIXELS = 2**26  # of one image: 8192 x 8192
@@ -150,7 +150,7 @@ def read_npz(
       all, or a damaged file.
   """
   npz_headers(path)
-  with _npz_errors(path), np.load(path, allow_pickle=False) as arrays:
+  with one_error(path, "npz file"), np.load(path, allow_pickle=False) as arrays:
     wanted = arrays.files if names is None else names
     return {name: arrays[name] for name in wanted if name in arrays.files}
 
@@ -164,7 +164,7 @@ def npz_headers(
     DataError: as `read_npz`.
   """
   path = regular_file(path)
-  with _npz_errors(path):
+  with one_error(path, "npz file"):
     with zipfile.ZipFile(path) as archive:
       members = archive.infolist()
       # Members may share their compressed bytes, so only the sum is a bound.
@@ -176,18 +176,6 @@ def npz_headers(
       }
     _check_names(path, [member.filename for member in members])
     return found
-
-
-@contextlib.contextmanager
-def _npz_errors(path: str | os.PathLike) -> Iterator[None]:
-  try:
-    yield
-  except DataError:
-    raise
-  # Zip, codec and header errors come as a dozen types; all mean one thing.
-  except Exception as error:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    raise DataError(f"{path}: not a readable npz file ({reason})") from error
 
 
 def _check_names(path: pathlib.Path, names: list[str]) -> None:

@@ -13,8 +13,10 @@ from absl import logging
 from gcl_jax.data import formats
 from gcl_jax.data.files import folder_of
 from gcl_jax.data.names import from_names, known_suffix, scan
+from gcl_jax.data.paths import Paths, several
 from gcl_jax.data.source import Dataset
 from gcl_jax.data.tables import Table, read_table
+from gcl_jax.data.text import one_form
 from gcl_jax.errors import ConfigError, DataError
 
 GROUP_UNKNOWN = ("refuse", "exclude", "image")
@@ -100,6 +102,7 @@ def _with_groups(
   rows: Table, group_column: str, id_column: str, unknown: str
 ) -> Table:
   """The rows that have a patient, by the rule for those that have none."""
+  group_column = one_form(group_column)
   if group_column not in rows.columns and unknown == "image":
     groups = rows.text(id_column)
   else:
@@ -134,19 +137,19 @@ def _parts(rows: Table, column: str) -> np.ndarray:
 
 def _files(root: pathlib.Path, rows: Table, column: str) -> list[pathlib.Path]:
   """The file of each row; DataError for one unknown, outside or repeated."""
-  by_stem = functools.cache(lambda: _stems(root))
+  paths, by_stem = Paths(root), functools.cache(lambda: _stems(root))
   files, seen = [], {}
   for i, value in enumerate(rows.filled(column).tolist()):
-    relative = os.path.normpath(value.replace("\\", "/"))
-    if os.path.isabs(relative) or relative.startswith(".."):
-      raise rows.error(i, column, f"{value!r} is outside the folder {root}")
-    file = root / relative
-    if not os.path.lexists(file):
-      same = by_stem().get(relative, [])
-      if len(same) != 1:
-        what = "no such file" if not same else f"{len(same)} such files"
-        raise rows.error(i, column, f"{value!r}: {what} in {root}")
-      file = same[0]
+    written, text = paths.cell(rows, i, column)
+    same = (
+      paths.exact(written)
+      or by_stem()[0].get(written)
+      or paths.alike(text)
+      or by_stem()[1].get(text, [])
+    )
+    if len(same) != 1:
+      raise rows.error(i, column, f"{value!r}: {several(same)} in {root}")
+    (file,) = same
     if file in seen:
       raise rows.error(i, column, f"{value!r} is already in row {seen[file]}")
     seen[file] = rows.rows[i]
@@ -154,15 +157,20 @@ def _files(root: pathlib.Path, rows: Table, column: str) -> list[pathlib.Path]:
   return files
 
 
-def _stems(root: pathlib.Path) -> dict[str, list[pathlib.Path]]:
-  """Files by name without suffix, and by path below the root without it."""
-  stems = collections.defaultdict(list)
+def _stems(root: pathlib.Path) -> tuple[dict[str, list[pathlib.Path]], ...]:
+  """Files by name without suffix, and by path below the root without it.
+
+  Returns:
+    By these as they are stored, and by the same in one form.
+  """
+  stored, alike = collections.defaultdict(list), collections.defaultdict(list)
   for file in scan(root):
-    relative = file.relative_to(root).as_posix()
-    short = relative[: -len(known_suffix(relative))]
+    name = file.relative_to(root).as_posix()
+    short = name[: -len(known_suffix(name))]
     for key in {short, short.rpartition("/")[2]}:
-      stems[key].append(file)
-  return stems
+      stored[key].append(file)
+      alike[one_form(key)].append(file)
+  return stored, alike
 
 
 def _dataset(

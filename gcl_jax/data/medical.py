@@ -1,13 +1,13 @@
 """What the readers of DICOM and of NIfTI share (extra `medical`)."""
 
-import contextlib
 import importlib
 import pathlib
-from collections.abc import Iterator
+import sys
 from types import ModuleType
 
 import numpy as np
 
+from gcl_jax.data.quiet import watch
 from gcl_jax.errors import DataError
 
 
@@ -17,14 +17,18 @@ def extra(module: str) -> ModuleType:
   Raises:
     DataError: it is not installed; the message says how to install it.
   """
+  known = module in sys.modules
   try:
-    return importlib.import_module(module)
+    loaded = importlib.import_module(module)
   except ImportError as error:
     name = module.partition(".")[0]
     raise DataError(
       f"{name} is needed to read this kind of file:"
       " pip install 'gcl-jax[medical]'"
     ) from error
+  if not known:
+    watch()
+  return loaded
 
 
 def narrow(path: pathlib.Path, values: np.ndarray) -> np.ndarray:
@@ -44,15 +48,3 @@ def to_float32(path: pathlib.Path, values: np.ndarray) -> np.ndarray:
   if lost:
     raise DataError(f"{path}: {lost} values are too large for 32 bits")
   return small
-
-
-@contextlib.contextmanager
-def one_error(path: pathlib.Path, kind: str) -> Iterator[None]:
-  """Turns whatever a reader raises on a damaged file into a DataError."""
-  try:
-    yield
-  except DataError:
-    raise
-  except Exception as error:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    raise DataError(f"{path}: not a readable {kind}: {reason}") from error

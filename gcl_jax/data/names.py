@@ -1,4 +1,7 @@
-"""What the names of files and folders say: kind, class and patient."""
+"""What the names of files and folders say: kind, class and patient.
+
+Names are compared in one form (see `text`), and opened as they are stored.
+"""
 
 import os
 import pathlib
@@ -9,6 +12,7 @@ import numpy as np
 
 from gcl_jax.data import formats
 from gcl_jax.data.files import folder_of
+from gcl_jax.data.text import one_form, warn_of_meetings
 from gcl_jax.errors import ConfigError, DataError
 
 
@@ -47,15 +51,16 @@ def files_named(
     pattern: regular expression for the name without .nii or .nii.gz.
 
   Returns:
-    name -> file, sorted.
+    name in one form -> file, sorted.
 
   Raises:
     DataError: not a folder, or two files of one name.
   """
   found: dict[str, pathlib.Path] = {}
   for file in scan(folder_of(folder)):
-    name = re.sub(r"(?i)\.nii(\.gz)?$", "", file.name)
-    if name == file.name or not re.fullmatch(pattern, name):
+    whole = one_form(file.name)
+    name = re.sub(r"(?i)\.nii(\.gz)?$", "", whole)
+    if name == whole or not re.fullmatch(pattern, name):
       continue
     if name in found:
       raise DataError(f"{file}: {found[name]} has the same name; remove one")
@@ -100,8 +105,15 @@ def from_names(
       f"{root}: no image below this folder;"
       f" known: {', '.join(formats.SUFFIXES)}"
     )
-  ids = [file.relative_to(root).as_posix() for file in files]
+  stored = [file.relative_to(root).as_posix() for file in files]
+  ids = [one_form(name) for name in stored]
+  _check_forms(root, stored, ids)
+  pattern, healthy = one_form(pattern), one_form(healthy)
   classes, groups = _matched(ids, pattern)
+  if ids != stored:
+    written = _matched(stored, pattern)
+    warn_of_meetings(written[0], classes, f"{root}, classes in the names")
+    warn_of_meetings(written[1], groups, f"{root}, patients in the names")
   groups = np.array(groups)
   blank = groups == ""
   if blank.any() and unknown == "refuse":
@@ -115,9 +127,22 @@ def from_names(
   keep = groups != ""
   if not keep.any():
     raise DataError(f"{root}: the pattern {pattern!r} finds no patient at all")
+  wanted = [one_form(name) for name in wanted]
   columns, labels = class_columns(np.array(classes)[keep], wanted, healthy)
   columns = {"id": np.array(ids)[keep], "group": groups[keep], **columns}
   return columns, [files[i] for i in np.flatnonzero(keep)], labels
+
+
+def _check_forms(root: pathlib.Path, stored: list[str], ids: list[str]) -> None:
+  """Refuses two files that only the form of their letters tells apart."""
+  first: dict[str, str] = {}
+  for name, text in zip(stored, ids, strict=True):
+    other = first.setdefault(text, name)
+    if other != name:
+      raise DataError(
+        f"{root}: {ascii(other)} and {ascii(name)} look alike and count as one"
+        " name; rename or remove one"
+      )
 
 
 def _matched(ids: list[str], pattern: str) -> tuple[list[str], list[str]]:

@@ -18,7 +18,8 @@ from gcl_jax.data.files import (
   check_bytes,
   check_size,
 )
-from gcl_jax.data.medical import extra, narrow, one_error
+from gcl_jax.data.medical import extra, narrow
+from gcl_jax.data.quiet import one_error
 from gcl_jax.errors import DataError
 
 # What a byte can unpack to, so that a small file with a large size in its
@@ -64,7 +65,7 @@ def nifti_grid(path: pathlib.Path, *, film: bool = False) -> Grid:
     volume = _nifti(path, film)
     # The header as it is: nibabel would turn a size of 0 into one of 1.
     header, _ = _nifti_header(path)
-    unit = _MILLIMETRES[header.get_xyzt_units()[0]]
+    unit = _millimetres(path, header)
     spacing = tuple(float(s) * unit for s in header["pixdim"][1:4])
     if not all(0 < s < math.inf for s in spacing):
       raise DataError(f"{path}: voxels of {spacing} mm, expected above 0")
@@ -72,6 +73,15 @@ def nifti_grid(path: pathlib.Path, *, film: bool = False) -> Grid:
     shape, frames = volume.shape[:3], math.prod(volume.shape[3:])
     dtype = volume.get_data_dtype()
     return Grid(tuple(shape), spacing, directions, frames, dtype)
+
+
+def _millimetres(path: pathlib.Path, header) -> float:
+  """Millimetres of one unit of the header's spacing."""
+  try:
+    return _MILLIMETRES[header.get_xyzt_units()[0]]
+  except KeyError:
+    code = int(header["xyzt_units"])
+    raise DataError(f"{path}: xyzt_units {code} is not a NIfTI code") from None
 
 
 def directions_of(path: pathlib.Path, affine: np.ndarray) -> tuple[str, ...]:

@@ -10,8 +10,9 @@ import pathlib
 import numpy as np
 
 from gcl_jax.data.files import MAX_VOXELS, check_size, npz_headers, read_npz
-from gcl_jax.data.medical import extra, one_error
+from gcl_jax.data.medical import extra
 from gcl_jax.data.nifti import Grid, as_slices, directions_of
+from gcl_jax.data.quiet import one_error
 from gcl_jax.errors import DataError
 
 

@@ -6,9 +6,11 @@ import re
 import zlib
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from gcl_jax.data.files import MAX_PIXELS, check_size
+from gcl_jax.data.quiet import one_error
+from gcl_jax.data.tiff import check_directory
 from gcl_jax.errors import DataError
 
 # The only decoders Pillow may use.
@@ -22,6 +24,11 @@ _TILE_WIDTH, _TILE_HEIGHT = 322, 323
 # JPEG markers that end pixels; 00 is a pixel's FF, D0 to D7 are restarts.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _END = 0xD9
+# Chunks that a message may name; another four letters may be out of a text.
+_CHUNKS = frozenset(
+  b"IHDR PLTE IDAT IEND acTL bKGD cHRM cICP eXIf fcTL fdAT gAMA hIST iCCP iTXt"
+  b" oFFs pCAL pHYs sBIT sCAL sPLT sRGB tEXt tIME tRNS zTXt".split()
+)
 _KNOWN = {*range(0xC0, 0xD0), *range(0xDA, 0xDE), *range(0xE0, 0xF0), 0xFE}
 
 
@@ -38,21 +45,27 @@ def decode_image(content: bytes, name: str | os.PathLike) -> np.ndarray:
   Raises:
     DataError: as `formats.read_image`.
   """
-  try:
-    # Pillow reads and checks the header here, and no pixel yet.
-    with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-      check_size(name, image.size[::-1], MAX_PIXELS)
-      _check_whole(content, image, name)
-      return _pixels(image, name)
-  except DataError:
-    raise
   # A damaged file makes Pillow raise anything from SyntaxError to
   # struct.error; all of them mean that the image cannot be had in full.
-  except Exception as error:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    if "cannot identify" in reason:
-      reason = "not a PNG, JPEG, TIFF or BMP image, or its header is damaged"
-    raise DataError(f"{name}: {reason}") from error
+  with one_error(name, "image"), _open(content, name) as image:
+    check_size(name, image.size[::-1], MAX_PIXELS)
+    _check_whole(content, image, name)
+    return _pixels(image, name)
+
+
+def _open(content: bytes, name) -> Image.Image:
+  """The image, its header read and checked, and no pixel yet."""
+  try:
+    return Image.open(io.BytesIO(content), formats=_FORMATS)
+  except UnidentifiedImageError:
+    raise DataError(
+      f"{name}: not a PNG, JPEG, TIFF or BMP image, or its header is damaged"
+    ) from None
+  except Image.DecompressionBombError:
+    raise DataError(
+      f"{name}: the header declares more pixels than the limit of"
+      f" {MAX_PIXELS}; crop or downsample it first"
+    ) from None
 
 
 def _check_whole(content: bytes, image: Image.Image, name) -> None:
@@ -60,8 +73,9 @@ def _check_whole(content: bytes, image: Image.Image, name) -> None:
   if image.format == "PNG":
     _check_chunks(content, name)
   if image.format == "JPEG":
-    _check_markers(content, name)
+    check_markers(content, name)
   if image.format == "TIFF":
+    check_directory(content, name)
     # A tile is decoded as one piece, however small the image is.
     tile = [image.tag_v2.get(tag, 1) for tag in (_TILE_HEIGHT, _TILE_WIDTH)]
     check_size(f"{name}, one tile", tuple(tile), MAX_PIXELS)
@@ -104,18 +118,26 @@ def _check_chunks(content: bytes, name) -> None:
     kind = content[place + 4 : place + 8]
     checksum = int.from_bytes(content[end : end + 4])
     if zlib.crc32(view[place + 4 : end]) != checksum:
+      which = f" {kind.decode()}" if kind in _CHUNKS else "n unknown"
       raise DataError(
-        f"{name}: is damaged (wrong checksum of a {kind.decode('latin-1')!r}"
-        " chunk); copy or export it again"
+        f"{name}: is damaged (wrong checksum of a{which} chunk); copy or export"
+        " it again"
       )
     place = end + 4
 
 
-def _check_markers(content: bytes, name) -> None:
-  """A JPEG must go on to its end mark.
+def check_markers(content: bytes, name: str | os.PathLike) -> None:
+  """Refuses a JPEG that does not go on to its end mark.
 
   At a marker it does not know the decoder stops and leaves the rest grey. The
   end mark of a thumbnail is inside a segment and does not count.
+
+  Args:
+    content: the bytes of the image.
+    name: for messages.
+
+  Raises:
+    DataError: no end mark, or a marker among the pixels.
   """
   place = 2
   while found := _MARKER.search(content, place):

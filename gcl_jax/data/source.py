@@ -7,12 +7,16 @@ from collections.abc import Callable
 
 import numpy as np
 
+from gcl_jax.data.text import one_forms
 from gcl_jax.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
   """Images addressed by row, described by a table, joined by id.
+
+  All texts of the table are brought to one form (see `text`), whoever made
+  them, so that one patient is one group; a warning says where two met.
 
   Attributes:
     name: short name, used in messages and manifests.
@@ -45,6 +49,12 @@ class Dataset:
           f"data set {self.name!r} has no column {column!r};"
           f" it has: {', '.join(self.table)}"
         )
+    # The one place that every reader, table and second data set goes through.
+    table = {
+      column: one_forms(values, f"data set {self.name!r}, column {column!r}")
+      for column, values in self.table.items()
+    }
+    object.__setattr__(self, "table", table)
     _check_lengths(self.name, self.table)
     _check_unique(self.name, self.table["id"])
 
@@ -103,7 +113,10 @@ def _check_lengths(name: str, table: dict[str, np.ndarray]) -> None:
 def _check_unique(name: str, ids: np.ndarray) -> None:
   values, counts = np.unique(ids, return_counts=True)
   if counts.max() > 1:
-    twice = ", ".join(str(v) for v in values[counts > 1][:5])
+    twice = ", ".join(
+      f"{v} (rows {', '.join(map(str, np.flatnonzero(ids == v)[:5]))})"
+      for v in values[counts > 1][:5]
+    )
     raise DataError(
       f"data set {name!r} holds {np.sum(counts > 1)} ids more than once:"
       f" {twice}; give every image its own id"

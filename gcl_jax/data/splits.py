@@ -2,6 +2,8 @@
 
 All functions work on one group (patient) per row and know nothing of images;
 results depend on the names of the groups and the seed, not on row order.
+Names that differ only in the form of their letters (see `text`) are one group,
+and a warning says so.
 """
 
 import collections
@@ -10,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gcl_jax.data.text import one_forms
 from gcl_jax.errors import DataError
 
 
@@ -37,6 +40,7 @@ def split_by_group(
     DataError: fraction outside (0, 1), or fewer than two groups.
   """
   _check_fraction(fraction, upper=1, closed=False)
+  groups = one_forms(groups, "groups of a split")
   strata = _strata(groups, seed, stratify)
   if sum(len(names) for names, _ in strata) < 2:
     raise DataError("one group only: it cannot be on both sides of a split")
@@ -70,6 +74,7 @@ def nested_fractions(
   Raises:
     DataError: a fraction outside (0, 1].
   """
+  groups = one_forms(groups, "groups of a split")
   strata = _strata(groups, seed, stratify)
   masks = {}
   for fraction in fractions:
@@ -100,6 +105,7 @@ def label_draw(groups: np.ndarray, count: int, seed: int) -> np.ndarray:
   Raises:
     DataError: fewer than one group, or more than there are.
   """
+  groups = one_forms(groups, "groups of a split")
   ((names, _),) = _strata(groups, seed, None)
   if not 1 <= count <= len(names):
     raise DataError(
@@ -122,6 +128,7 @@ def folds(groups: np.ndarray, k: int, seed: int) -> np.ndarray:
   Raises:
     DataError: fewer groups than folds, or k below 2.
   """
+  groups = one_forms(groups, "groups of a split")
   ((names, sizes),) = _strata(groups, seed, None)
   if k < 2 or len(names) < k:
     raise DataError(f"{len(names)} groups cannot make {k} folds")
@@ -132,7 +139,7 @@ def folds(groups: np.ndarray, k: int, seed: int) -> np.ndarray:
     lightest = int(np.argmin(loads))
     fold[names[i]] = lightest
     loads[lightest] += sizes[i]
-  return np.array([fold[name] for name in np.asarray(groups).tolist()], "i4")
+  return np.array([fold[name] for name in groups.tolist()], "i4")
 
 
 def check_groups(
@@ -152,6 +159,7 @@ def check_groups(
   Raises:
     DataError: a group crosses; the message lists up to 10.
   """
+  groups = one_forms(groups, "groups of a split")
   parts = np.asarray(parts).astype(str)
   pairs = {
     (str(group), part)

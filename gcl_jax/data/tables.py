@@ -1,8 +1,9 @@
 """CSV and Excel tables as text columns, with errors that name row and column.
 
-Every cell is text with the spaces around it removed; whole numbers lose a
-trailing `.0`, so that an id written 232 in one file and 232.0 in another is
-the same id. Rows are numbered as in the file, the header being row 1.
+Every cell is text in one form (see `text`) with the spaces around it removed;
+whole numbers lose a trailing `.0`, so that an id written 232 in one file and
+232.0 in another is the same id. Rows are numbered as in the file, the header
+being row 1.
 """
 
 import csv
@@ -18,6 +19,8 @@ import numpy as np
 
 from gcl_jax.data.files import MAX_TABLE_BYTES, check_bytes, regular_file
 from gcl_jax.data.medical import extra
+from gcl_jax.data.quiet import one_error
+from gcl_jax.data.text import one_form, one_forms
 from gcl_jax.errors import DataError
 
 _WHOLE = re.compile(r"([+-]?\d+)\.0*")
@@ -29,13 +32,15 @@ class Table:
 
   Attributes:
     path: the file, for messages.
-    columns: name -> str array [N]; "" is a blank cell.
+    columns: name -> str array [N] in one form; "" is a blank cell.
     rows: int [N], row numbers in the file (the header is row 1).
+    written: name -> str array [N], the cells as they were written.
   """
 
   path: pathlib.Path
   columns: dict[str, np.ndarray]
   rows: np.ndarray
+  written: dict[str, np.ndarray]
 
   def __len__(self) -> int:
     return len(self.rows)
@@ -46,6 +51,7 @@ class Table:
     Raises:
       DataError: no such column; the message names the nearest one.
     """
+    column = one_form(column)
     if column in self.columns:
       return self.columns[column]
     near = difflib.get_close_matches(column, self.columns, 1)
@@ -54,6 +60,13 @@ class Table:
       f"{self.path}: no column {column!r}{hint}"
       f" (columns: {', '.join(self.columns)})"
     )
+
+  def as_written(self, column: str) -> np.ndarray:
+    """str [N], as `text`, but for unseen characters and composed letters.
+
+    A file goes by the very characters of its name.
+    """
+    return self.written.get(one_form(column), self.text(column))
 
   def filled(self, column: str) -> np.ndarray:
     """str [N] without blanks; DataError names the first blank row."""
@@ -96,19 +109,24 @@ class Table:
 
   def unique(self, column: str) -> np.ndarray:
     """str [N], filled and each value once; DataError names both rows."""
-    values, first = self.filled(column), {}
+    values, written = self.filled(column), self.as_written(column)
+    first = {}
     for i, value in enumerate(values.tolist()):
-      if value in first:
+      j = first.setdefault(value, i)
+      if j != i:
+        how = ", in other characters" if written[i] != written[j] else ""
         raise self.error(
-          i, column, f"{value!r} is already in row {self.rows[first[value]]}"
+          i, column, f"{value!r} is already in row {self.rows[j]}{how}"
         )
-      first[value] = i
     return values
 
   def select(self, keep: np.ndarray) -> "Table":
     """The table of these rows (positions or a mask), numbers kept."""
-    columns = {name: values[keep] for name, values in self.columns.items()}
-    return dataclasses.replace(self, columns=columns, rows=self.rows[keep])
+    columns, written = (
+      {name: values[keep] for name, values in part.items()}
+      for part in (self.columns, self.written)
+    )
+    return Table(self.path, columns, self.rows[keep], written)
 
   def error(self, index: int, column: str, what: str) -> DataError:
     """The error for one cell."""
@@ -130,11 +148,27 @@ class Table:
 def canonical(value: object) -> str:
   """One cell as text: None is blank, 232.0 and "232.0 " are "232".
 
-  Leading zeros are kept: patients 007 and 7 are different people.
+  Leading zeros are kept: patients 007 and 7 are different people. So is case;
+  of Unicode's several spellings of one text, `text.one_form` is taken.
   """
+  return _trimmed(one_form(_text(value)))
+
+
+def canonical_column(values: Iterable, where: str) -> np.ndarray:
+  """str [N], `canonical` cells; a warning where two spellings have met."""
+  written = [_trimmed(_text(value)) for value in values]
+  return one_forms(np.array(written, str), where, canonical)
+
+
+def _text(value: object) -> str:
   if value is None:
     return ""
-  text = str(int(value) if isinstance(value, bool) else value).strip()
+  return str(int(value) if isinstance(value, bool) else value)
+
+
+def _trimmed(text: str) -> str:
+  """Without spaces around it, nor the .0 of a whole number."""
+  text = text.strip()
   whole = _WHOLE.fullmatch(text)
   return whole[1] if whole else text
 
@@ -171,44 +205,48 @@ def _csv_rows(path: pathlib.Path) -> Iterable[list]:
     raise DataError(f"{path}: not a readable CSV: {error}") from error
 
 
-def _xlsx_rows(path: pathlib.Path) -> Iterable[list]:
+def _xlsx_rows(path: pathlib.Path) -> list[list]:
   openpyxl = extra("openpyxl")
-  try:
+  # openpyxl quotes cells in what it warns of and in what it raises.
+  with one_error(path, "workbook"):
     with zipfile.ZipFile(path) as archive:
       unpacked = sum(member.file_size for member in archive.infolist())
     check_bytes(path, unpacked, MAX_TABLE_BYTES, "the unpacked table")
     book = openpyxl.load_workbook(path, read_only=True, data_only=True)
     try:
-      yield from (list(row) for row in book.worksheets[0].values)
+      return [list(row) for row in book.worksheets[0].values]
     finally:
       book.close()
-  except DataError:
-    raise
-  # openpyxl passes on zip, XML and key errors of a damaged file.
-  except Exception as error:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    raise DataError(f"{path}: not a readable workbook: {reason}") from error
 
 
 def _table(path: pathlib.Path, records: Iterable[list]) -> Table:
   header, cells, rows = None, [], []
   for number, record in enumerate(records, 1):
-    record = [canonical(value) for value in record]
-    if not any(record):
+    record = [_trimmed(_text(value)) for value in record]
+    if not _filled(record):
       continue
     if header is None:
-      header = _header(path, record)
+      header = _header(path, [canonical(name) for name in record])
       continue
     cells.append(_fitted(path, number, record, len(header)))
     rows.append(number)
   if not rows:
     raise DataError(f"{path}: holds no rows below a header")
-  columns = {
+  written = {
     name: np.array(column)
     for name, column in zip(header, zip(*cells, strict=True), strict=True)
     if name
   }
-  return Table(path, columns, np.array(rows))
+  columns = {
+    name: one_forms(values, f"{path}, column {name!r}", canonical, rows)
+    for name, values in written.items()
+  }
+  return Table(path, columns, np.array(rows), written)
+
+
+def _filled(record: list[str]) -> bool:
+  """Whether a cell holds more than spaces and what is not seen."""
+  return any(map(canonical, record))
 
 
 def _header(path: pathlib.Path, names: list[str]) -> list[str]:
@@ -223,7 +261,7 @@ def _fitted(
   path: pathlib.Path, number: int, record: list[str], width: int
 ) -> list[str]:
   """The record at the header's width; blank cells at its end do not count."""
-  if len(record) < width or any(record[width:]):
+  if len(record) < width or _filled(record[width:]):
     raise DataError(
       f"{path}, row {number}: {len(record)} cells, the header has {width}"
     )

@@ -12,9 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from gcl_jax.data.files import folder_of
+from gcl_jax.data.quiet import one_error
 from gcl_jax.data.raster import decode_image
 from gcl_jax.data.source import Dataset
-from gcl_jax.data.tables import canonical
+from gcl_jax.data.tables import canonical_column
+from gcl_jax.data.tfds_folder import prepared_folder
 from gcl_jax.errors import DataError
 
 METADATA = "gcl_jax"  # key under which `prepare` describes its columns
@@ -41,7 +43,8 @@ def tfds_source(
   Args:
     path: the folder with dataset_info.json, one above it, or with `builder`
       the `data_dir` of tensorflow-datasets.
-    builder: name, config and version ("mnist:3.0.1"); "" to find it.
+    builder: name, config and version ("mnist:3.0.1"), as for
+      `tfds_folder.prepared_folder`; "" to find it.
     id_column: feature with a unique name; absent: `split/row`.
     group_column: feature with the patient.
     label_columns: binary features, or class labels (one column per class).
@@ -55,20 +58,21 @@ def tfds_source(
 
   Raises:
     DataError: nothing prepared there, another file format than array_record,
-      or a missing feature.
+      a missing feature, or a file that names code of its own.
   """
   found = _builder(folder_of(path), builder)
   image = _image_feature(found)
-  parts = [(name, _stored(found, name, image)) for name in found.info.splits]
-  rows = [
-    (name, source, i) for name, source in parts for i in range(len(source))
-  ]
+  with one_error(found.data_path, "data set"):
+    parts = [(name, _stored(found, name, image)) for name in found.info.splits]
+    rows = [
+      (name, source, i) for name, source in parts for i in range(len(source))
+    ]
+    columns = _columns(parts, image)
 
   def read(row: int) -> np.ndarray:
     name, source, i = rows[row]
     return _image(source[i][image], f"{found.data_path}, {name} {i}")
 
-  columns = _columns(parts, image)
   described = (found.info.metadata or {}).get(METADATA)
   if described:
     return _described(described, columns, read, tuple(label_columns))
@@ -78,28 +82,21 @@ def tfds_source(
   names = np.array([name for name, *_ in rows])
   default = [f"{name}/{i}" for name, _, i in rows]
   ids = columns.get(id_column, default)
-  table["id"] = np.array([canonical(_text(value)) for value in ids])
+  table["id"] = _names(found, id_column, ids)
   table["group"] = _groups(found, columns, group_column, group_unknown, table)
   table["split"] = np.where(np.isin(names, _TRAIN), "train", "eval")
   return Dataset(found.name, table, read, labels, tuple(meta_columns))
 
 
 def _builder(path: pathlib.Path, name: str):
-  """The builder of a prepared data set; never downloads."""
+  """The builder of a prepared data set; never downloads, imports no builder."""
   import tensorflow_datasets as tfds
 
-  try:
-    if name:
-      found = tfds.builder(name, data_dir=path, file_format="array_record")
-    else:
-      found = tfds.builder_from_directory(_prepared(path))
+  folder = prepared_folder(path, name)
+  wanted = "array_record" if name else None
+  with one_error(folder, "data set"):
+    found = tfds.builder_from_directory(folder, file_format=wanted)
     ready = found.info.splits
-  except DataError:
-    raise
-  # tensorflow-datasets has no common error for what is not there.
-  except Exception as error:
-    reason = " ".join(str(error).split())[:200]
-    raise DataError(f"{path}: no data set {name!r} here: {reason}") from error
   if not ready:
     raise DataError(f"{path}: data set {name!r} is not prepared here")
   if found.info.file_format.value != "array_record":
@@ -108,22 +105,6 @@ def _builder(path: pathlib.Path, name: str):
       " gives random access without TensorFlow"
     )
   return found
-
-
-def _prepared(path: pathlib.Path) -> pathlib.Path:
-  """The one folder with dataset_info.json at or up to three levels below."""
-  levels = ("", "*/", "*/*/", "*/*/*/")
-  found = [
-    file.parent
-    for level in levels
-    for file in path.glob(f"{level}dataset_info.json")
-  ]
-  if len(found) == 1:
-    return found[0]
-  what = "no prepared data set" if not found else f"{len(found)} data sets"
-  raise DataError(
-    f"{path}: {what} here; name the folder with dataset_info.json"
-  )
 
 
 def _image_feature(builder) -> str:
@@ -234,9 +215,15 @@ def _binary(builder, name: str, values: list) -> np.ndarray:
   return numbers
 
 
+def _names(builder, feature: str, values: list) -> np.ndarray:
+  """Ids or patients as a table would have them."""
+  where = f"{builder.data_path}, feature {feature!r}"
+  return canonical_column(map(_text, values), where)
+
+
 def _groups(builder, columns: dict, name: str, unknown: str, table: dict):
   if name in columns:
-    groups = np.array([canonical(_text(value)) for value in columns[name]])
+    groups = _names(builder, name, columns[name])
   else:
     groups = np.full(len(table["id"]), "")
   blank = groups == ""

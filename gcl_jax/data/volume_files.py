@@ -22,6 +22,7 @@ import numpy as np
 from gcl_jax.data.files import existing, folder_of, regular_file
 from gcl_jax.data.nifti import Grid, nifti_grid, read_nifti, read_nifti_film
 from gcl_jax.data.npz_volumes import is_npz, npz_grid, read_npz_volume
+from gcl_jax.data.paths import Paths, several
 from gcl_jax.data.source import Dataset
 from gcl_jax.data.tables import Table, read_table
 from gcl_jax.data.volumes import Volume, Voxels, volumes
@@ -188,7 +189,7 @@ def volume_table(
       twice; or what `nifti_volume` and `volumes` raise.
     ConfigError: an unknown axis.
   """
-  root, rows = folder_of(path), read_table(table)
+  paths, rows = Paths(folder_of(path)), read_table(table)
   texts = {c: _optional(rows, c) for c in ("label", "patient", "phase")}
   modality = _optional(rows, "modality")
   extra = {column: rows.meta(column) for column in meta_columns}
@@ -197,8 +198,8 @@ def volume_table(
   entries = [
     nifti_volume(
       volume,
-      _file(root, rows, i, "image"),
-      _file(root, rows, i, "label") if texts["label"][i] else None,
+      _file(paths, rows, i, "image"),
+      _file(paths, rows, i, "label") if texts["label"][i] else None,
       axis=axis,
       spacing=spacings[i],
       codes=codes,
@@ -226,11 +227,11 @@ def _spacings(rows: Table) -> list[tuple[float, ...] | None]:
   return [None if np.isnan(mm).all() else tuple(mm.tolist()) for mm in found]
 
 
-def _file(root: pathlib.Path, rows: Table, i: int, column: str) -> pathlib.Path:
-  value = str(rows.text(column)[i])
-  relative = os.path.normpath(value.replace("\\", "/"))
-  if os.path.isabs(relative) or relative.startswith(".."):
-    raise rows.error(i, column, f"{value!r} is outside the folder {root}")
-  if not (root / relative).is_file():
-    raise rows.error(i, column, f"{value!r}: no such file in {root}")
-  return root / relative
+def _file(paths: Paths, rows: Table, i: int, column: str) -> pathlib.Path:
+  written, text = paths.cell(rows, i, column)
+  found = [f for f in paths.exact(written) if f.is_file()]
+  found = found or [f for f in paths.alike(text) if f.is_file()]
+  if len(found) != 1:
+    value = str(rows.text(column)[i])
+    raise rows.error(i, column, f"{value!r}: {several(found)} in {paths.root}")
+  return found[0]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
+from gcl_jax.data.text import one_forms
 from gcl_jax.errors import DataError
 from gcl_jax.evaluation import weighted
 from gcl_jax.evaluation.masks import dice as dice
@@ -196,7 +197,7 @@ def resample(
 
   Nothing is yielded for fewer than two groups: there is no spread to measure.
   """
-  groups = np.arange(rows) if groups is None else np.asarray(groups)
+  groups = np.arange(rows) if groups is None else one_forms(groups, "groups")
   if len(groups) != rows:
     raise DataError(f"{len(groups)} groups for {rows} rows")
   _, member = np.unique(groups, return_inverse=True)

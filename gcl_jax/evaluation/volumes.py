@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gcl_jax.data.text import one_forms
 from gcl_jax.errors import DataError
 from gcl_jax.evaluation import masks
 
@@ -88,6 +89,7 @@ def mean_over_fits(
   draws = fits if draws is None else draws
   if fits % draws:
     raise ValueError(f"{fits} fits are not {draws} draws times some seeds")
+  groups = one_forms(groups, "groups")
   names, codes = np.unique(groups, return_inverse=True)
   result = {
     "value": _weighted(values, np.ones((1, fits)), np.ones((1, volumes)))[0],

@@ -1,24 +1,41 @@
-"""Rows 10, 11 and 28: nothing is unpickled, believed or extracted."""
+"""Rows 10, 11, 28, 49: nothing is unpickled, believed, extracted, imported."""
 
 import ast
+import contextlib
+import importlib
 import io
+import json
 import os
 import pathlib
 import pickle
 import resource
+import shutil
 import struct
+import subprocess
+import sys
 import zipfile
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import gcl_jax
-from gcl_jax.data import files, formats, tables
+from gcl_jax.data import files, formats, tables, tfds_folder
 from gcl_jax.data.medmnist import medmnist
+from gcl_jax.data.prepare import prepare
 from gcl_jax.data.public.kermany import kermany
 from gcl_jax.data.public.octdl import octdl
 from gcl_jax.data.public.olives import olives
-from gcl_jax.errors import DataError
+from gcl_jax.data.source import Dataset
+from gcl_jax.data.tfds_source import tfds_source
+from gcl_jax.engine.checkpoint import (
+  Checkpoints,
+  load_artifact,
+  save_artifact,
+)
+from gcl_jax.engine.manifest import read_manifest, write_manifest
+from gcl_jax.errors import DataError, UserError
 
 SOURCES = sorted(pathlib.Path(gcl_jax.__file__).parent.rglob("*.py"))
 UNPICKLERS = {
@@ -302,3 +319,322 @@ def test_row28_a_member_outside_the_archive_writes_nothing(tmp_path, name):
   assert [array.shape for array in read.values()] == [(80,)]
   left = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*"))
   assert left == ["inner", "inner/a.npz"]
+
+
+# Files that name code
+
+EVIL = "evil.Thing"
+FEATURES = "tensorflow_datasets.core.features"
+DICT = f"{FEATURES}.features_dict.FeaturesDict"
+TEXT = f"{FEATURES}.text_feature.Text"
+# Names that are also fields of the files that describe a data set.
+COLUMNS = ("id", "group", "type", "content", "json", "pythonClassName")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+  """A data set as `prepare` writes it; its features have awkward names."""
+  values = np.array(["a.b", "{"])
+  table = {name: values for name in COLUMNS}
+  shots = np.zeros((2, 4, 5), np.uint8)
+  dataset = Dataset("small", table, lambda row: shots[row], (), COLUMNS[2:])
+  return prepare(dataset, tmp_path_factory.mktemp("prepared"))[0]
+
+
+@pytest.fixture
+def received(prepared, tmp_path):
+  return shutil.copytree(prepared, tmp_path / "small" / "1.0.0")
+
+
+@pytest.fixture
+def ran(tmp_path, monkeypatch):
+  """What is there once `evil`, a module in the current folder, was imported."""
+  mark = tmp_path / "ran"
+  source = "import pathlib\npathlib.Path(__file__).with_name('ran').mkdir()\n"
+  (tmp_path / "evil.py").write_text(source)
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.syspath_prepend(tmp_path)
+  yield mark
+  sys.modules.pop("evil", None)
+
+
+def nested(feature: dict) -> dict:
+  """A description of features, one of which is the given one."""
+  return {"pythonClassName": DICT, "featuresDict": {"features": {"x": feature}}}
+
+
+LEGACY = {"type": EVIL, "content": {}}
+LEGACY_TEXT = {"json": json.dumps({"x": LEGACY})}
+THING = {"pythonClassName": EVIL, "text": {}}
+NAMED = {
+  "top": {"pythonClassName": EVIL, "featuresDict": {}},
+  "nested": nested(THING),
+  "deeper": nested(nested(nested(THING))),
+  "other_spelling": nested({"python_class_name": EVIL, "text": {}}),
+  "in_a_sequence": nested(
+    {
+      "pythonClassName": f"{FEATURES}.sequence_feature.Sequence",
+      "sequence": {"feature": THING},
+    }
+  ),
+  "legacy": LEGACY,
+  "legacy_nested": {"type": DICT, "content": {"x": LEGACY}},
+  "legacy_text": {
+    "type": DICT,
+    "content": json.dumps({"features": {"x": THING}}),
+    "proto_cls": "tensorflow_datasets.FeaturesDict",
+  },
+  "text_in_text": nested({"pythonClassName": DICT, "jsonFeature": LEGACY_TEXT}),
+}
+
+
+def edit(path: pathlib.Path, **fields) -> None:
+  path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+NAMING = [("features.json", variant) for variant in NAMED]
+NAMING += [  # which has no old form
+  ("dataset_info.json", v) for v in NAMED if not v.startswith("legacy")
+]
+
+
+@pytest.mark.parametrize(("file", "variant"), NAMING)
+def test_row49_a_class_named_by_a_data_set_is_not_imported(
+  received, ran, file, variant
+):
+  import tensorflow_datasets as tfds
+
+  if file == "features.json":
+    (received / file).write_text(json.dumps(NAMED[variant]))
+  else:
+    edit(received / file, features=NAMED[variant])
+  for path, name in ((received, ""), (received.parents[1], "small")):
+    with pytest.raises(DataError, match=f"{file}: .*'{EVIL}'"):
+      tfds_source(path, name)
+    assert not ran.exists()
+  # The payload is live: without the look at the file it runs.
+  with contextlib.suppress(Exception):
+    tfds.builder_from_directory(received)
+  assert ran.exists()
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    "tensorflow_datasets.core.featuresx.Text",
+    "tensorflow_datasets.core.features..evil.Thing",
+    f"{FEATURES}.",
+    f"{TEXT}\n",
+    f" {TEXT}",
+    f"{FEATURES}.t\u00e9xt.Text",
+    "tensorflow_datasets.testing.Text",
+    ".",
+  ],
+)
+def test_row49_names_that_are_nearly_right(received, name):
+  edit(received / "features.json", pythonClassName=name)
+  with pytest.raises(DataError, match="pythonClassName is '.*expected a class"):
+    tfds_folder.check_names(received)
+
+
+OKAY = json.dumps(nested({"pythonClassName": TEXT, "text": {}}))
+READ_TWO_WAYS = {
+  "equal_keys": OKAY.replace('"text": {}', '"text": {}, "text": {}'),
+  "equal_keys_escaped": OKAY.replace(
+    '"text": {}', '"text": {}, "t\\u0065xt": {}'
+  ),
+  "mark_of_order": "\ufeff" + OKAY,
+  "utf16": OKAY.encode("utf-16"),
+  "not_utf8": b'"\xff"' + OKAY.encode(),
+  "cut_short": OKAY[:-1],
+  "two_values": OKAY + OKAY,
+  "empty": "",
+  "too_deep": "[" * 100_000,
+  "text_cut_short": OKAY.replace('"text": {}', '"jsonFeature": {"json": "{"}'),
+}
+
+
+@pytest.mark.parametrize("variant", READ_TWO_WAYS)
+def test_row49_files_that_two_readers_may_read_differently(received, variant):
+  content = READ_TWO_WAYS[variant]
+  content = content if isinstance(content, bytes) else content.encode()
+  for file in ("features.json", "dataset_info.json"):
+    before = (received / file).read_bytes()
+    (received / file).write_bytes(content)
+    with pytest.raises(DataError, match=file):
+      tfds_source(received)
+    (received / file).write_bytes(before)
+  assert len(tfds_source(received)) == 2
+
+
+def test_row49_files_that_are_missing_or_no_files(received, monkeypatch):
+  monkeypatch.setattr(tfds_folder, "MAX_BYTES", 100)
+  with pytest.raises(DataError, match="json: the file has .* limit of 100"):
+    tfds_source(received)
+  monkeypatch.undo()
+  (received / "features.json").unlink()
+  with pytest.raises(DataError, match="features.json: No such file"):
+    tfds_source(received)
+  os.mkfifo(received / "features.json")
+  with pytest.raises(DataError, match="features.json: is a FIFO"):
+    tfds_source(received)
+
+
+@pytest.mark.parametrize("key", ["filepathTemplate", "filepath_template"])
+@pytest.mark.parametrize(
+  "template", ["{DATASET.__class__}", "{SPLIT[0]}", "{SPLIT!r}", "{SPLIT:>99}"]
+)
+def test_row49_attributes_named_by_a_file_name(received, key, template):
+  split = {"name": "images", "shardLengths": ["2"], key: template}
+  edit(received / "dataset_info.json", splits=[split])
+  with pytest.raises(DataError, match=f"{key} is .* a plain file name"):
+    tfds_source(received)
+
+
+def test_row49_features_may_have_any_name_and_unused_names_do_nothing(
+  received, ran
+):
+  statistics = {"features": [{"name": "x", "type": "BYTES"}]}
+  info = json.loads((received / "dataset_info.json").read_text())
+  split = info["splits"][0] | {"statistics": statistics}
+  edit(
+    received / "dataset_info.json",
+    moduleName=EVIL, configName=EVIL, splits=[split], description=EVIL,
+  )  # fmt: skip
+  edit(received / "metadata.json", module=EVIL, __class__=EVIL)
+  found = tfds_source(received)
+  for name in COLUMNS:
+    np.testing.assert_array_equal(found.column(name), ["a.b", "{"])
+  assert found.read(1).shape == (4, 5)
+  assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+  ("name", "version"),
+  [
+    ("small", "10.0.0"), ("small:1.*.*", "1.2.0"), ("small:1.0.0", "1.0.0"),
+    ("one/only", "2.0.0"), ("one", "2.0.0"), ("two/b:3.0.0", "3.0.0"),
+  ],
+)  # fmt: skip
+def test_row49_a_name_is_a_folder(
+  prepared, tmp_path, monkeypatch, name, version
+):
+  root = pathlib.Path("~")  # here, not at home
+  monkeypatch.chdir(tmp_path)
+  for place in ("1.0.0", "1.2.0", "9.0.0", "10.0.0", "notes"):
+    shutil.copytree(prepared, root / "small" / place)
+  for place in ("one/only/2.0.0", "two/a/1.0.0", "two/b/3.0.0"):
+    shutil.copytree(prepared, root / place)
+  found = tfds_folder.prepared_folder(root, name)
+  assert found.name == version and found.is_relative_to(tmp_path)
+  for wrong, why in (
+    ("two", "2 configurations; name one of two/a, two/b"),
+    ("small:2.*.*", "its versions are 1.0.0, 1.2.0, 9.0.0, 10.0.0"),
+    ("small/other", "no data set 'small/other'"),
+    ("mnist", "no data set 'mnist' here"),
+    ("evil:small", "does not name"), ("huggingface:small", "does not name"),
+    ("../small", "does not name"), ("small/..", "does not name"),
+    ("small/a=1", "does not name"), ("small:1", "does not name"),
+  ):  # fmt: skip
+    with pytest.raises(DataError, match=why):
+      tfds_folder.prepared_folder(root, wrong)
+
+
+def test_row49_a_name_that_tensorflow_datasets_knows(prepared, tmp_path):
+  folder = shutil.copytree(prepared, tmp_path / "mnist" / "3.0.1")
+  edit(folder / "dataset_info.json", name="mnist", version="3.0.1")
+  name = "small-images.array_record-00000-of-00001"
+  (folder / name).rename(folder / name.replace("small", "mnist"))
+  for asked in ("mnist", "mnist:3.0.1"):
+    assert len(tfds_source(tmp_path, asked)) == 2
+  assert not [name for name in sys.modules if "mnist" in name.split(".")]
+
+
+def test_row49_the_command_in_the_folder_of_the_data(received, ran):
+  (received / "features.json").write_text(json.dumps(NAMED["nested"]))
+  root = pathlib.Path(__file__).resolve().parents[2]
+  command = [
+    sys.executable, "-m", "gcl_jax.main", "--workdir=run",
+    f"--config={root}/configs/severity.py:tiny",
+    "--config.data.name=tfds", "--config.data.path=small",
+  ]  # fmt: skip
+  done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+  assert done.returncode == 2, done.stderr
+  started, refused = done.stderr.splitlines()  # and no traceback
+  assert "process 0 of 1" in started and f"is '{EVIL}'" in refused
+  assert not ran.exists()
+
+
+def texts(value) -> set[str]:
+  """The keys of JSON whose values are text, however deep."""
+  if isinstance(value, list):
+    return {key for item in value for key in texts(item)}
+  if not isinstance(value, dict):
+    return set()
+  deeper = {key for item in value.values() for key in texts(item)}
+  return deeper | {key for key, item in value.items() if is_text(item)}
+
+
+def is_text(value) -> bool:
+  return isinstance(value, str) or (
+    isinstance(value, list) and any(map(is_text, value))
+  )
+
+
+def renamed(value, key: str, inside: bool = False):
+  """The same JSON, with another name as every text under the key."""
+  if isinstance(value, dict):
+    return {k: renamed(item, key, k == key) for k, item in value.items()}
+  if isinstance(value, list):
+    return [renamed(item, key, inside) for item in value]
+  return EVIL if inside and isinstance(value, str) else value
+
+
+def harmed(path: pathlib.Path) -> list[str]:
+  """Versions of a JSON file, each with one field that names code."""
+  found = json.loads(path.read_text())
+  versions = [renamed(found, key) for key in texts(found)]
+  if path.name == "_METADATA":  # how orbax describes a named tuple
+    tree = {"category": "namedtuple", "module": "evil", "clazz": "Thing"}
+    versions += [found | {"value_metadata_tree": tree | {"entries": []}}]
+  if path.name == "_sharding":  # JSON in the texts of JSON
+    one = json.dumps({"sharding_type": EVIL, "device_str": EVIL})
+    versions += [dict.fromkeys(found, one)]
+  return [json.dumps(version) for version in versions]
+
+
+def test_row49_checkpoints_and_artifacts_name_no_code(tmp_path, ran):
+  state = {"w": jnp.arange(4.0), "key": jax.random.key(0), "n": (jnp.ones(2),)}
+  saved = Checkpoints(tmp_path / "saved")
+  saved.save(1, state)
+  saved.close()
+  save_artifact(tmp_path / "artifact", {"x": np.arange(3), "t": "text"})
+  write_manifest(tmp_path, {"schema": 1, "stage": "data"})
+  described = [path for path in tmp_path.rglob("*") if is_json(path)]
+  assert {"_METADATA", "_CHECKPOINT_METADATA", "_sharding", "values.json"} <= {
+    path.name for path in described
+  }
+  for path in described:
+    before = path.read_text()
+    for version in harmed(path):
+      path.write_text(version)
+      with (
+        contextlib.closing(
+          Checkpoints(tmp_path / "saved", strict=True)
+        ) as again,
+        contextlib.suppress(UserError),
+      ):
+        again.restore(state)
+      with contextlib.suppress(UserError):
+        load_artifact(tmp_path / "artifact")
+      read_manifest(tmp_path)
+      assert not ran.exists(), f"{path} ran what it names: {version}"
+    path.write_text(before)
+  importlib.import_module("evil")  # the payload is live
+  assert ran.exists()
+
+
+def is_json(path: pathlib.Path) -> bool:
+  with contextlib.suppress(ValueError, OSError):
+    return isinstance(json.loads(path.read_bytes()), dict)
+  return False

@@ -9,9 +9,6 @@ import pytest
 
 from gcl_jax.errors import DataError
 
-# Users see warnings, not errors; the verdict must be that of their run.
-pytestmark = pytest.mark.filterwarnings("ignore")
-
 ROWS = {
   "png": 22, "jpeg": 22, "tiff": 22, "bmp": 22, "dicom": 26, "nifti": 11,
   "nifti_gz": 11, "npz": 11, "csv": 30, "xlsx": 30,

@@ -80,7 +80,6 @@ TRUNCATED = {
 
 @pytest.mark.parametrize("end", [b"", b"IEND\xaeB`\x82"])
 @pytest.mark.parametrize("kind", TRUNCATED)
-@pytest.mark.filterwarnings("ignore")
 def test_row22_truncated_images(tmp_path, grey, kind, end):
   suffix, make = TRUNCATED[kind]
   if suffix in (".tif", ".bmp"):
@@ -151,6 +150,54 @@ def test_row22_a_tiff_with_strips_for_half_of_its_rows(tmp_path, grey):
   (tmp_path / "a.tif").write_bytes(tall)
   with pytest.raises(DataError, match="holds 200 of the 600 pixels"):
     formats.read_image(tmp_path / "a.tif")
+
+
+def directory_entry(content: bytes, tag: int) -> int:
+  """Where the entry of a tag begins in a little-endian TIFF."""
+  start = int.from_bytes(content[4:8], "little")
+  count = int.from_bytes(content[start : start + 2], "little")
+  places = range(start + 2, start + 2 + 12 * count, 12)
+  tags = [int.from_bytes(content[p : p + 2], "little") for p in places]
+  return places[tags.index(tag)]
+
+
+@pytest.mark.parametrize(
+  ("tag", "name"),
+  [
+    (258, "BitsPerSample"),
+    (262, "PhotometricInterpretation"),
+    (339, "SampleFormat"),
+  ],
+)
+def test_row22_a_tiff_entry_that_cannot_be_read(tmp_path, grey, tag, name):
+  """Pillow leaves it out and takes what is usual in its place."""
+  whole = encoded(grey.astype(np.float32) if tag == 339 else grey, "TIFF")
+  place, path = directory_entry(whole, tag), tmp_path / "a.tif"
+  # No value, values outside the file, a type that there is not.
+  for where, value in ((4, 0), (4, 10**6), (2, 99 | 1 << 16)):
+    spoiled = bytearray(whole)
+    struct.pack_into("<I", spoiled, place + where, value)
+    path.write_bytes(spoiled)
+    with pytest.raises(DataError, match=f"entry {name} of its TIFF directory"):
+      formats.read_image(path)
+
+
+def test_row22_a_tiff_directory_that_is_cut_off(tmp_path, grey):
+  values = grey.astype(np.float32) / 7
+  whole = encoded(values, "TIFF")
+  last = directory_entry(whole, 339)
+  moved = whole[:4] + struct.pack("<I", len(whole)) + whole[8:] + whole[8:last]
+  (tmp_path / "a.tif").write_bytes(moved)  # the type of the floats is gone
+  with pytest.raises(DataError, match="its TIFF directory is cut off"):
+    formats.read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(("order", "big"), ["<0", ">0", "<1"])
+def test_row25_every_order_of_a_tiff_directory(tmp_path, grey, order, big):
+  for values in (grey, grey.astype(np.float32) / 7):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, values, byteorder=order, bigtiff=big == "1")
+    np.testing.assert_array_equal(formats.read_image(path), values)
 
 
 def test_row22_a_tiff_without_two_of_its_colours(tmp_path, grey):
@@ -308,7 +355,6 @@ def test_row24_bombs_are_refused_in_little_memory(tmp_path):
   assert grown < 200_000, lines
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_row24_no_pixel_of_a_bomb_is_decoded(tmp_path, monkeypatch):
   def decoded(*_):
     raise Reached("was decoded")

@@ -18,9 +18,6 @@ from gcl_jax.data import files, formats, nifti, prepare, preprocess
 from gcl_jax.data.folder import folder
 from gcl_jax.errors import DataError
 
-# pydicom and nibabel only warn of some damage; the refusal must be ours.
-pytestmark = pytest.mark.filterwarnings("ignore")
-
 
 class Reached(BaseException):
   """Not an Exception, so that no reader takes it for a damaged file."""
@@ -101,6 +98,7 @@ def test_row25_dicom_intensities(tmp_path):
     dict(RescaleSlope="1e39", RescaleIntercept="0"),
   ],
 )
+@pytest.mark.filterwarnings("ignore")  # of the one who writes such files
 def test_row26_dicom_numbers_that_do_not_add_up(tmp_path, fields):
   path = save(tmp_path / "a.dcm", fuzz_seeds.dicom(GREY, **fields))
   for read in (formats.read_image, formats.read_volume):
@@ -163,6 +161,104 @@ def test_row26_dicom_frames_of_another_size_are_not_decoded(
       patched.setattr(pydicom.pixels, "pixel_array", reached)
       with pytest.raises(DataError, match=reason):
         formats.read_volume(path)
+
+
+def encapsulated(path: pathlib.Path, frames: list[bytes], **fields) -> None:
+  """Writes a grey file whose compressed frames are these."""
+  data = pydicom.dcmread(io.BytesIO(fuzz_seeds.dicom(GREY, compress="jpeg")))
+  data.file_meta.TransferSyntaxUID = fields.pop("syntax", uid.JPEGBaseline8Bit)
+  for name, value in fields.items():
+    setattr(data, name, value)
+  data.PixelData = encaps.encapsulate(frames)
+  data.save_as(path)
+
+
+def test_row26_a_marker_among_the_pixels_of_a_jpeg_frame(tmp_path):
+  made, path = io.BytesIO(), tmp_path / "a.dcm"
+  Image.fromarray(GREY).save(made, "JPEG", quality=95)
+  content = bytearray(made.getvalue())
+  encapsulated(path, [bytes(content)])
+  assert formats.read_image(path).shape == GREY.shape
+  stuffed = content.index(b"\xff\x00", len(content) // 2)
+  content[stuffed + 1] = 0x02  # the decoder would leave the rest grey
+  encapsulated(path, [bytes(content)])
+  with pytest.raises(DataError, match="frame 1: is damaged .marker 02"):
+    formats.read_image(path)
+  encapsulated(path, [bytes(content[: len(content) // 2])])
+  with pytest.raises(DataError, match="frame 1: is truncated"):
+    formats.read_image(path)
+
+
+def rle(surplus: int) -> bytes:
+  """One frame of GREY as runs of literals, and some bytes more."""
+  stored = GREY.tobytes() + bytes(surplus)
+  runs = [stored[i : i + 128] for i in range(0, len(stored), 128)]
+  packed = b"".join(bytes([len(run) - 1]) + run for run in runs)
+  return struct.pack("<16L", 1, 64, *[0] * 14) + packed + bytes(len(packed) % 2)
+
+
+def test_row26_rle_planes_that_unpack_to_too_much(tmp_path):
+  path = tmp_path / "a.dcm"
+  for surplus in (0, 1):  # one byte more is what some encoders add
+    encapsulated(path, [rle(surplus)], syntax=uid.RLELossless)
+    np.testing.assert_array_equal(formats.read_image(path), GREY)
+  for surplus in (2, 500):
+    encapsulated(path, [rle(surplus)], syntax=uid.RLELossless)
+    with pytest.raises(DataError, match=f"plane of {744 + surplus} bytes"):
+      formats.read_image(path)
+  # A run that is twice as long pushes the rest along; pydicom cuts the end.
+  spoiled = bytearray(rle(0))
+  spoiled[64 + 129] = 0x80 + 0x7F - 90
+  encapsulated(path, [bytes(spoiled)], syntax=uid.RLELossless)
+  with pytest.raises(DataError, match="a.dcm"):
+    formats.read_image(path)
+
+
+@pytest.mark.parametrize(
+  ("syntax", "said"),
+  [
+    (uid.JPEGLSLossless, "JPEG-LS Lossless .* pip install pyjpegls"),
+    (uid.JPEGLosslessSV1, "JPEG Lossless.* install pylibjpeg pylibjpeg-l"),
+    (
+      uid.JPEGExtended12Bit,
+      "JPEG Extended.* install pylibjpeg pylibjpeg-l",
+    ),
+    (
+      uid.HTJ2K,
+      "High-Throughput JPEG.* install pylibjpeg pylibjpeg-o",
+    ),
+    (uid.MPEG2MPML, "MPEG2 .*; convert it to Explicit VR Little Endian"),
+    (uid.UID("1.2.3.4"), r"syntax .an unknown one.; convert it to Explicit VR"),
+  ],
+)
+def test_row26_a_decoder_that_is_not_there(tmp_path, monkeypatch, syntax, said):
+  from pydicom.pixels.decoders.base import Decoder
+
+  path = tmp_path / "a.dcm"
+  deep = dict(BitsAllocated=16, BitsStored=12, HighBit=11)
+  encapsulated(path, [b"\xff\xd8" + bytes(98)], syntax=syntax, **deep)
+  few = ("pillow",) if syntax == uid.JPEGExtended12Bit else ()
+  monkeypatch.setattr(Decoder, "available_plugins", few)
+  with pytest.raises(DataError, match=said):
+    formats.read_image(path)
+
+
+def test_row26_twelve_bits_of_jpeg_reach_a_decoder_that_can(
+  tmp_path, monkeypatch
+):
+  """Pillow opens 8 bits only, but the size is in the frame header."""
+  from pydicom.pixels.decoders.base import Decoder
+
+  path, (rows, columns) = tmp_path / "a.dcm", GREY.shape
+  monkeypatch.setattr(Decoder, "available_plugins", ("pylibjpeg",))
+  monkeypatch.setattr(pydicom.pixels, "pixel_array", reached)
+  deep = dict(BitsAllocated=16, BitsStored=12, HighBit=11)
+  for height, expected in ((rows, Reached), (rows + 1, DataError)):
+    header = struct.pack(">HBHHB", 11, 12, height, columns, 1) + b"\1\x11\0"
+    frame = b"\xff\xd8\xff\xc1" + header + b"\xff\xd9"
+    encapsulated(path, [frame], syntax=uid.JPEGExtended12Bit, **deep)
+    with pytest.raises(expected):
+      formats.read_image(path)
 
 
 def test_row26_rle_that_claims_too_much_is_not_decoded(tmp_path, monkeypatch):

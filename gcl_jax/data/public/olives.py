@@ -14,6 +14,7 @@ from absl import logging
 
 from gcl_jax.data.files import folder_of
 from gcl_jax.data.formats import read_image
+from gcl_jax.data.paths import Paths, several
 from gcl_jax.data.source import Dataset
 from gcl_jax.data.splits import check_groups, split_by_group
 from gcl_jax.data.tables import Table, read_table
@@ -223,17 +224,17 @@ def _files(
 ) -> list[pathlib.Path]:
   """The stored file of each row, under the suffix it has on disk."""
   files, missing = [], []
-  listed: dict[pathlib.Path, set[str]] = {}
+  # One look at each folder, not up to six at each of 78,185 files.
+  paths, folders = Paths(root), {}
   for i, name in enumerate(names.tolist()):
-    # One look at each folder, not up to six at each of 78,185 files.
-    folder = (root / name).parent
-    if folder not in listed:
-      listed[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
-    base = _stem(pathlib.PurePosixPath(name).name)
-    options = (pathlib.PurePosixPath(name).name, *(base + s for s in _SUFFIXES))
-    stored = next((o for o in options if o in listed[folder]), None)
-    missing += [i] if stored is None else []
-    files.append(folder / (stored or ""))
+    parent, _, last = name.rpartition("/")
+    if parent not in folders:
+      folders[parent] = paths.alike(parent)
+    found = _stored(paths, folders[parent], last)
+    if len(found) > 1:
+      raise table.error(i, "path", f"{name!r}: {several(found)} in {root}")
+    missing += [] if found else [i]
+    files += found
   if missing:
     raise table.error(
       missing[0],
@@ -242,6 +243,17 @@ def _files(
       f" {len(names)} are missing); extract all of Prime_FULL and TREX DME",
     )
   return files
+
+
+def _stored(
+  paths: Paths, folders: list[pathlib.Path], name: str
+) -> list[pathlib.Path]:
+  """What has this name, or else this name with another suffix."""
+  for option in (name, *(_stem(name) + suffix for suffix in _SUFFIXES)):
+    found = [file for f in folders for file in paths.inside(f, option)]
+    if found:
+      return found
+  return []
 
 
 def _trial(name: str) -> str:

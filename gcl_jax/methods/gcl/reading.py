@@ -16,6 +16,7 @@ import numpy as np
 from gcl_jax import data
 from gcl_jax.data import formats, slices, splits
 from gcl_jax.data.source import Dataset
+from gcl_jax.data.text import one_form
 from gcl_jax.engine import feed
 from gcl_jax.engine.tables import joined, keep_rows, pack
 from gcl_jax.errors import ConfigError, DataError
@@ -101,7 +102,7 @@ def parts(dataset: Dataset, config: Any) -> np.ndarray:
 
 def _out_of_distribution(dataset: Dataset, wanted: str) -> np.ndarray:
   column, _, value = wanted.partition("=")
-  found = dataset.column(column).astype(str) == value
+  found = dataset.column(column).astype(str) == one_form(value)
   if not value or not found.any() or found.all():
     raise ConfigError(
       f"data.ood {wanted!r}: write COLUMN=VALUE so that some slices have the"

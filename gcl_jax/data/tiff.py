@@ -1,0 +1,80 @@
+"""The directory of a TIFF: entries that decide what the pixels are.
+
+Pillow leaves out an entry that it cannot read, with a warning or without one,
+and takes the default in its place: floats become whole numbers, 8 bits become
+one, black becomes white.
+"""
+
+import os
+import struct
+
+from gcl_jax.errors import DataError
+
+# Tag -> name; those of _ONE have a single value.
+_ONE = {
+  256: "ImageWidth",
+  257: "ImageLength",
+  259: "Compression",
+  262: "PhotometricInterpretation",
+  266: "FillOrder",
+  277: "SamplesPerPixel",
+  278: "RowsPerStrip",
+  284: "PlanarConfiguration",
+  317: "Predictor",
+  322: "TileWidth",
+  323: "TileLength",
+}
+_TAGS = _ONE | {
+  258: "BitsPerSample",
+  273: "StripOffsets",
+  279: "StripByteCounts",
+  320: "ColorMap",
+  324: "TileOffsets",
+  325: "TileByteCounts",
+  338: "ExtraSamples",
+  339: "SampleFormat",
+}
+# Types that are whole numbers -> bytes of one.
+_TYPES = {1: 1, 3: 2, 4: 4, 6: 1, 8: 2, 9: 4, 13: 4, 16: 8}
+
+
+def check_directory(content: bytes, name: str | os.PathLike) -> None:
+  """Refuses a first directory that cannot be read as it was meant.
+
+  Args:
+    content: the bytes of the file.
+    name: for messages.
+
+  Raises:
+    DataError: a directory that is cut off, or an entry for the pixels whose
+      type or number of values is wrong or whose values lie outside the file.
+  """
+  order = "<" if content[:2] == b"II" else ">"
+  big = 43 in content[2:4]
+  start, count, entry = ("QQ", "Q", "HHQ8s") if big else ("xxL", "H", "HHL4s")
+  place = struct.unpack_from(order + start, content, 0 if big else 2)[-1]
+  (entries,) = struct.unpack_from(order + count, content, place)
+  place += struct.calcsize("=" + count)
+  size = struct.calcsize("=" + entry)
+  if place + entries * size > len(content):
+    raise DataError(f"{name}: is truncated (its TIFF directory is cut off)")
+  for i in range(entries):
+    tag, *rest = struct.unpack_from(order + entry, content, place + i * size)
+    if tag in _TAGS and not _is_sound(tag, *rest, order, len(content)):
+      raise DataError(
+        f"{name}: is damaged (the entry {_TAGS[tag]} of its TIFF directory"
+        " cannot be read)"
+      )
+
+
+def _is_sound(
+  tag: int, kind: int, count: int, value: bytes, order: str, end: int
+) -> bool:
+  """Whether an entry has whole numbers, as many as it may, in the file."""
+  size = count * _TYPES.get(kind, 0)
+  if not size or (tag in _ONE and count != 1):
+    return False
+  if size <= len(value):
+    return True
+  code = "Q" if len(value) == 8 else "L"
+  return struct.unpack(order + code, value)[0] + size <= end
