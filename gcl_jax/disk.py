@@ -39,12 +39,17 @@ def append(path: str | os.PathLike, line: str) -> None:
 def replace_folder(temporary: pathlib.Path, folder: pathlib.Path) -> None:
   """Puts a complete folder in the place of an older one.
 
-  A crash between the two halves leaves none, never half of one.
+  The older one gives way in one rename: a crash leaves it, the new one or
+  none, never half of one.
   """
   settle(temporary)
-  shutil.rmtree(folder, ignore_errors=True)
+  old = folder.with_name(f".{folder.name}.old")
+  shutil.rmtree(old, ignore_errors=True)
+  if folder.exists():
+    os.replace(folder, old)
   os.replace(temporary, folder)
   sync(folder.parent)
+  shutil.rmtree(old, ignore_errors=True)
 
 
 def settle(folder: pathlib.Path) -> None:

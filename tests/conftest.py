@@ -2,7 +2,10 @@
 
 import os
 import pathlib
+import sys
 
+# The fuzzer and the counter of programs lie with the benchmarks.
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "benchmarks"))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Programs run for milliseconds here and compile for seconds: half the time.

@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import compiles
 import jax
 import numpy as np
 import pytest
@@ -63,10 +64,18 @@ def compile_once(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=METHODS)
-def whole(request, tmp_path_factory):
+def whole(request, tmp_path_factory, counters):
   """(method, workdir, manifests) of an uninterrupted run."""
   workdir = tmp_path_factory.mktemp(request.param)
-  return request.param, workdir, run(tiny(request.param), workdir)
+  counters[request.param] = counter = compiles.Counter()
+  with counter.by_stage():
+    return request.param, workdir, run(tiny(request.param), workdir)
+
+
+@pytest.fixture(scope="module")
+def counters():
+  """method -> what its uninterrupted run compiled."""
+  return {}
 
 
 def test_there_is_a_method():
@@ -92,6 +101,16 @@ def test_a_run_leaves_its_report(whole):
   assert set(manifests) == {
     p.parent.name for p in workdir.glob("*/manifest.json")
   }
+
+
+def test_a_stage_compiles_few_programs(whole, counters):
+  """Host code that calls jax.numpy compiles one for every shape it meets."""
+  counter = counters[whole[0]]
+  found = {stage: len(counter.found[stage]) for stage in counter.wall_s}
+  limit = {"gradcon": 20}  # a model a fold, each with its own alpha
+  assert max(found.values()) > 1
+  assert {s: n for s, n in found.items() if n > limit.get(s, 12)} == {}, found
+  assert sum(found.values()) <= 60
 
 
 def test_a_finished_run_does_nothing_again(whole):

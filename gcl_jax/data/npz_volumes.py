@@ -41,8 +41,9 @@ def npz_grid(
     raise DataError(f"{path}: no array {kind!r}; there is {there}")
   shape, dtype = headers[kind]
   if len(shape) != 3 or dtype.kind not in "biuf":
+    what = "records" if dtype.names else dtype
     raise DataError(
-      f"{path}: {kind} {shape} of {dtype}; expected three axes of numbers"
+      f"{path}: {kind} {shape} of {what}; expected three axes of numbers"
     )
   check_size(path, shape, MAX_VOXELS)
   facts = read_npz(path, ("spacing", "affine"))

@@ -34,6 +34,7 @@ _TAGS = _ONE | {
   338: "ExtraSamples",
   339: "SampleFormat",
 }
+_EXTRA_SAMPLES = 338  # no value says that there are none
 # Types that are whole numbers -> bytes of one.
 _TYPES = {1: 1, 3: 2, 4: 4, 6: 1, 8: 2, 9: 4, 13: 4, 16: 8}
 
@@ -71,6 +72,8 @@ def _is_sound(
   tag: int, kind: int, count: int, value: bytes, order: str, end: int
 ) -> bool:
   """Whether an entry has whole numbers, as many as it may, in the file."""
+  if not count and tag == _EXTRA_SAMPLES:
+    return True
   size = count * _TYPES.get(kind, 0)
   if not size or (tag in _ONE and count != 1):
     return False

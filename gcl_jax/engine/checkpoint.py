@@ -17,7 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from gcl_jax import disk
-from gcl_jax.engine import distributed
+from gcl_jax.engine import distributed, folders
 from gcl_jax.engine.manifest import (
   SCHEMA,
   array_hashes,
@@ -78,6 +78,9 @@ class Checkpoints:
     """
     if step in self._manager.all_steps():
       self._manager.delete(step)  # orbax would keep the old one silently
+    # From the host process 0 writes every array whole; of arrays on devices
+    # orbax would write a slice a device, each cut by a program of its own.
+    state = jax.tree.map(_on_host, state)
     meta = {
       "schema": SCHEMA,
       "finished": finished,
@@ -176,14 +179,16 @@ def save_artifact(directory: str | pathlib.Path, tree: dict) -> None:
     UserError: the folder is there and is no artifact.
   """
   directory = pathlib.Path(directory).absolute()
-  if directory.exists() and not (directory / "values.json").exists():
+  if directory.exists() and not (
+    (directory / "values.json").exists() or folders.is_own(directory.parent)
+  ):
     raise UserError(
       f"{directory} is no artifact and would be replaced: move it away"
     )
   leaves = dict(_walk(tree))
   arrays = {k: v for k, v in leaves.items() if _is_numeric(v)}
   values = {k: _to_json(k, v) for k, v in leaves.items() if k not in arrays}
-  temporary = directory.with_name(directory.name + ".tmp")
+  temporary = directory.with_name(f".{directory.name}.new")
   shutil.rmtree(temporary, ignore_errors=True)
   temporary.mkdir(parents=True)
   write_json(
@@ -226,6 +231,10 @@ def load_artifact(directory: str | pathlib.Path) -> dict:
       " the stage again"
     ) from error
   return _nest(leaves)
+
+
+def _on_host(leaf):
+  return leaf if is_key(leaf) else np.asarray(leaf)
 
 
 def _abstract(leaf):

@@ -78,8 +78,10 @@ def _read(file):
 def _is_foreign(file):
   """Whether it holds what is not the beginning of an owner's line."""
   file.seek(0)
-  text = file.read(8)
-  return not '{"host":'.startswith(text)
+  try:
+    return not '{"host":'.startswith(file.read(8))
+  except ValueError:  # no text
+    return True
 
 
 def _is_alive(pid):

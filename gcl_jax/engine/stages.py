@@ -45,7 +45,7 @@ class Stage:
       stage no longer fits.
     host: it works without the mesh, in process 0 alone.
     leaves: names of files that it writes into the folder of the run. When one
-      of them is gone, the finished stage is run again.
+      of them is gone, the finished stage is run again; it has no checkpoints.
   """
 
   name: str
@@ -170,7 +170,7 @@ def _prepare(stages, wanted, context):
     if stage not in again:
       _check_settings(stage, context)
   for stage in again:
-    folders.remove(context.workdir / stage.name)
+    folders.reopen(context.workdir / stage.name)
   _write_config(context)
 
 
@@ -296,8 +296,7 @@ def _forget_if_empty(folder):
   """A stage that left nothing to resume may begin again with other settings."""
   kept = [p for p in folder.iterdir() if p.is_dir() and p.name != "tensorboard"]
   if not kept and distributed.is_main():
-    mark = {"schema": manifest.SCHEMA, "stage": folder.name}
-    manifest.write_json(folder / "begun.json", mark)
+    folders.open_again(folder)
 
 
 def _refuse_other(found, expected, folder, state):

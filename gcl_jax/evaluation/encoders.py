@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gcl_jax import augment
@@ -69,7 +67,7 @@ def features(
   """
   return sweep.map_examples(
     pooled(encoder, mean, std),
-    jax.tree.map(jnp.asarray, variables),
+    variables,
     {"image": pixels},
     mesh=mesh,
     mode=mode,

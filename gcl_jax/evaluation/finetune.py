@@ -154,8 +154,7 @@ def train_classifier(
   size = parallel.divisible(min(config.batch_size, len(rows)), mesh)
   head = heads.linear(targets.shape[1])
   optimizer = optimizer_of(config)
-  start = None if variables is None else jax.tree.map(jnp.asarray, variables)
-  init = initial(encoder, head, optimizer, pixels.shape[1:], start)
+  init = initial(encoder, head, optimizer, pixels.shape[1:], variables)
   arrays = {"image": pixels, "target": np.asarray(targets, np.float32)}
   state = train.fit(
     classify_step(encoder, head, optimizer, views=views),
@@ -207,7 +206,7 @@ def predict(
 
   return sweep.map_examples(
     one_batch,
-    jax.tree.map(jnp.asarray, trained),
+    trained,
     {"image": pixels},
     mesh=mesh,
     mode=mode,

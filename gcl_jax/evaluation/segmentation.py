@@ -214,9 +214,9 @@ class Segmenter:
       raise DataError(f"{name}: no labelled slices to train on")
     weights = np.ones(self.classes) if class_weights is None else class_weights
     init = initial(self.network, self.optimizer, pixels.shape[1:], keep_best)
-    arguments = [jax.random.key(seed), jnp.asarray(weights, jnp.float32)]
+    arguments = [jax.random.key(seed), np.asarray(weights, np.float32)]
     if encoder is not None:
-      arguments.append(jax.tree.map(jnp.asarray, encoder))
+      arguments.append(encoder)
     size = self.config.batch_size
     copies = -(-size // len(rows))
     arrays = {"image": pixels, "mask": masks}

@@ -17,7 +17,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from gcl_jax.data import files, formats, prepare, preprocess
+from gcl_jax.data import files, formats, prepare, preprocess, tiff
 from gcl_jax.data.folder import folder
 from gcl_jax.data.source import Dataset
 from gcl_jax.errors import DataError
@@ -159,6 +159,17 @@ def directory_entry(content: bytes, tag: int) -> int:
   places = range(start + 2, start + 2 + 12 * count, 12)
   tags = [int.from_bytes(content[p : p + 2], "little") for p in places]
   return places[tags.index(tag)]
+
+
+def test_row22_a_tiff_that_says_it_has_no_extra_samples(grey):
+  whole = bytearray(encoded(np.stack([grey] * 4, -1), "TIFF"))
+  place = directory_entry(bytes(whole), 338)
+  struct.pack_into("<I", whole, place + 4, 0)
+  tiff.check_directory(bytes(whole), "a.tif")
+  struct.pack_into("<H", whole, place + 2, 99)
+  struct.pack_into("<I", whole, place + 4, 1)
+  with pytest.raises(DataError, match="the entry ExtraSamples of its TIFF"):
+    tiff.check_directory(bytes(whole), "a.tif")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Nothing of a user's is removed or replaced in the folder of a run."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -44,6 +45,8 @@ def files(folder):
 
 THEIRS = (
   "report/figure.txt",
+  "report/.git/HEAD",
+  "data/metrics.jsonl",
   "data/scan.npy",
   "data/manifest.json",  # of something else
   "config.json",
@@ -57,7 +60,7 @@ THEIRS = (
 @pytest.mark.parametrize("only", [None, "typo", "data"])
 def test_row53_a_folder_of_the_user_is_left_alone(tmp_path, name, only):
   path = tmp_path / name
-  path.parent.mkdir(exist_ok=True)
+  path.parent.mkdir(exist_ok=True, parents=True)
   path.write_text('{"stage": "training", "start_url": "/"}')
   before = files(tmp_path)
   with pytest.raises(UserError) as caught:
@@ -67,11 +70,12 @@ def test_row53_a_folder_of_the_user_is_left_alone(tmp_path, name, only):
   assert files(tmp_path) == before
 
 
-def test_row53_a_lock_that_is_not_ours_is_left_alone(tmp_path):
-  (tmp_path / ".lock").write_text("held by another program")
+@pytest.mark.parametrize("held", [b"by another program", b"\xff\xfe\x00bin"])
+def test_row53_a_lock_that_is_not_ours_is_left_alone(tmp_path, held):
+  (tmp_path / ".lock").write_bytes(held)
   with pytest.raises(UserError, match=r"\.lock was not written by a run"):
     run_stages(STAGES, context(tmp_path))
-  assert (tmp_path / ".lock").read_text() == "held by another program"
+  assert (tmp_path / ".lock").read_bytes() == held
 
 
 def test_row53_other_files_beside_a_run_are_welcome(tmp_path):
@@ -122,8 +126,49 @@ def test_row53_a_report_without_its_page_is_written_again(tmp_path):
   run_stages(STAGES, context(tmp_path), only="data")
   assert not (tmp_path / "report.html").exists()
   assert (tmp_path / "report" / "manifest.json").exists()
+  (tmp_path / "report" / "notes.txt").write_text("theirs")
   run_stages(STAGES, context(tmp_path))
   assert (tmp_path / "report.html").exists()
+  assert (tmp_path / "report" / "notes.txt").read_text() == "theirs"
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "begun.json"])
+def test_row53_killed_while_a_report_is_opened_again(tmp_path, name):
+  """What a kill leaves between the two marks, and after both."""
+  run_stages(STAGES, context(tmp_path))
+  (tmp_path / "report.html").unlink()
+  folders.open_again(tmp_path / "report")
+  if name == "begun.json":
+    (tmp_path / "report" / "manifest.json").unlink()
+  run_stages(STAGES, context(tmp_path))
+  assert (tmp_path / "report.html").exists()
+  assert (tmp_path / "report" / "manifest.json").exists()
+
+
+def test_row53_half_an_artifact_of_a_stage_is_made_anew(tmp_path):
+  run_stages(STAGES, context(tmp_path))
+  (tmp_path / "data" / "manifest.json").unlink()
+  (tmp_path / "data" / "artifact" / "values.json").unlink()
+  run_stages(STAGES, context(tmp_path), only="data")
+  assert (tmp_path / "data" / "artifact" / "values.json").exists()
+  assert not list((tmp_path / "data").glob(".artifact*"))
+
+
+def test_row53_logs_of_a_refused_stage_do_not_stop_the_next(tmp_path):
+  run_stages(STAGES, context(tmp_path), only="data")
+  (tmp_path / "report" / "tensorboard").mkdir(parents=True)
+  (tmp_path / "report" / "metrics.jsonl").write_text("")
+  (tmp_path / "report" / ".probe-17").write_text("")
+  run_stages(STAGES, context(tmp_path))
+  assert (tmp_path / "report.html").exists()
+
+
+def test_row53_a_mark_cut_short_is_told(tmp_path):
+  run_stages(STAGES, context(tmp_path), only="data")
+  (tmp_path / "report").mkdir()
+  (tmp_path / "report" / "begun.json").write_text("")
+  with pytest.raises(UserError, match="begun.json is damaged .*: delete .*rep"):
+    run_stages(STAGES, context(tmp_path))
 
 
 def test_row53_a_refused_start_leaves_the_settings_of_the_run(tmp_path):
@@ -137,7 +182,7 @@ def test_row53_a_refused_start_leaves_the_settings_of_the_run(tmp_path):
   assert settings["data"]["rate"] == 0.5
 
 
-def test_row53_a_folder_is_removed_for_its_marks_alone(tmp_path):
+def test_row53_a_folder_is_known_by_its_marks_alone(tmp_path):
   for name, text in [
     ("begun.json", "[1]"),
     ("begun.json", '{"schema": 1, "stage": "score"}'),
@@ -148,11 +193,11 @@ def test_row53_a_folder_is_removed_for_its_marks_alone(tmp_path):
     folder.mkdir(exist_ok=True)
     (folder / name).write_text(text)
     with pytest.raises(UserError, match="holds no stage data"):
-      folders.remove(folder)
+      folders.reopen(folder)
     (folder / name).unlink()
-  (folder / "begun.json").write_text('{"schema": 1, "stage": "data"}')
-  folders.remove(folder)
-  assert not folder.exists()
+  (folder / "manifest.json").write_text('{"schema": 1, "stage": "data"}')
+  folders.reopen(folder)
+  assert os.listdir(folder) == ["begun.json"]
 
 
 def test_row53_an_artifact_replaces_nothing_but_an_artifact(tmp_path):
@@ -167,7 +212,8 @@ def test_row53_the_lock_of_a_run_is_taken_again(tmp_path):
   for text in ("", '{"host": "el', '{"ho'):
     (tmp_path / ".lock").write_text(text)
     with lock(tmp_path):
-      pass
+      assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
+    assert (tmp_path / ".lock").read_text() == ""
 
 
 def test_row53_every_removal_of_the_package_is_known():
@@ -184,7 +230,7 @@ def test_row53_every_removal_of_the_package_is_known():
     ("disk.py", "rmtree("),  # replace_folder, of an artifact
     ("disk.py", ".unlink("),  # its own probe and temporary file
     ("engine/alive.py", ".unlink("),  # this process's count
-    ("engine/checkpoint.py", "rmtree("),  # artifact.tmp of a killed save
-    ("engine/folders.py", "rmtree("),  # a stage with its marks
+    ("engine/checkpoint.py", "rmtree("),  # .artifact.new of a killed save
+    ("engine/folders.py", ".unlink("),  # the manifest of a stage
     ("methods/gcl/segmenting.py", "rmtree("),  # fits/ of its own stage
   }

@@ -5,7 +5,6 @@ import dataclasses
 from typing import Any
 from urllib.parse import quote
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -112,7 +111,7 @@ def _sweep(context, images: Images, trained, label, rows, source):
   images, as released."""
   apply = _network(context.config)
   mean, std = images.pixel_statistics()
-  tree = {"network": jax.tree.map(jnp.asarray, trained)}
+  tree = {"network": trained}
   if source == "mahalanobis":
     truth = np.asarray(images.table[label], float)
     rows = rows[~np.isnan(truth[rows])]

@@ -1,6 +1,6 @@
 """Sections of the report about the score and the autoencoder behind it."""
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from gcl_jax.engine import results
@@ -154,14 +154,18 @@ def _reconstructions(context, images, score, artifact) -> html.Figure:
   model = healthy.make_model(
     context.config.autoencoder, images.pixels.shape[-1]
   )
-  x = steps.unit_range(jnp.asarray(images.pixels[chosen]))
+
+  @jax.jit
+  def both(params, pixels):
+    x = steps.unit_range(pixels)
+    return x, model.apply(params, x)
+
   first = sorted(artifact["models"])[0]
-  recon = np.asarray(model.apply(artifact["models"][first]["params"], x))
+  params = artifact["models"][first]["params"]
+  x, recon = map(np.asarray, both(params, images.pixels[chosen]))
   words = page_facts.classes_of(images)
   return html.Figure(
-    tiles.reconstructions(
-      np.asarray(x), recon, captions=[str(words[r]) for r in chosen]
-    ),
+    tiles.reconstructions(x, recon, captions=[str(words[r]) for r in chosen]),
     "Evaluation scans from the lowest to the highest score, what the healthy"
     " model makes of them, and the difference.",
   )

@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gcl_jax.engine import sweep
@@ -105,8 +103,8 @@ def _sweep(context: Any, images: Images, artifact: dict, name: str):
       " which there is no GradCON score: run the gradcon stage again"
     )
   tree = {
-    "params": jax.tree.map(jnp.asarray, artifact["params"]),
-    "reference": tuple(jnp.asarray(r) for _, r in sorted(reference.items())),
+    "params": artifact["params"],
+    "reference": tuple(r for _, r in sorted(reference.items())),
   }
 
   return sweep.map_examples(
