@@ -128,8 +128,11 @@ class _Pulse:
       self._path(self.me).write_text(json.dumps(here))
 
   def end(self):
-    with contextlib.suppress(OSError):
-      self._path(self.me).unlink()
+    """Removes this process's count, not that of a run which was here first."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+      entry = json.loads(self._path(self.me).read_text())
+      if (entry["host"], entry["pid"]) == (socket.gethostname(), os.getpid()):
+        self._path(self.me).unlink()
 
   def silent(self, limit):
     """Who has not counted up for so long, or None."""

@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from gcl_jax.engine import checkpoint, folders, parallel
+from gcl_jax.engine import alive, checkpoint, folders, parallel
 from gcl_jax.engine.lock import lock
 from gcl_jax.engine.stages import Context, Stage, run_stages
 from gcl_jax.errors import UserError
@@ -214,6 +214,20 @@ def test_row53_the_lock_of_a_run_is_taken_again(tmp_path):
     with lock(tmp_path):
       assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
     assert (tmp_path / ".lock").read_text() == ""
+
+
+def test_row53_a_second_start_leaves_the_counts_of_the_first(tmp_path):
+  first, count = alive._Pulse(tmp_path, 0, 2), tmp_path / "0"
+  first.beat()
+  ours = count.read_text()
+  pid = f'"pid": {os.getpid()}'
+  count.write_text(ours.replace(pid, '"pid": 1'))
+  alive._Pulse(tmp_path, 0, 2).end()
+  assert '"pid": 1,' in count.read_text()
+  count.write_text(ours)
+  first.end()
+  first.end()
+  assert not count.exists()
 
 
 def test_row53_every_removal_of_the_package_is_known():
