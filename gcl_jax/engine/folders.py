@@ -14,8 +14,6 @@ from gcl_jax import disk
 from gcl_jax.engine import manifest
 from gcl_jax.errors import UserError
 
-# What a run leaves beside the folders of its stages.
-_FILES = ("config.json", "report.json", "report.html")
 # What a stage of a run may hold without a mark that can be read: its logs, and
 # a begun.json cut short, of which `manifest.read_begun` tells.
 _LOGS = ("metrics.jsonl", "skipped.jsonl", "tensorboard", "begun.json")
@@ -31,19 +29,22 @@ def is_own(folder: pathlib.Path) -> bool:
   )
 
 
-def check(workdir: pathlib.Path, stages: Sequence[str]) -> None:
+def check(
+  workdir: pathlib.Path, stages: Sequence[str], files: Sequence[str]
+) -> None:
   """Refuses a working folder where a run would write over what is not its own.
 
   Args:
     workdir: the folder of the run, which may hold a run already.
     stages: names of all stages of the run.
+    files: names of what these write beside their folders.
 
   Raises:
     UserError: names what is there.
   """
   is_run = _CONFIG <= _read(workdir / "config.json").keys()
   if not is_run:
-    for path in (workdir / name for name in _FILES):
+    for path in (workdir / name for name in ("config.json", *files)):
       if path.exists():
         raise _taken(path, "was not written by a run")
   for folder in (workdir / name for name in stages):

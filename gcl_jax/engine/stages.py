@@ -164,7 +164,9 @@ def run_stages(
 
 def _prepare(stages, wanted, context):
   """Refuses what does not fit before anything in the folder is changed."""
-  folders.check(context.workdir, [stage.name for stage in stages])
+  names = [stage.name for stage in stages]
+  files = [name for stage in stages for name in stage.leaves]
+  folders.check(context.workdir, names, files)
   again = [s for s in wanted if _lacks_a_file(s, context.workdir)]
   for stage in wanted:
     if stage not in again:

@@ -18,13 +18,15 @@ from gcl_jax.errors import UserError
 
 
 def work(context):
-  (context.workdir / "report.html").write_text("a page")
+  for name in PAGES:
+    (context.workdir / name).write_text("a page")
   return {"rate": np.full(2, context.config.data.rate)}
 
 
+PAGES = ("report.html", "report.json")
 STAGES = (
   Stage("data", lambda context: {"x": np.arange(3)}, sections=("data",)),
-  Stage("report", work, ("data",), leaves=("report.html",)),
+  Stage("report", work, ("data",), leaves=PAGES),
 )
 
 
