@@ -78,6 +78,36 @@ def read_begun(folder: str | pathlib.Path) -> dict | None:
     ) from None
 
 
+def refuse_other(
+  found: dict, expected: dict, folder: pathlib.Path, state: str
+) -> None:
+  """Refuses a stage that was begun or finished with something else.
+
+  Args:
+    found: its manifest, or what it was begun with.
+    expected: the same of this run.
+    folder: of the stage.
+    state: "begun" or "finished", for the message.
+
+  Raises:
+    UserError: names what differs, in one line.
+  """
+  differences = []
+  for part in ("method", "config", "inputs", "data"):
+    old = _flat(found.get(part), "" if part == "config" else part)
+    new = _flat(expected[part], "" if part == "config" else part)
+    for key in differing(old, new):
+      was, now = (_short(side.get(key, "absent")) for side in (old, new))
+      differences.append(f"{key} {was} -> {now}")
+  if differences:
+    more = f" and {len(differences) - 8} more" if len(differences) > 8 else ""
+    shown = ", ".join(differences[:8]) + more
+    raise UserError(
+      f"stage {folder.name} was {state} with other settings: {shown};"
+      f" choose another --workdir, or delete {folder} to run it again"
+    )
+
+
 def manifest_sha256(folder: str | pathlib.Path) -> str:
   """SHA-256 of a stage's manifest.json, as later stages note it."""
   data = (pathlib.Path(folder) / "manifest.json").read_bytes()
@@ -119,3 +149,18 @@ def differing(old: dict, new: dict) -> list[str]:
   """The keys whose values differ, those of `old` first."""
   paths = [*old, *(path for path in new if path not in old)]
   return [path for path in paths if old.get(path) != new.get(path)]
+
+
+def _flat(value, prefix):
+  if not isinstance(value, dict):
+    return {prefix: value}
+  flat = {}
+  for key, inner in value.items():
+    flat |= _flat(inner, f"{prefix}.{key}" if prefix else key)
+  return flat
+
+
+def _short(value):
+  text = value if isinstance(value, str) else json.dumps(value)
+  # Hashes and fingerprints: twelve digits tell them apart.
+  return f"{text[:12]}..." if len(text) == 64 else text

@@ -190,7 +190,7 @@ def _check_settings(stage, context):
   if found is None:
     found, state = manifest.read_begun(folder), "begun"
   if found is not None:
-    _refuse_other(found | {"inputs": {}}, expected, folder, state)
+    manifest.refuse_other(found | {"inputs": {}}, expected, folder, state)
 
 
 def _run_stage(stage: Stage, context: Context) -> None:
@@ -200,7 +200,7 @@ def _run_stage(stage: Stage, context: Context) -> None:
   context = dataclasses.replace(context, telemetry=telemetry)
   with contextlib.closing(telemetry):
     if found is not None:
-      _refuse_other(found, expected, context.folder, "finished")
+      manifest.refuse_other(found, expected, context.folder, "finished")
       telemetry.say(f"stage {stage.name}: finished before, skipped")
       return
     _begin(context.folder, expected)
@@ -287,7 +287,7 @@ def _begin(folder, expected):
   """Notes what the stage is begun with; its checkpoints belong to that."""
   begun = manifest.read_begun(folder)
   if begun is not None:
-    _refuse_other(begun, expected, folder, "begun")
+    manifest.refuse_other(begun, expected, folder, "begun")
   elif distributed.is_main():
     disk.make_writable(folder)
     manifest.write_json(folder / "begun.json", expected)
@@ -299,39 +299,6 @@ def _forget_if_empty(folder):
   kept = [p for p in folder.iterdir() if p.is_dir() and p.name != "tensorboard"]
   if not kept and distributed.is_main():
     folders.open_again(folder)
-
-
-def _refuse_other(found, expected, folder, state):
-  """One line when the stage was begun or finished with something else."""
-  differences = []
-  for part in ("method", "config", "inputs", "data"):
-    old = _flat(found.get(part), "" if part == "config" else part)
-    new = _flat(expected[part], "" if part == "config" else part)
-    for key in manifest.differing(old, new):
-      was, now = (_short(side.get(key, "absent")) for side in (old, new))
-      differences.append(f"{key} {was} -> {now}")
-  if differences:
-    more = f" and {len(differences) - 8} more" if len(differences) > 8 else ""
-    shown = ", ".join(differences[:8]) + more
-    raise UserError(
-      f"stage {folder.name} was {state} with other settings: {shown};"
-      f" choose another --workdir, or delete {folder} to run it again"
-    )
-
-
-def _flat(value, prefix):
-  if not isinstance(value, dict):
-    return {prefix: value}
-  flat = {}
-  for key, inner in value.items():
-    flat |= _flat(inner, f"{prefix}.{key}" if prefix else key)
-  return flat
-
-
-def _short(value):
-  text = value if isinstance(value, str) else json.dumps(value)
-  # Hashes and fingerprints: twelve digits tell them apart.
-  return f"{text[:12]}..." if len(text) == 64 else text
 
 
 def to_plain(value: Any) -> Any:
