@@ -1,23 +1,47 @@
-"""Eight virtual CPU devices for every test, and a place for real data."""
+"""Eight virtual CPU devices for every test, and a place for real data.
 
+Programs run for milliseconds here and compile for seconds: tests compile them
+without optimisation, and share what is compiled for as long as pytest runs.
+Processes that tests launch compile as a user's do, unless they are given
+`children.quick()`.
+"""
+
+import atexit
 import os
 import pathlib
+import shutil
 import sys
+import tempfile
+
+import children
+import jax
+import pytest
 
 # The fuzzer and the counter of programs lie with the benchmarks.
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "benchmarks"))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Programs run for milliseconds here and compile for seconds: half the time.
-os.environ.setdefault(
-  "XLA_FLAGS",
-  "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
-)
+if children.PROGRAMS not in os.environ:  # the first process of this run
+  os.environ[children.PROGRAMS] = tempfile.mkdtemp(prefix="gcl-programs-")
+  atexit.register(shutil.rmtree, os.environ[children.PROGRAMS], True)
 
-import jax
-import pytest
-
+jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
 jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_compilation_cache_dir", os.environ[children.PROGRAMS])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+with pytest.MonkeyPatch.context() as patch:
+  for name in ("XLA_FLAGS", "TF_CPP_MIN_LOG_LEVEL"):
+    patch.setenv(name, children.quick()[name])
+  jax.devices()  # reads them; children do not inherit them
+
+
+def pytest_configure(config: pytest.Config) -> None:
+  """Half a program, still being written by another process, is no fault."""
+  config.addinivalue_line(
+    "filterwarnings", "ignore:Error reading persistent compilation cache"
+  )
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import compiles
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 import gcl_jax.methods
 from gcl_jax import main
@@ -51,16 +50,6 @@ def stages_of(method):
 
 def run(config, workdir):
   return main.run(config, workdir, parallel.make_mesh(jax.devices()[:2]))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_once(tmp_path_factory):
-  """Runs that start again find their programs compiled."""
-  folder = tmp_path_factory.mktemp("compiled")
-  jax.config.update("jax_compilation_cache_dir", str(folder))
-  yield
-  jax.config.update("jax_compilation_cache_dir", None)
-  compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module", params=METHODS)

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from gcl_jax import data, main
 from gcl_jax.engine import ahead, parallel, stages
@@ -51,16 +50,6 @@ def context_of(config, workdir):
   return stages.Context(
     config, workdir, devices(), "shard_map", dataset=dataset, stage=stage
   )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_once(tmp_path_factory):
-  """Runs of the same step find it compiled."""
-  folder = tmp_path_factory.mktemp("compiled")
-  jax.config.update("jax_compilation_cache_dir", str(folder))
-  yield
-  jax.config.update("jax_compilation_cache_dir", None)
-  compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")

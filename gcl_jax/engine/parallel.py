@@ -18,6 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from gcl_jax.engine import programs
 from gcl_jax.errors import ConfigError
 
 AXIS = "data"
@@ -168,7 +169,8 @@ def init_replicated(init: Callable, mesh: Mesh, *args) -> PyTree:
     mesh: from `make_mesh`.
     *args: its arguments: keys, host arrays, pytrees of them.
   """
-  return jax.jit(init, out_shardings=_replicated(mesh))(*args)
+  compiled = jax.jit(init, out_shardings=_replicated(mesh))
+  return programs.compile_once(compiled, mesh, *args)(*args)
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:

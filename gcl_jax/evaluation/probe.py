@@ -14,8 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from gcl_jax.errors import ConfigError, DataError
@@ -188,6 +186,10 @@ def _unit(x: np.ndarray) -> np.ndarray:
 
 
 def _lbfgs(train_x, train_y, test_x) -> np.ndarray:
+  # A second to import, which a run that only trains need not spend.
+  from sklearn.exceptions import ConvergenceWarning
+  from sklearn.linear_model import LogisticRegression
+
   rows = ~np.isnan(train_y)
   train_x = train_x[rows]
   mean, spread = train_x.mean(0), train_x.std(0)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import children
 import pytest
 
 TOY = pathlib.Path(__file__).with_name("toy.py")
@@ -42,7 +43,7 @@ class Run:
       with open(path, "w") as file:
         child = subprocess.Popen(
           [sys.executable, "-u", str(self.program), str(workdir), *own],
-          env=os.environ | (cpu if alone else told),
+          env=os.environ | children.shared() | (cpu if alone else told),
           stdout=file,
           stderr=subprocess.STDOUT,
         )

@@ -18,8 +18,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV
 from threadpoolctl import threadpool_limits
 
 from gcl_jax.errors import DataError
@@ -168,6 +166,9 @@ def combine_fit(distances: np.ndarray, labels: np.ndarray) -> np.ndarray:
   Returns:
     float64[stages].
   """
+  from sklearn.linear_model import LogisticRegression
+  from sklearn.model_selection import GridSearchCV
+
   if np.bincount(np.asarray(labels, int), minlength=2).min() < 5:
     raise DataError("stage weights need 5 training images of either class")
   search = GridSearchCV(

@@ -4,7 +4,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from sklearn import cluster
 
 from gcl_jax.engine import parallel, sweep
 from gcl_jax.engine.state import State
@@ -78,6 +77,8 @@ def _kmeans(unit, rows, total, counts, temperature, seed) -> dict[str, Any]:
   density of a cluster of Z members: phi = sum of distances / (Z log(Z + 10)),
   clipped to its 10th and 90th percentile and scaled to mean `temperature`.
   """
+  from sklearn import cluster
+
   centroids, assignments, densities = [], [], []
   for count in counts:
     found = cluster.KMeans(count, n_init=1, random_state=seed).fit(unit)

@@ -14,7 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from gcl_jax.data import splits
-from gcl_jax.engine import checkpoint, distributed, feed, parallel, train
+from gcl_jax.engine import (
+  checkpoint,
+  distributed,
+  feed,
+  parallel,
+  programs,
+  train,
+)
 from gcl_jax.engine.optim import make_optimizer
 from gcl_jax.engine.state import State, create
 from gcl_jax.errors import DataError
@@ -132,17 +139,24 @@ def _train(context, model, images: Images, fold, number: int) -> dict:
   shape = images.pixels.shape[1:]
   key = jax.random.fold_in(jax.random.key(seed), number)
   state = parallel.init_replicated(
-    lambda key: initial(model, optimizer, key, shape), context.mesh, key
+    lambda key, alpha: initial(model, optimizer, key, shape, alpha),
+    context.mesh,
+    key,
+    np.float32(alpha),
   )
   batch_size = parallel.divisible(
     min(config.batch_size, len(fit)), context.mesh
   )
   check = _validation(
-    context, model, images.pixels[held_out[:MAX_VALIDATION]], alpha, mean_loss
+    context, model, images.pixels[held_out[:MAX_VALIDATION]], mean_loss
   )
   state = train.fit(
     steps.gradcon_step(
-      model, optimizer, alpha=alpha, rule=config.reference, flip=config.flip
+      model,
+      optimizer,
+      alpha=None if alpha else 0.0,  # a constant 0 spares a backward pass
+      rule=config.reference,
+      flip=config.flip,
     ),
     state,
     lambda start: feed.batches(
@@ -180,7 +194,9 @@ def _train(context, model, images: Images, fold, number: int) -> dict:
   }
 
 
-def initial(model: Any, optimizer: Any, key: jax.Array, shape: Any) -> State:
+def initial(
+  model: Any, optimizer: Any, key: jax.Array, shape: Any, alpha: Any
+) -> State:
   """The state before the first step; also holds the best state so far."""
   params = model.init(key, shape)
   reference = gradcon.start(model.decoder_weights(params))
@@ -191,11 +207,16 @@ def initial(model: Any, optimizer: Any, key: jax.Array, shape: Any) -> State:
     reconstruction=jnp.inf,
     step=jnp.int32(0),
   )
-  extra = {"reference": reference, "best": best, "stale": jnp.int32(0)}
+  extra = {
+    "alpha": alpha,
+    "reference": reference,
+    "best": best,
+    "stale": jnp.int32(0),
+  }
   return create(params, optimizer, key, extra)
 
 
-def _validation(context, model, pixels, alpha: float, mean_loss: float):
+def _validation(context, model, pixels, mean_loss: float):
   """on_every: validation J, the best state so far, and early stop.
 
   The best parameters and references live in the state, so that a resumed run
@@ -203,19 +224,22 @@ def _validation(context, model, pixels, alpha: float, mean_loss: float):
   """
   size = min(64, len(pixels))
   blocks = [
-    steps.unit_range(jnp.asarray(pixels[i : i + size]))
+    jax.device_put(pixels[i : i + size])
     for i in range(0, len(pixels) - size + 1, size)
   ]
   patience = context.config.autoencoder.patience
   telemetry = context.telemetry
 
-  @jax.jit
   def validate(state, blocks):
     values = [
       gradcon.loss(
-        model, state.params, x, state.extra["reference"], alpha=alpha
+        model,
+        state.params,
+        steps.unit_range(block),
+        state.extra["reference"],
+        alpha=state.extra["alpha"],
       )
-      for x in blocks
+      for block in blocks
     ]
     value = jnp.stack([v for v, _ in values]).mean()
     recon = jnp.stack([aux["recon"] for _, aux in values]).mean()
@@ -233,8 +257,14 @@ def _validation(context, model, pixels, alpha: float, mean_loss: float):
     extra = {**state.extra, "best": best, "stale": stale}
     return state.replace(extra=extra), value, recon
 
+  program = None
+
   def on_every(state):
-    state, value, recon = validate(state, blocks)
+    nonlocal program
+    program = program or programs.compile_once(
+      jax.jit(validate), context.mesh, state, blocks
+    )
+    state, value, recon = program(state, blocks)
     if recon >= mean_loss:
       telemetry.say(
         f"step {int(state.step)}: reconstruction loss {float(recon):.4f} is"

@@ -50,12 +50,13 @@ def _autoencoder(config, shape) -> list[Program]:
   auto = config.autoencoder
   model, optimizer = healthy.make_model(auto, shape[-1]), healthy.adam(auto)
   state = jax.eval_shape(
-    lambda key: healthy.initial(model, optimizer, key, shape), _key()
+    lambda key: healthy.initial(model, optimizer, key, shape, jnp.float32(0)),
+    _key(),
   )
   step = steps.gradcon_step(
     model,
     optimizer,
-    alpha=float(auto.alpha),
+    alpha=None if auto.alpha else 0.0,
     rule=auto.reference,
     flip=auto.flip,
   )

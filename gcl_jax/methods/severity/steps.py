@@ -36,7 +36,7 @@ def gradcon_step(
   model: Any,
   optimizer: optax.GradientTransformation,
   *,
-  alpha: float,
+  alpha: float | None,
   rule: str = "mean",
   flip: bool = False,
 ) -> Step:
@@ -48,7 +48,9 @@ def gradcon_step(
   Args:
     model: an autoencoder of `gcl_jax.models.autoencoder`.
     optimizer: an optax transformation.
-    alpha: weight of the gradient term on the absolute scale.
+    alpha: weight of the gradient term on the absolute scale; None takes it
+      from state.extra["alpha"], so that folds which differ in nothing else
+      share a program.
     rule: how r follows the gradients of J: mean (authors), unit or ema.
     flip: mirror scans at random, one key per scan.
   """
@@ -56,10 +58,11 @@ def gradcon_step(
   def step(state, batch, *, axis_name=None):
     images = _mirror(state, batch) if flip else unit_range(batch["image"])
     reference = state.extra["reference"]
+    weight = state.extra["alpha"] if alpha is None else alpha
 
     def objective(params):
       return gradcon.loss(
-        model, params, images, reference, alpha=alpha, axis_name=axis_name
+        model, params, images, reference, alpha=weight, axis_name=axis_name
       )
 
     (value, aux), grads = jax.value_and_grad(objective, has_aux=True)(
