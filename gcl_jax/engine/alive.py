@@ -8,6 +8,10 @@ who it was and ends at once with exit code 4. Its last checkpoint is intact.
 A process whose main thread alone is stuck still counts up, so progress is
 watched too (`moved`): when no process has made any for `GCL_STALL_S` seconds,
 all end with code 4 and say how far each of them came.
+
+Whoever ends so writes it into its file, and the others follow within a few
+seconds. Process 0 goes last: JAX's coordination service lives in it, and when
+it is gone JAX aborts the others (SIGABRT) before they have said a word.
 """
 
 import contextlib
@@ -49,6 +53,8 @@ def stall_s() -> float:
 
 
 _moved = 0
+_pulse = None  # of the run that is watched
+_leaving = threading.Lock()
 
 
 def moved() -> None:
@@ -63,21 +69,21 @@ def watch(workdir: str | os.PathLike) -> Iterator[None]:
   if jax.process_count() == 1:
     yield
     return
+  global _pulse
   folder = pathlib.Path(workdir) / ".alive"
   disk.make_writable(folder)
   done = threading.Event()
   pulse = _Pulse(folder, jax.process_index(), jax.process_count())
   thread = threading.Thread(
-    target=_work,
-    args=(pulse, done, timeout_s(), stall_s()),
-    name="alive",
-    daemon=True,
+    target=_work, args=(pulse, done, stall_s()), name="alive", daemon=True
   )
   pulse.beat()
   thread.start()
+  _pulse = pulse
   try:
     yield
   finally:
+    _pulse = None
     done.set()
     thread.join(1)
     pulse.end()
@@ -85,25 +91,30 @@ def watch(workdir: str | os.PathLike) -> Iterator[None]:
 
 def lost(reason: str) -> None:
   """Says that a peer is lost and ends this process without waiting for it."""
-  line = reason.strip().splitlines()[0][:200] if reason.strip() else "no word"
+  _leaving.acquire()  # for good: of two threads that notice, one speaks
+  # A broken connection is said more clearly by who broke it.
+  said = _pulse.left() if _pulse is not None else []
+  line = [*said, *reason.strip().splitlines(), "no word"][0][:200]
   print(
     f"gcl_jax: another process was lost ({line}): what was saved is intact,"
     " run the same command again to go on",
     file=sys.stderr,
     flush=True,
   )
+  if _pulse is not None:
+    _pulse.leave(line)
   os._exit(PeerLost.exit_code)  # leaving politely would wait for the lost one
 
 
-def _work(pulse, done, limit, stall):
-  pause = min(5.0, limit / 5)
-  while not done.wait(pause):
+def _work(pulse, done, stall):
+  limit = timeout_s()
+  while not done.wait(pulse.pause):
     pulse.beat()
+    if left := pulse.left():
+      lost(left[0])
     if silent := pulse.silent(limit):
       lost(f"{silent} said nothing for {limit:.0f} s")
     if standing := pulse.standing(stall):
-      # JAX aborts the others when process 0 ends before they have said so.
-      done.wait(0 if pulse.me else 3 * pause)
       lost(f"no progress for {stall:.0f} s, moves so far: {standing}")
 
 
@@ -117,13 +128,15 @@ class _Pulse:
     self.folder, self.me = folder, me
     self.others = [number for number in range(count) if number != me]
     self.seen = {number: (None, time.monotonic()) for number in self.others}
+    self.before = {number: self._entry(number) for number in self.others}
     self.progress = (None, time.monotonic())
-    self.beats = 0
+    self.pause = min(5.0, timeout_s() / 5)
+    self.beats, self.reason = 0, ""
 
   def beat(self):
     self.beats += 1
     here = {"host": socket.gethostname(), "pid": os.getpid()}
-    here |= {"beats": self.beats, "moves": _moved}
+    here |= {"beats": self.beats, "moves": _moved, "lost": self.reason}
     with contextlib.suppress(OSError):
       self._path(self.me).write_text(json.dumps(here))
 
@@ -133,6 +146,23 @@ class _Pulse:
       entry = json.loads(self._path(self.me).read_text())
       if (entry["host"], entry["pid"]) == (socket.gethostname(), os.getpid()):
         self._path(self.me).unlink()
+
+  def leave(self, reason):
+    """Tells the others why this one ends; process 0 waits until they have."""
+    self.reason = reason
+    self.beat()
+    end = time.monotonic() + 3 * self.pause
+    while not self.me and len(self.left()) < len(self.others):
+      if time.monotonic() > end:  # one of them is the one that was lost
+        break
+      time.sleep(self.pause / 10)
+
+  def left(self):
+    """Why each of the others that has ended did, not those of a run before."""
+    entries = [(self._entry(n), self.before[n]) for n in self.others]
+    return [
+      now["lost"] for now, old in entries if now.get("lost") and now != old
+    ]
 
   def silent(self, limit):
     """Who has not counted up for so long, or None."""
@@ -168,6 +198,13 @@ class _Pulse:
       entry = json.loads(text)
       return f"process {number} (pid {entry['pid']} on {entry['host']})"
     return f"process {number}"
+
+  def _entry(self, number):
+    """What a process wrote, or {} while it cannot be read."""
+    with contextlib.suppress(OSError, ValueError):
+      found = json.loads(self._path(number).read_text())
+      return found if isinstance(found, dict) else {}
+    return {}
 
   def _path(self, number):
     return self.folder / str(number)

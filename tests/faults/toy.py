@@ -75,9 +75,10 @@ def main() -> int:
   try:
     with alive.watch(arguments.workdir):
       distributed.check_agreement("configuration", arguments.config)
-      run(arguments)
-  except jax.errors.JaxRuntimeError as error:
-    alive.lost(str(error))
+      try:
+        run(arguments)
+      except jax.errors.JaxRuntimeError as error:
+        alive.lost(str(error))
   except (UserError, NonFiniteError, Preempted, Elsewhere) as error:
     print(f"gcl_jax: {error}", file=sys.stderr, flush=True)
     return error.exit_code
