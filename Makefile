@@ -1,5 +1,6 @@
 # make demo   the severity method on the embedded phantom -> runs/demo/report.html
 # make test   the whole test suite, files shared out to two processes (JOBS=2)
+# make check  ruff and the tests that compile nothing: under a minute
 # make lint   ruff
 # Choose another Python with: make demo PYTHON=python3.12 VENV=.venv312
 
@@ -10,13 +11,16 @@ PY := $(VENV)/bin/python
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 CONSTRAINTS := constraints/python$(VERSION).txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test check lint clean
 
 demo: $(VENV)/installed
 	$(PY) -m gcl_jax.main --config=configs/severity.py:demo --workdir=runs/demo
 
 test: $(VENV)/installed-dev
 	$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+check: lint
+	$(PY) -m pytest -n $(JOBS) -m 'not compiles'
 
 lint: $(VENV)/installed-dev
 	$(PY) -m ruff check .

@@ -48,6 +48,10 @@ class Counter:
       name = str(facts.get("fun_name", "?"))
       self.found[self.now].append(Compiled(name, seconds))
 
+  def total(self) -> int:
+    """Programs so far."""
+    return sum(map(len, self.found.values()))
+
   def during(self, name: str, work: Any) -> Any:
     """`work()`, whose programs are counted under this name."""
     self.now, begin = name, time.perf_counter()

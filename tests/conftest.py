@@ -19,6 +19,8 @@ import pytest
 
 # The fuzzer and the counter of programs lie with the benchmarks.
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "benchmarks"))
+import compiles
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 if children.PROGRAMS not in os.environ:  # the first process of this run
@@ -37,11 +39,32 @@ with pytest.MonkeyPatch.context() as patch:
   jax.devices()  # reads them; children do not inherit them
 
 
+COMPILED = pytest.StashKey[int]()
+counter = compiles.Counter()
+
+
 def pytest_configure(config: pytest.Config) -> None:
   """Half a program, still being written by another process, is no fault."""
   config.addinivalue_line(
     "filterwarnings", "ignore:Error reading persistent compilation cache"
   )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+  """Counts the programs before a test and its fixtures."""
+  item.stash[COMPILED] = counter.total()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item):
+  """Fails a test that compiles and does not say so: `make check` runs it."""
+  yield
+  found = counter.total() - item.stash[COMPILED]
+  if found and item.get_closest_marker("compiles") is None:
+    pytest.fail(
+      f"compiles {found} programs: pytestmark = pytest.mark.compiles belongs"
+      " at the top of its file"
+    )
 
 
 @pytest.fixture

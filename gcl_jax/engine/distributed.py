@@ -126,10 +126,13 @@ def keep_memory() -> None:
 def keep_programs(folder: str | os.PathLike) -> None:
   """Keeps compiled programs in a folder, so that a resumed run starts at once.
 
-  Only those that took a second or more, and on GPU and TPU only: XLA's CPU
-  backend refuses programs that it stored itself (jax issue 38445). With
-  `JAX_COMPILATION_CACHE_DIR` set JAX does what that says. The folder is trusted
-  as the code is: nobody else should be able to write there.
+  Only those that took a second or more, and on GPU and TPU only. A program for
+  a CPU is machine code of the processor that compiled it: loaded on an older
+  one, XLA writes an error line and then dies of the first unknown instruction,
+  and on some processors it writes that line for its own programs too (jax
+  issue 38445, jaxlib 0.10.2). With `JAX_COMPILATION_CACHE_DIR` set JAX does
+  what that says, on a CPU as well. The folder is trusted as the code is:
+  nobody else should be able to write there.
   """
   if jax.default_backend() == "cpu" or jax.config.jax_compilation_cache_dir:
     return
