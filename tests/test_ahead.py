@@ -12,6 +12,8 @@ from gcl_jax.errors import ConfigError
 from gcl_jax.methods.severity.config import get_config
 from gcl_jax.methods.severity.programs import programs
 
+pytestmark = pytest.mark.compiles
+
 
 def test_the_programs_are_those_of_a_run():
   """Every stage that computes has one, and it compiles for these devices."""

@@ -12,6 +12,8 @@ from scipy import ndimage
 
 from gcl_jax import augment
 
+pytestmark = pytest.mark.compiles
+
 KEY = jax.random.key(7)
 
 

@@ -13,6 +13,8 @@ from scipy import ndimage
 
 from gcl_jax import augment, augment_masks
 
+pytestmark = pytest.mark.compiles
+
 # Compiled in a third of the time without LLVM's optimiser.
 quick_jit = functools.partial(
   jax.jit, compiler_options={"xla_backend_optimization_level": 0}

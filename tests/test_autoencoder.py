@@ -9,6 +9,8 @@ from jax import lax
 from gcl_jax.models.autoencoder import autoencoder
 from gcl_jax.models.transposed import transposed_conv
 
+pytestmark = pytest.mark.compiles
+
 # (height, width, Cin, Cout): the first two are multiplied after shifting,
 # the last two before; 4 Cout < Cin decides.
 SHAPES = [(5, 7, 3, 2), (2, 3, 8, 2), (4, 3, 9, 2), (3, 6, 5, 1)]

@@ -19,6 +19,8 @@ from gcl_jax.engine import checkpoint, manifest, parallel, state
 from gcl_jax.engine.checkpoint import Checkpoints
 from gcl_jax.errors import UserError
 
+pytestmark = pytest.mark.compiles
+
 OPTIMIZER = optax.chain(optax.clip(1.0), optax.adamw(0.1))
 
 

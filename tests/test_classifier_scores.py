@@ -10,6 +10,8 @@ from sklearn.covariance import EmpiricalCovariance
 from gcl_jax.errors import DataError
 from gcl_jax.methods.severity import classifier_scores as scores
 
+pytestmark = pytest.mark.compiles
+
 # Compiled once for each shape: the settings are traced.
 odin = jax.jit(scores.odin, static_argnums=0)
 mahalanobis = jax.jit(scores.mahalanobis, static_argnums=0)

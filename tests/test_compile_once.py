@@ -7,6 +7,8 @@ import pytest
 
 from gcl_jax.engine import parallel, programs
 
+pytestmark = pytest.mark.compiles
+
 ROWS = np.arange(4, dtype=np.float32)
 
 

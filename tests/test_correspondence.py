@@ -19,6 +19,8 @@ from pixel_cases import (
 
 from gcl_jax.gradients import correspondence
 
+pytestmark = pytest.mark.compiles
+
 relevance = jit(correspondence.relevance, static_argnums=0)
 
 

@@ -16,6 +16,8 @@ from gcl_jax import main
 from gcl_jax.engine import parallel
 from gcl_jax.engine.checkpoint import Checkpoints
 
+pytestmark = pytest.mark.compiles
+
 METHODS = sorted(
   path.parent.name
   for path in pathlib.Path(gcl_jax.methods.__path__[0]).glob("*/stages.py")

@@ -10,6 +10,8 @@ from jax import lax
 
 from gcl_jax.engine import flops, parallel
 
+pytestmark = pytest.mark.compiles
+
 
 def shape(*sizes):
   return jax.ShapeDtypeStruct(sizes, jnp.float32)

@@ -28,6 +28,8 @@ from gcl_jax.methods.gcl import stages as gcl_stages
 from gcl_jax.methods.gcl.config import PRESETS, get_config
 from gcl_jax.methods.gcl.slices import Slices
 
+pytestmark = pytest.mark.compiles
+
 
 def tiny(**changes):
   config = get_config("tiny")

@@ -11,6 +11,8 @@ from gcl_jax.engine import parallel
 from gcl_jax.errors import ConfigError
 from gcl_jax.methods.gcl import pacing, rules
 
+pytestmark = pytest.mark.compiles
+
 TABLE = {
   "patient": np.array(["a", "a", "b", "", ""]),
   "position": np.array([0.1, 0.4, 0.45, 1.0, np.nan]),

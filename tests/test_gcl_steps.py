@@ -16,6 +16,8 @@ from gcl_jax.methods.gcl.branches import Contrast, Networks, Pixels
 from gcl_jax.models import heads
 from gcl_jax.models.unet import pixel_projection, unet
 
+pytestmark = pytest.mark.compiles
+
 SIZE, BATCH = (8, 8), 16
 LABELS = ("position<0.3", "patient", "phase")
 VIEWS = dict(

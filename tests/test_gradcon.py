@@ -17,6 +17,8 @@ from jax.sharding import PartitionSpec
 from gcl_jax.gradients import gradcon
 from gcl_jax.models.autoencoder import autoencoder
 
+pytestmark = pytest.mark.compiles
+
 ALPHA, BETA = 0.03, 0.12
 NAMES = ("d1", "d2", "d3", "d4")
 MODEL = autoencoder(1, 1, (3, 4, 6, 5))

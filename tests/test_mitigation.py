@@ -25,6 +25,8 @@ from gcl_jax.gradients.mitigation import (
   pcgrad,
 )
 
+pytestmark = pytest.mark.compiles
+
 
 @every_rule
 def test_one_gradient_is_returned_as_it_is(rule):

@@ -28,6 +28,8 @@ from gcl_jax.gradients.mitigation import (
   pcgrad,
 )
 
+pytestmark = pytest.mark.compiles
+
 # PCGrad and GradVac.
 
 

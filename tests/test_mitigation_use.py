@@ -25,6 +25,8 @@ from gcl_jax.gradients.mitigation import (
   surrogate,
 )
 
+pytestmark = pytest.mark.compiles
+
 
 def test_cosines_and_conflict_rate():
   g = conflicting(1, 4, 30, seed=40)[0]

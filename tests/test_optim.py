@@ -8,6 +8,8 @@ import pytest
 from gcl_jax.engine import optim
 from gcl_jax.errors import ConfigError
 
+pytestmark = pytest.mark.compiles
+
 KERNEL = np.array([[0.5, -1.0], [2.0, 0.25]])
 BIAS = np.array([0.3, -0.7])
 

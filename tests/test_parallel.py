@@ -19,6 +19,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from gcl_jax.engine import ahead, cluster, distributed, parallel, state
 from gcl_jax.errors import ConfigError
 
+pytestmark = pytest.mark.compiles
+
 ROWS, WIDTH, STEPS = 16, 5, 4
 OPTIMIZER = optax.adamw(0.05)
 TEMPERATURE = 0.5

@@ -10,6 +10,8 @@ from gcl_jax.gradients import per_sample, products
 from gcl_jax.models.convolution import Conv
 from gcl_jax.models.transposed import TransposedConv
 
+pytestmark = pytest.mark.compiles
+
 
 class One(nn.Module):
   """One layer between two that bend, so that images differ in direction."""

@@ -11,6 +11,8 @@ from jax.sharding import PartitionSpec as P
 
 from gcl_jax.losses.pixel import pixel_nce
 
+pytestmark = pytest.mark.compiles
+
 
 def unit(shape, seed=0):
   z = np.random.default_rng(seed).normal(size=shape)

@@ -29,6 +29,8 @@ from pixel_cases import (
 from gcl_jax.gradients import pixel_filter
 from gcl_jax.losses.pixel import pixel_nce
 
+pytestmark = pytest.mark.compiles
+
 # More negatives than there are, so that all are taken and no draw matters.
 SETTINGS = {"outside": 100, "hardest": HARDEST}
 LABELS = np.array([0, 1, 0, 1, 2])  # nobody is like the last image

@@ -15,6 +15,8 @@ from gcl_jax.gradients.pixel_negatives import (
 )
 from gcl_jax.losses.pixel import pixel_nce
 
+pytestmark = pytest.mark.compiles
+
 LABELS, SOURCES = np.array([0, 0, 1, 1, 2, 3]), np.array([0, 1, 2, 3, 3, 0])
 CANDIDATE = np.random.default_rng(0).random((6, PIXELS)) < 0.3
 OUTSIDE, OWN, DRAWS = 34, 3, 1000

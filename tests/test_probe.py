@@ -10,6 +10,8 @@ from sklearn.preprocessing import StandardScaler
 from gcl_jax.errors import ConfigError, DataError
 from gcl_jax.evaluation import metrics, probe
 
+pytestmark = pytest.mark.compiles
+
 
 def features(seed=0, rows=150, dimension=6):
   rng = np.random.default_rng(seed)

@@ -18,6 +18,8 @@ from gcl_jax.models.heads import linear, projection
 from gcl_jax.models.layers import max_pool
 from gcl_jax.models.resnet import resnet
 
+pytestmark = pytest.mark.compiles
+
 # Whole networks compile in a third of the time without LLVM's optimiser.
 quick_jit = functools.partial(
   jax.jit, compiler_options={"xla_backend_optimization_level": 0}

@@ -12,6 +12,8 @@ from jax.sharding import PartitionSpec as P
 
 from gcl_jax.losses.segmentation import cross_entropy_dice, inverse_frequency
 
+pytestmark = pytest.mark.compiles
+
 CLASSES = 4
 
 

@@ -23,6 +23,8 @@ from gcl_jax.methods.severity import (
 )
 from gcl_jax.methods.severity.config import PRESETS, get_config
 
+pytestmark = pytest.mark.compiles
+
 
 def tiny(**changes):
   config = get_config("tiny")

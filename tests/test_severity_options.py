@@ -16,6 +16,8 @@ from gcl_jax.errors import ConfigError, DataError
 from gcl_jax.methods.severity import grading, images, probing, reading
 from gcl_jax.methods.severity.config import get_config
 
+pytestmark = pytest.mark.compiles
+
 BEFORE_PROBE = ("data", "gradcon", "score", "grade", "bin", "supcon")
 
 

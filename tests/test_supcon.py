@@ -20,6 +20,8 @@ from gcl_jax.losses import (
   threshold,
 )
 
+pytestmark = pytest.mark.compiles
+
 
 def unit(shape, seed=0):
   z = np.random.default_rng(seed).normal(size=shape)

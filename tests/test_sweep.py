@@ -9,6 +9,8 @@ from gcl_jax.engine import parallel, sweep
 from gcl_jax.engine.telemetry import Telemetry
 from gcl_jax.errors import DataError
 
+pytestmark = pytest.mark.compiles
+
 LENGTH = 13
 IMAGES = np.random.default_rng(0).integers(0, 256, (LENGTH, 4, 3), np.uint8)
 WEIGHTS = np.linspace(-1, 1, 3, dtype=np.float32)

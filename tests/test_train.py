@@ -26,6 +26,8 @@ from gcl_jax.errors import (
   UserError,
 )
 
+pytestmark = pytest.mark.compiles
+
 OPTIMIZER = optax.adam(0.1)
 TARGETS = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
 

@@ -12,6 +12,8 @@ from jax.sharding import PartitionSpec as P
 
 from gcl_jax.models.unet import pixel_projection, unet
 
+pytestmark = pytest.mark.compiles
+
 # Whole networks compile in a third of the time without LLVM's optimiser.
 quick_jit = functools.partial(
   jax.jit, compiler_options={"xla_backend_optimization_level": 0}

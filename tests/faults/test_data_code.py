@@ -37,6 +37,8 @@ from gcl_jax.engine.checkpoint import (
 from gcl_jax.engine.manifest import read_manifest, write_manifest
 from gcl_jax.errors import DataError, UserError
 
+pytestmark = pytest.mark.compiles
+
 SOURCES = sorted(pathlib.Path(gcl_jax.__file__).parent.rglob("*.py"))
 UNPICKLERS = {
   "pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal",

@@ -14,6 +14,8 @@ from gcl_jax.methods.severity import checks
 from gcl_jax.methods.severity.config import get_config
 from gcl_jax.models.autoencoder import autoencoder
 
+pytestmark = pytest.mark.compiles
+
 
 def unit(*shape, dtype=jnp.float32):
   values = np.random.default_rng(0).normal(size=shape)

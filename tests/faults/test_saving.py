@@ -37,6 +37,8 @@ from gcl_jax.engine.lock import lock
 from gcl_jax.engine.telemetry import Telemetry
 from gcl_jax.errors import NonFiniteError, Preempted, UserError
 
+pytestmark = pytest.mark.compiles
+
 KILLS = int(os.environ.get("GCL_KILLS", 3))
 
 
