@@ -28,7 +28,7 @@ def shared() -> dict[str, str]:
   """
   return {
     "JAX_COMPILATION_CACHE_DIR": os.environ[PROGRAMS],
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
   }

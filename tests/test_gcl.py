@@ -317,7 +317,7 @@ def test_words_that_do_not_exist_are_refused(name):
     ({"segment.draws": ()}, "segment.draws .* one or more"),
     ({"segment.labelled": (2, 2)}, "segment.labelled .* each once"),
     ({"arms": ("phase",), "pretrain.labels": ("patient",)}, "arm phase"),
-    ({"preprocess.size": (30, 32)}, "multiples of 4"),
+    ({"preprocess.size": (31, 32)}, "multiples of 2"),
     ({"preprocess.spacing": (1.0,)}, "mm between rows"),
     ({"pretrain.batch_size": 10}, "not a multiple"),
     ({"segment.labelled": ()}, "numbers of patients"),

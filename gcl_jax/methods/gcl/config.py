@@ -196,8 +196,9 @@ def _tiny(config: ml_collections.ConfigDict) -> None:
   config.data.heart.update(patients=8, slices=4, size=(32, 32))
   config.ood_data.heart.update(patients=2, slices=4, size=(32, 32))
   config.preprocess.size = (32, 32)
-  config.unet.widths = (4, 8, 8)
+  config.unet.widths = (4, 8)
   config.pretrain.update(
+    labels=("position<0.15", "phase"),
     batch_size=8,
     patients_per_batch=4,
     steps=6,
