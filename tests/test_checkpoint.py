@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import children
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -157,7 +158,12 @@ def test_killed_inside_a_save(tmp_path):
   command = [sys.executable, "-c", SAVER, str(tmp_path), here]
   for delay in (0.0, 0.03):
     begun = None
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+      command,
+      env=os.environ | children.quick(),  # the bytes are compared with ours
+      stdout=subprocess.PIPE,
+      text=True,
+    )
     with child:
       for line in child.stdout:
         begun = int(line.split()[1])

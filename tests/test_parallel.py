@@ -316,9 +316,10 @@ def test_half_told_processes_are_refused(monkeypatch):
 
 def test_programs_are_kept_where_that_works(monkeypatch, tmp_path):
   before = jax.config.jax_compilation_cache_dir
+  jax.config.update("jax_compilation_cache_dir", None)
   try:
     distributed.keep_programs(tmp_path / "a")
-    assert jax.config.jax_compilation_cache_dir == before  # a CPU
+    assert jax.config.jax_compilation_cache_dir is None  # a CPU
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     distributed.keep_programs(tmp_path / "a")
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "a")

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 
+import children
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -463,7 +464,12 @@ except Preempted as error:
 def test_a_child_that_is_killed_is_resumed_exactly(tmp_path, sent, code):
   here = str(pathlib.Path(__file__).parent)
   command = [sys.executable, "-c", CHILD, str(tmp_path), here]
-  child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+  child = subprocess.Popen(
+    command,
+    env=os.environ | children.quick(),  # the bytes are compared with ours
+    stdout=subprocess.PIPE,
+    text=True,
+  )
   with child:
     for line in child.stdout:
       if line.startswith("batch 6"):

@@ -13,6 +13,7 @@ import time
 import children
 import pytest
 
+pytestmark = pytest.mark.compiles
 TOY = pathlib.Path(__file__).with_name("toy.py")
 ORDERS = pathlib.Path(__file__).with_name("orders.py")
 WAIT_S = 90
