@@ -44,7 +44,7 @@ counter = compiles.Counter()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-  """Half a program, still being written by another process, is no fault."""
+  """Ignores a program that another process is still writing to its file."""
   config.addinivalue_line(
     "filterwarnings", "ignore:Error reading persistent compilation cache"
   )

@@ -30,7 +30,7 @@ def scaled(mesh, factor, mode="shard_map"):
   program = parallel.compile_map(function, mesh, mode)
   tree = parallel.replicate(np.float32(2), mesh)
   batch = parallel.put_batch(ROWS, mesh, mode)
-  compiled = programs.compile_once(program, mesh, tree, batch)
+  compiled = programs.compile_once(program, tree, batch)
   return compiled, parallel.global_rows(compiled(tree, batch), mode)
 
 
@@ -68,33 +68,80 @@ def test_other_devices_or_shardings_are_another_program():
 
 
 def test_other_names_in_a_result_are_another_program():
-  mesh = mesh_of(0)
   for name in ("loss", "value"):
     function = jax.jit(lambda x, name=name: {name: x + 1})
-    compiled = programs.compile_once(function, mesh, ROWS)
+    compiled = programs.compile_once(function, ROWS)
     assert list(compiled(ROWS)) == [name]
 
 
 def test_a_program_that_calls_python_is_its_own():
-  mesh, heard = mesh_of(0), []
+  heard = []
   for name in ("first", "second"):
 
     def function(x, name=name):
       jax.debug.callback(lambda _: heard.append(name), x)
       return x + 1
 
-    compiled = programs.compile_once(jax.jit(function), mesh, ROWS)
+    compiled = programs.compile_once(jax.jit(function), ROWS)
     jax.block_until_ready(compiled(ROWS))
   jax.effects_barrier()
   assert heard == ["first", "second"]
 
 
+@pytest.mark.parametrize("mode", ["shard_map", "pmap", "jit"])
+def test_another_unused_argument_is_another_program(mode):
+  """JAX drops it: what is left reads the same."""
+  mesh = mesh_of(0, 1)
+  for name, factor in (("a", 1), ("b", 10)):
+
+    def step(state, batch, *, axis_name, name=name):
+      return state, {"sum": parallel.pmean(batch[name].sum(), axis_name)}
+
+    state = parallel.replicate(np.float32(0), mesh)
+    batch = parallel.put_batch({"a": ROWS, "b": 10 * ROWS}, mesh, mode)
+    program = parallel.compile_step(step, mesh, mode)
+    compiled = programs.compile_once(program, state, batch)
+    found = compiled(state, batch)[1]["sum"]
+    share = 1 if mode == "jit" else 0.5
+    np.testing.assert_allclose(found, factor * share * ROWS.sum())
+
+
+def test_what_the_text_does_not_show_is_another_program():
+  x, (one, other) = jnp.float32(2), jax.devices()[:2]
+  weak = programs.compile_once(jax.jit(lambda x: 1.0), x)
+  strong = programs.compile_once(jax.jit(lambda x: jnp.float32(1)), x)
+  assert weak(x).weak_type and not strong(x).weak_type
+  found = []
+  for device in (one, other):
+    with jax.default_device(device):
+      program = programs.compile_once(jax.jit(lambda x: x + 1), ROWS)
+      found.append(program(ROWS).devices())
+  assert found == [{one}, {other}]
+  level = jax.jit(
+    lambda x: x + 1, compiler_options={"xla_backend_optimization_level": 1}
+  )
+  plain = programs.compile_once(jax.jit(lambda x: x + 1), ROWS)
+  assert programs.compile_once(level, ROWS) is not plain
+
+
+def test_nothing_is_shared_where_the_private_fields_are_missing(monkeypatch):
+  class Lowered:
+    def compile(self):
+      return object()
+
+  class Function:
+    def lower(self):
+      return Lowered()
+
+  found = [programs.compile_once(Function()) for _ in range(2)]
+  assert found[0] is not found[1] and not programs._kept
+
+
 def test_a_donated_argument_is_another_program():
-  mesh = mesh_of(0)
   for donated in ((), (0,)):
     function = jax.jit(lambda x: x + 1, donate_argnums=donated)
     x = jax.device_put(ROWS)
-    programs.compile_once(function, mesh, x)(x)
+    programs.compile_once(function, x)(x)
     assert x.is_deleted() == bool(donated)
 
 

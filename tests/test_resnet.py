@@ -20,9 +20,9 @@ from gcl_jax.models.resnet import resnet
 
 pytestmark = pytest.mark.compiles
 
-# At level 0, with which tests compile, XLA (jaxlib 0.10.2, a CPU) gave gradients
-# of the stem under shard_map that were off by their own size, the same every
-# time; at 1 and above, as users compile, they are right.
+# At level 0, with which tests compile, XLA for a CPU (jaxlib 0.10.2) gave
+# gradients of the stem under shard_map that were off by their own size, the
+# same every time; at 1 and above, as users compile, they are right.
 level_1 = functools.partial(
   jax.jit, compiler_options={"xla_backend_optimization_level": 1}
 )

@@ -91,19 +91,26 @@ def watch(workdir: str | os.PathLike) -> Iterator[None]:
 
 def lost(reason: str) -> None:
   """Says that a peer is lost and ends this process without waiting for it."""
-  _leaving.acquire()  # for good: of two threads that notice, one speaks
-  # A broken connection is said more clearly by who broke it.
-  said = _pulse.left() if _pulse is not None else []
-  line = [*said, *reason.strip().splitlines(), "no word"][0][:200]
-  print(
-    f"gcl_jax: another process was lost ({line}): what was saved is intact,"
-    " run the same command again to go on",
-    file=sys.stderr,
-    flush=True,
-  )
-  if _pulse is not None:
-    _pulse.leave(line)
-  os._exit(PeerLost.exit_code)  # leaving politely would wait for the lost one
+  _leaving.acquire()  # never released: one thread reports
+  pulse, code = _pulse, PeerLost.exit_code
+  # Whatever the log or the file system does, this process ends.
+  limit = threading.Timer(4 * pulse.pause if pulse else 5, os._exit, [code])
+  limit.daemon = True
+  limit.start()
+  try:
+    # A broken connection is said more clearly by who broke it.
+    said = pulse.left() if pulse else []
+    line = [*said, *reason.strip().splitlines(), "no word"][0][:200]
+    print(
+      f"gcl_jax: another process was lost ({line}): what was saved is intact,"
+      " run the same command again to go on",
+      file=sys.stderr,
+      flush=True,
+    )
+    if pulse:
+      pulse.leave(line)
+  finally:
+    os._exit(code)  # leaving politely would wait for the lost one
 
 
 def _work(pulse, done, stall):
@@ -160,9 +167,8 @@ class _Pulse:
   def left(self):
     """Why each of the others that has ended did, not those of a run before."""
     entries = [(self._entry(n), self.before[n]) for n in self.others]
-    return [
-      now["lost"] for now, old in entries if now.get("lost") and now != old
-    ]
+    said = [now.get("lost") for now, old in entries if now != old]
+    return [reason for reason in said if reason and isinstance(reason, str)]
 
   def silent(self, limit):
     """Who has not counted up for so long, or None."""

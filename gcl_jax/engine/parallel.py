@@ -170,7 +170,7 @@ def init_replicated(init: Callable, mesh: Mesh, *args) -> PyTree:
     *args: its arguments: keys, host arrays, pytrees of them.
   """
   compiled = jax.jit(init, out_shardings=_replicated(mesh))
-  return programs.compile_once(compiled, mesh, *args)(*args)
+  return programs.compile_once(compiled, *args)(*args)
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:

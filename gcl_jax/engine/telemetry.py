@@ -173,7 +173,7 @@ class Stopwatch:
 
   def __init__(self, mesh: jax.sharding.Mesh):
     self._devices = list(mesh.local_devices)
-    self._count, self._mesh = mesh.size, mesh
+    self._count = mesh.size
     self.compile_s = self.wait_s = self.busy_s = 0.0
     self.images = self.steps = 0
     self.flops = None
@@ -185,7 +185,7 @@ class Stopwatch:
     and the FLOPs of a step over all devices.
     """
     begin = time.perf_counter()
-    compiled = programs.compile_once(function, self._mesh, *args)
+    compiled = programs.compile_once(function, *args)
     self.compile_s += time.perf_counter() - begin
     self.flops = flops.count(function, *args) / steps or None
     return compiled

@@ -261,9 +261,7 @@ def _validation(context, model, pixels, mean_loss: float):
 
   def on_every(state):
     nonlocal program
-    program = program or programs.compile_once(
-      jax.jit(validate), context.mesh, state, blocks
-    )
+    program = program or programs.compile_once(jax.jit(validate), state, blocks)
     state, value, recon = program(state, blocks)
     if recon >= mean_loss:
       telemetry.say(
