@@ -12,6 +12,7 @@ def quick() -> dict[str, str]:
     os.environ.get("XLA_FLAGS", ""),
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_parallel_codegen_split_count=1",  # two workers on two cores
   ]
   version = metadata.version("jaxlib").split(".")
   if tuple(map(int, version[:2])) < (0, 11):  # unknown to later ones, and fatal

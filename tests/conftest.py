@@ -7,6 +7,7 @@ Processes that tests launch compile as a user's do, unless they are given
 """
 
 import atexit
+import gc
 import os
 import pathlib
 import shutil
@@ -38,6 +39,10 @@ with pytest.MonkeyPatch.context() as patch:
     patch.setenv(name, children.quick()[name])
   jax.devices()  # reads them; children do not inherit them
 
+
+# Tracing makes many small objects and few cycles: a tenth of the time.
+gc.freeze()
+gc.set_threshold(100_000, 50, 1000)
 
 COMPILED = pytest.StashKey[int]()
 counter = compiles.Counter()

@@ -13,7 +13,7 @@ import pytest
 
 import gcl_jax.methods
 from gcl_jax import main
-from gcl_jax.engine import parallel
+from gcl_jax.engine import parallel, programs
 from gcl_jax.engine.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.compiles
@@ -59,6 +59,7 @@ def whole(request, tmp_path_factory, counters):
   """(method, workdir, manifests) of an uninterrupted run."""
   workdir = tmp_path_factory.mktemp(request.param)
   counters[request.param] = counter = compiles.Counter()
+  programs._kept.clear()  # of other tests
   with counter.by_stage():
     return request.param, workdir, run(tiny(request.param), workdir)
 
@@ -98,10 +99,9 @@ def test_a_stage_compiles_few_programs(whole, counters):
   """Host code that calls jax.numpy compiles one for every shape it meets."""
   counter = counters[whole[0]]
   found = {stage: len(counter.found[stage]) for stage in counter.wall_s}
-  limit = {"gradcon": 20}  # a model a fold, each with its own alpha
   assert max(found.values()) > 1
-  assert {s: n for s, n in found.items() if n > limit.get(s, 12)} == {}, found
-  assert sum(found.values()) <= 60
+  assert {s: n for s, n in found.items() if n > 14} == {}, found
+  assert sum(found.values()) <= 40
 
 
 def test_a_finished_run_does_nothing_again(whole):
@@ -141,14 +141,17 @@ def test_killed_in_every_fit_and_resumed_equals_uninterrupted(
 
 def test_pmap_gives_the_same(whole, tmp_path):
   method, workdir, _ = whole
-  run(tiny(method, parallel="pmap"), tmp_path)
+  config = tiny(method, parallel="pmap")
+  if "references" in config:  # simclr's step is that of supcon
+    config.references = ("supervised",)
+  run(config, tmp_path)
   reports = [
     json.loads((folder / "report.json").read_text())["metrics"]
     for folder in (workdir, tmp_path)
   ]
-  assert reports[0].keys() == reports[1].keys()
+  assert reports[1].keys() <= reports[0].keys()
   smooth = ("severity", "baseline", "segment")  # nothing that ranks a few
-  names = [n for n in reports[0] if n.startswith(smooth) and "hd95" not in n]
+  names = [n for n in reports[1] if n.startswith(smooth) and "hd95" not in n]
   assert names
   for name in names:
     ours, theirs = (r[name]["value"] for r in reports)

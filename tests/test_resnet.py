@@ -235,7 +235,7 @@ def np_resnet(variables, x, blocks, bottleneck, stem, train):
 
 def random_variables(model, image_shape):
   """Initial kernels; random scales, biases and statistics."""
-  variables = level_1(lambda key: model.init(key, image_shape))(
+  variables = jax.jit(lambda key: model.init(key, image_shape))(
     jax.random.key(0)
   )
   random = np.random.default_rng(0)
@@ -260,7 +260,7 @@ def test_network_equals_numpy(arch, stem, train):
   model = resnet(arch, stem, width=4)
   images = normal(3, 17, 22, 1)
   variables = random_variables(model, (17, 22, 1))
-  run = level_1(functools.partial(model.apply, train=train, taps=True))
+  run = jax.jit(functools.partial(model.apply, train=train, taps=True))
   features, stats, means = run(variables, images)
   each = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2)}
   blocks = each.get(arch, (3, 4, 6, 3))
@@ -296,7 +296,7 @@ def test_published_sizes(arch, count):
 
 def test_init_is_kaiming_and_follows_the_key():
   model = resnet("resnet18", width=16)
-  init = level_1(lambda key: model.init(key, (16, 16, 3)))
+  init = jax.jit(lambda key: model.init(key, (16, 16, 3)))
   variables, again, other = (init(jax.random.key(k)) for k in (0, 0, 1))
   first = variables["params"]["stage4_block1"]["Conv_1"]["kernel"]
   second = variables["params"]["stage4_block2"]["Conv_0"]["kernel"]
@@ -360,7 +360,7 @@ def test_evaluation_looks_at_one_image_at_a_time():
   model = resnet("resnet18", "oct", width=2)
   variables = random_variables(model, (16, 16, 1))
   images = normal(4, 16, 16, 1)
-  run = level_1(model.apply)
+  run = jax.jit(model.apply)
   together, stats = run(variables, images)
   alone, _ = run(variables, images[2:3])
   np.testing.assert_allclose(together[2:3], alone, rtol=1e-4, atol=1e-5)
@@ -400,7 +400,7 @@ def test_remat_computes_the_blocks_again_and_the_same():
 def test_bfloat16_keeps_parameters_statistics_and_features_in_float32():
   exact = resnet("resnet18", "oct", width=4)
   rough = resnet("resnet18", "oct", width=4, dtype="bfloat16")
-  variables = level_1(lambda key: exact.init(key, (16, 16, 1)))(
+  variables = jax.jit(lambda key: exact.init(key, (16, 16, 1)))(
     jax.random.key(0)
   )
   shapes = jax.eval_shape(
@@ -409,11 +409,11 @@ def test_bfloat16_keeps_parameters_statistics_and_features_in_float32():
   assert {x.dtype for x in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
   run = functools.partial(rough.apply, train=True)
   images = normal(4, 16, 16, 1)
-  features, stats = level_1(run)(variables, images)
+  features, stats = jax.jit(run)(variables, images)
   assert features.dtype == jnp.float32
   assert {x.dtype for x in jax.tree.leaves(stats)} == {jnp.dtype("float32")}
-  assert "bf16" in level_1(run).lower(variables, images).as_text()
-  expected, _ = level_1(functools.partial(exact.apply, train=True))(
+  assert "bf16" in jax.jit(run).lower(variables, images).as_text()
+  expected, _ = jax.jit(functools.partial(exact.apply, train=True))(
     variables, images
   )
   error = np.linalg.norm(features - expected) / np.linalg.norm(expected)

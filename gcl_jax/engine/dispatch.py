@@ -77,7 +77,18 @@ def _guarded(before, after, metrics):
   """
   values = [metrics.get("loss", 0.0), *jax.tree.leaves(after.params)]
   fine = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in values]))
-  state = jax.tree.map(
-    lambda new, old: jnp.where(fine, new, old), after, before
+  state = jax.lax.platform_dependent(
+    fine, after, before, cpu=_by_branch, default=_by_element
   )
   return state.replace(step=after.step), metrics | {"skipped": 1.0 - fine}
+
+
+def _by_branch(fine, after, before):
+  """One of two states. On a CPU: where each element is chosen, XLA computes
+  the update twice, for the test and for the choice, and compiles it twice."""
+  return jax.lax.cond(fine, lambda: after, lambda: before)
+
+
+def _by_element(fine, after, before):
+  """One of two states. On accelerators: a branch would wait for the host."""
+  return jax.tree.map(lambda new, old: jnp.where(fine, new, old), after, before)
