@@ -11,6 +11,8 @@ import pytest
 from gcl_jax.engine import feed
 from gcl_jax.errors import DataError
 
+pytestmark = pytest.mark.compiles
+
 ARRAYS = {"image": np.arange(10) * 10, "label": np.arange(10) % 3}
 
 

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.compiles
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
