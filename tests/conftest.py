@@ -1,9 +1,9 @@
 """Eight virtual CPU devices for every test, and a place for real data.
 
 Programs run for milliseconds here and compile for seconds: tests compile them
-without optimisation, and share what is compiled for as long as pytest runs.
+without optimisation, and the two workers share it for as long as pytest runs.
 Processes that tests launch compile as a user's do, unless they are given
-`children.quick()`.
+`children.quick()`, and share among themselves with `children.shared()`.
 """
 
 import atexit

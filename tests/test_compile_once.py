@@ -1,4 +1,4 @@
-"""Programs that are the same to the letter are compiled once, others never."""
+"""Equal programs are compiled once; no two others are taken for one."""
 
 import jax
 import jax.numpy as jnp
@@ -124,7 +124,7 @@ def test_what_the_text_does_not_show_is_another_program():
   assert programs.compile_once(level, ROWS) is not plain
 
 
-def test_nothing_is_shared_where_the_private_fields_are_missing(monkeypatch):
+def test_nothing_is_shared_where_the_private_fields_are_missing():
   class Lowered:
     def compile(self):
       return object()

@@ -122,7 +122,7 @@ def slow(contrast, params, extra, image=True):
   return np.array(values), jax.tree.map(lambda *g: np.stack(g), *gradients)
 
 
-def close(one, other, tolerance=2e-5):
+def assert_close(one, other, tolerance=2e-5):
   scale = max(np.abs(x).max() for x in jax.tree.leaves(other))
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=tolerance * scale),
@@ -143,8 +143,8 @@ def test_the_update_is_the_mitigated_gradient_and_the_mean_for_heads(mitigator):
   values, gradients = reference()
   _, applied, metrics = one_step(contrast_of(), mitigator=mitigator)
   expected = steps.MITIGATORS[mitigator](gradients["encoder"], KEY, 0.5)
-  close(applied["encoder"], expected, 1e-3)
-  close(applied["head"], mitigation.mean(gradients["head"]))
+  assert_close(applied["encoder"], expected, 1e-3)
+  assert_close(applied["head"], mitigation.mean(gradients["head"]))
   for k, text in enumerate(LABELS):
     np.testing.assert_allclose(metrics[f"loss/{text}"], values[k], rtol=1e-5)
   np.testing.assert_allclose(metrics["loss"], values.mean(), rtol=1e-5)
@@ -174,7 +174,7 @@ def test_conflicts_are_those_of_the_encoder_gradients():
 def test_one_backward_pass_gives_the_plain_mean_too():
   _, one, _ = one_step(contrast_of(), mitigator="mean", level="parameters")
   _, other, _ = one_step(contrast_of(), mitigator="mean", level="features")
-  close(one, other)
+  assert_close(one, other)
 
 
 def test_features_are_mitigated_slice_by_slice():
@@ -198,7 +198,7 @@ def test_features_are_mitigated_slice_by_slice():
   of_maps = np.where(sizes > 1e-6 * sizes.max(), of_maps, 0)
   slices = [of_maps[:, i] for i in range(len(maps))]
   directions = jnp.stack([jax.jit(mitigation.cone)(one) for one in slices])
-  close(applied["encoder"], back(directions)[0], 1e-3)
+  assert_close(applied["encoder"], back(directions)[0], 1e-3)
   cosines = np.stack([jax.jit(mitigation.cosines)(one) for one in slices])
   found = metrics[f"cos/{LABELS[0]}|{LABELS[1]}"]
   np.testing.assert_allclose(found, cosines[:, 0, 1].mean(), atol=1e-4)
@@ -212,7 +212,7 @@ def test_norm_comes_before_the_mitigator():
   _, gradients = reference()
   _, applied, _ = one_step(contrast_of(), mitigator="mean", norm=True)
   expected = mitigation.mean(mitigation.rescale(gradients["encoder"]))
-  close(applied["encoder"], expected, 1e-4)
+  assert_close(applied["encoder"], expected, 1e-4)
 
 
 def test_pixels_are_added_with_their_weight(monkeypatch):
@@ -235,9 +235,9 @@ def test_pixels_are_added_with_their_weight(monkeypatch):
     mitigation.cone(of_images["encoder"]),
     mitigation.cone(of_pixels["encoder"]),
   )
-  close(applied["encoder"], expected, 2e-3)
+  assert_close(applied["encoder"], expected, 2e-3)
   pixel_head = mitigation.mean(of_pixels["pixel_head"])
-  close(
+  assert_close(
     applied["pixel_head"], jax.tree.map(lambda x: 0.5 * x, pixel_head), 1e-4
   )
   np.testing.assert_allclose(metrics["pixel_loss"], values.mean(), rtol=1e-4)
@@ -248,7 +248,7 @@ def test_pixels_wait_for_their_start():
   late = contrast_of()._replace(pixels=Pixels("F0", 0.5, 1, negatives=(8, 4)))
   _, applied, metrics = one_step(late, mitigator="mean")
   _, gradients = reference()
-  close(applied["encoder"], mitigation.mean(gradients["encoder"]))
+  assert_close(applied["encoder"], mitigation.mean(gradients["encoder"]))
   assert metrics["pixel_loss"] > 0
 
 
@@ -262,7 +262,7 @@ def test_a_shared_head_is_one():
     params,
     {"batch_stats": one_step(contrast_of())[0][1]["batch_stats"]},
   )
-  close(applied, mitigation.mean(gradients))
+  assert_close(applied, mitigation.mean(gradients))
   assert len(values) == 3
 
 
@@ -270,7 +270,7 @@ def test_without_labels_it_is_simclr():
   contrast = contrast_of(labels=())
   (params, extra), applied, metrics = one_step(contrast)
   values, gradients = slow(contrast, params, extra)
-  close(applied, jax.tree.map(lambda x: x[0], gradients))
+  assert_close(applied, jax.tree.map(lambda x: x[0], gradients))
   np.testing.assert_allclose(metrics["loss"], values[0], rtol=1e-5)
   assert "conflict_rate" not in metrics
 
@@ -283,7 +283,7 @@ def test_devices_change_nothing(mode, devices, level):
   settings = dict(mitigator="cone", level=level)
   _, one, said = one_step(contrast_of(), **settings)
   _, many, heard = one_step(contrast_of(), devices, mode, **settings)
-  close(many, one, 1e-3)
+  assert_close(many, one, 1e-3)
   for name in said:
     np.testing.assert_allclose(heard[name], said[name], atol=2e-3, err_msg=name)
 

@@ -313,7 +313,7 @@ def test_init_is_kaiming_and_follows_the_key():
 
 
 def test_batch_statistics_are_of_all_devices():
-  model = resnet("resnet10", "imagenet", width=2)
+  model = resnet("resnet18", "imagenet", width=2)
   images, target = normal(8, 32, 32, 1), normal(8, 16, seed=1)
   variables = random_variables(model, (32, 32, 1))
 

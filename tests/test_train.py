@@ -1,5 +1,6 @@
 """The loop: exact resumes, signals, bad losses, one compile."""
 
+import functools
 import json
 import os
 import pathlib
@@ -16,7 +17,7 @@ import numpy as np
 import optax
 import pytest
 
-from gcl_jax.engine import feed, parallel, state, train
+from gcl_jax.engine import dispatch, feed, parallel, state, train
 from gcl_jax.engine.checkpoint import Checkpoints
 from gcl_jax.engine.telemetry import Telemetry, read_metrics
 from gcl_jax.errors import (
@@ -227,6 +228,35 @@ def test_bad_losses_in_a_row_end_the_run(tmp_path, log_every):
 def test_a_run_of_bad_steps_alone_is_no_success():
   with pytest.raises(NonFiniteError, match="3 steps in a row"):
     fit(steps=3, batches=poisoned(1, 2, 3))
+
+
+@pytest.mark.parametrize("bad", [None, "loss", "parameter"])
+def test_accelerators_choose_as_a_cpu_does(bad):
+  """A CPU takes a branch and never runs the choice by element."""
+  before = init(jax.random.key(0))
+  after = jax.tree.map(
+    lambda x: x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x + 1,
+    before,
+  )
+  fine = jnp.bool_(bad is None)
+  if bad == "parameter":
+    after = after.replace(params=jax.tree.map(lambda x: x / 0, after.params))
+  branch = jax.jit(dispatch._by_branch)(fine, after, before)
+  element = jax.jit(dispatch._by_element)(fine, after, before)
+  assert bits(branch) == bits(element) == bits(before if bad else after)
+
+
+def test_only_a_cpu_takes_a_branch():
+  def step(state, batch, *, axis_name):
+    return state.replace(step=state.step + 1), {"loss": batch["x"].sum()}
+
+  program = functools.partial(dispatch.several(step), axis_name=None)
+  traced = jax.jit(program).trace(
+    init(jax.random.key(0)), ({"x": jnp.ones(2)},)
+  )
+  for platform in ("cpu", "cuda", "tpu"):
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert ("stablehlo.case" in text) == (platform == "cpu"), platform
 
 
 def test_bad_parameters_under_a_finite_loss_are_skipped():

@@ -38,7 +38,7 @@ def random_variables(model, image_shape, seed=0):
   )
 
 
-def equal(found, expected, rtol=1e-4, atol=1e-5):
+def assert_equal(found, expected, rtol=1e-4, atol=1e-5):
   jax.tree.map(
     lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol),
     found,
@@ -126,20 +126,22 @@ def test_network_equals_numpy(widths, train):
   run = quick_jit(functools.partial(model.encode, train=train))
   (bottleneck, skips), halfway = run(variables, images)
   expected = np_unet(variables, np.asarray(images), levels, train)
-  equal([bottleneck, list(skips), logits], list(expected[:3]), 2e-4, 2e-4)
+  assert_equal(
+    [bottleneck, list(skips), logits], list(expected[:3]), 2e-4, 2e-4
+  )
   before = variables["batch_stats"]
-  equal(halfway["encoder"], stats["encoder"])
-  equal(halfway["decoder"], before["decoder"], 0, 0)
+  assert_equal(halfway["encoder"], stats["encoder"])
+  assert_equal(halfway["decoder"], before["decoder"], 0, 0)
   if not train:
-    return equal(stats, before, 0, 0)
+    return assert_equal(stats, before, 0, 0)
   names = [("encoder", k) for k in range(1, levels)]
   names += [("decoder", k) for k in range(levels - 1, 0, -1)]
   for place, (mean, var) in enumerate(expected[3]):
     half, k = names[place // 2]
     norm = f"BatchNorm_{place % 2}"
     old, new = (x[half][f"level{k}"][norm] for x in (before, stats))
-    equal(new["mean"], 0.9 * old["mean"] + 0.1 * mean, 1e-4, 1e-4)
-    equal(new["var"], 0.9 * old["var"] + 0.1 * var, 1e-4, 1e-4)
+    assert_equal(new["mean"], 0.9 * old["mean"] + 0.1 * mean, 1e-4, 1e-4)
+    assert_equal(new["var"], 0.9 * old["var"] + 0.1 * var, 1e-4, 1e-4)
 
 
 def count(tree):
@@ -188,7 +190,7 @@ def test_init_is_he_and_follows_the_key():
   model = unet((48, 96), 4)
   init = quick_jit(lambda key: model.init(key, (8, 8, 1)))
   variables, again, other = (init(jax.random.key(k)) for k in (0, 0, 1))
-  equal(variables, again, 0, 0)
+  assert_equal(variables, again, 0, 0)
   kernels = variables["params"]
   for half, layer, fan_in in (
     ("encoder", kernels["encoder"]["level1"]["Conv_1"], 9 * 48),
@@ -243,7 +245,7 @@ def test_a_shift_by_whole_cells_shifts_the_logits():
   images = normal(1, 64, 64, 1)
   moved = jnp.roll(images, (4, 8), (1, 2))
   plain, after = run(variables, images)[0], run(variables, moved)[0]
-  equal(after[:, 28:40, 32:40], plain[:, 24:36, 24:32], 1e-4, 1e-4)
+  assert_equal(after[:, 28:40, 32:40], plain[:, 24:36, 24:32], 1e-4, 1e-4)
 
 
 def test_evaluation_looks_at_one_image_at_a_time():
@@ -251,7 +253,7 @@ def test_evaluation_looks_at_one_image_at_a_time():
   variables = random_variables(model, (8, 8, 1))
   images = normal(4, 8, 8, 1)
   run = quick_jit(model.segment)
-  equal(run(variables, images[2:3])[0], run(variables, images)[0][2:3])
+  assert_equal(run(variables, images[2:3])[0], run(variables, images)[0][2:3])
   train = quick_jit(functools.partial(model.segment, train=True))
   alone = train(variables, images[2:3])[0]
   assert np.abs(alone - train(variables, images)[0][2:3]).max() > 1e-2
@@ -291,11 +293,11 @@ def test_batch_statistics_are_of_all_devices():
     out_specs=P(),
     check_vma=False,
   )
-  equal(quick_jit(run)(params, images, target), expected, 1e-3, 1e-5)
+  assert_equal(quick_jit(run)(params, images, target), expected, 1e-3, 1e-5)
   split = (x.reshape(4, 2, *x.shape[1:]) for x in (images, target))
   run = jax.vmap(local, (None, 0, 0), axis_name="data")
   found = jax.tree.map(lambda x: x[1], quick_jit(run)(params, *split))
-  equal(found, expected, 1e-3, 1e-5)
+  assert_equal(found, expected, 1e-3, 1e-5)
 
 
 # -- transfer ---------------------------------------------------------------
@@ -309,13 +311,13 @@ def test_only_the_encoder_is_transferred():
   for source in (other, halves):
     mixed = model.transfer(fresh, source)
     for kind in ("params", "batch_stats"):
-      equal(mixed[kind]["encoder"], other[kind]["encoder"], 0, 0)
-      equal(mixed[kind]["decoder"], fresh[kind]["decoder"], 0, 0)
+      assert_equal(mixed[kind]["encoder"], other[kind]["encoder"], 0, 0)
+      assert_equal(mixed[kind]["decoder"], fresh[kind]["decoder"], 0, 0)
   images = normal(2, 8, 8, 1)
   run = quick_jit(functools.partial(model.encode, train=True))
   (found, skips), _ = run(mixed, images)
   (expected, others), stats = run(halves, images)
-  equal((found, skips), (expected, others), 0, 0)
+  assert_equal((found, skips), (expected, others), 0, 0)
   assert set(stats) == {"encoder"}
   assert not np.array_equal(found, run(fresh, images)[0][0])
   wrong = random_variables(unet((3, 4, 6), 4), (8, 8, 1))
@@ -386,5 +388,5 @@ def test_pixel_projection_equals_two_convolutions():
 
   expected = one_by_one(jax.nn.relu(one_by_one(maps, first)), second)
   expected /= np.linalg.norm(expected, axis=-1, keepdims=True)
-  equal(found, expected)
+  assert_equal(found, expected)
   np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1, rtol=1e-5)

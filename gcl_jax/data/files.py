@@ -185,7 +185,7 @@ def _check_names(path: pathlib.Path, names: list[str]) -> None:
     raise DataError(f"{path}: holds the array {min(twice)!r} more than once")
 
 
-def _kind(dtype: np.dtype) -> str:
+def kind_of(dtype: np.dtype) -> str:
   """A type in words; the fields of a record may have any name."""
   return "records" if dtype.names else str(dtype)
 
@@ -212,7 +212,7 @@ def _header(
   declared = math.prod(int(length) for length in shape) * dtype.itemsize
   if min(shape, default=1) < 0 or declared != member.file_size - start:
     raise DataError(
-      f"{where}: the header declares {shape} of {_kind(dtype)}, {declared}"
+      f"{where}: the header declares {shape} of {kind_of(dtype)}, {declared}"
       f" bytes, but {member.file_size - start} bytes follow"
     )
   return shape, dtype

@@ -9,7 +9,13 @@ import pathlib
 
 import numpy as np
 
-from gcl_jax.data.files import MAX_VOXELS, check_size, npz_headers, read_npz
+from gcl_jax.data.files import (
+  MAX_VOXELS,
+  check_size,
+  kind_of,
+  npz_headers,
+  read_npz,
+)
 from gcl_jax.data.medical import extra
 from gcl_jax.data.nifti import Grid, as_slices, directions_of
 from gcl_jax.data.quiet import one_error
@@ -41,9 +47,9 @@ def npz_grid(
     raise DataError(f"{path}: no array {kind!r}; there is {there}")
   shape, dtype = headers[kind]
   if len(shape) != 3 or dtype.kind not in "biuf":
-    what = "records" if dtype.names else dtype
     raise DataError(
-      f"{path}: {kind} {shape} of {what}; expected three axes of numbers"
+      f"{path}: {kind} {shape} of {kind_of(dtype)}; expected three axes of"
+      " numbers"
     )
   check_size(path, shape, MAX_VOXELS)
   facts = read_npz(path, ("spacing", "affine"))

@@ -13,6 +13,8 @@ import time
 import children
 import pytest
 
+from gcl_jax.engine import alive
+
 pytestmark = pytest.mark.compiles
 TOY = pathlib.Path(__file__).with_name("toy.py")
 ORDERS = pathlib.Path(__file__).with_name("orders.py")
@@ -179,6 +181,59 @@ def test_row16_a_thread_that_hangs_stops_all(whole, tmp_path, monkeypatch):
     ), run.words(number)
   monkeypatch.delenv("GCL_STALL_S")
   assert finished(tmp_path, 2, 1).result() == whole.result()
+
+
+def test_row16_who_ends_is_heard_and_a_former_run_is_not(tmp_path):
+  alive._Pulse(tmp_path, 1, 2).leave("of yesterday")
+  first = alive._Pulse(tmp_path, 0, 2)
+  assert first.left() == []
+  second = alive._Pulse(tmp_path, 1, 2)
+  second.beat()
+  assert first.left() == []
+  second.leave("the disk is full")
+  assert first.left() == ["the disk is full"]
+  begin = time.monotonic()
+  first.leave("the disk is full")
+  assert time.monotonic() - begin < first.pause  # nobody is left to wait for
+
+
+def test_row16_process_0_waits_for_the_others_and_not_for_ever(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setenv("GCL_HEARTBEAT_S", "1")
+  first, second = (alive._Pulse(tmp_path, n, 2) for n in (0, 1))
+  begin = time.monotonic()
+  first.leave("lost")
+  assert 3 * first.pause <= time.monotonic() - begin < 30
+  begin = time.monotonic()
+  second.leave("lost")  # and is waited for by nobody
+  assert time.monotonic() - begin < first.pause
+
+
+@pytest.mark.parametrize(
+  "trouble",
+  [
+    "os.close(2)",  # nobody reads the log
+    "sys.stderr.write = None",
+    "alive._pulse = Stuck()",  # a file system that hangs
+  ],
+)
+def test_row16_a_lost_process_ends_whatever_its_log_does(trouble):
+  program = f"""
+import os, sys, time
+from gcl_jax.engine import alive
+
+class Stuck:
+  pause = 0.1
+  def left(self): time.sleep(60)
+
+{trouble}
+alive.lost("a peer is gone")
+"""
+  begin = time.monotonic()
+  done = subprocess.run([sys.executable, "-c", program], timeout=WAIT_S)
+  assert done.returncode == 4
+  assert time.monotonic() - begin < 40
 
 
 def test_row17_processes_that_disagree_are_refused(tmp_path):

@@ -71,7 +71,7 @@ def fit(steps, checkpoints=None, poison=(), **settings):
 
 def test_row01_row02_killed_at_random_instants_of_saving(tmp_path):
   """Saves after every step: most instants lie inside a save."""
-  arguments = (f"--steps={20 + 15 * KILLS}", "--save_every=1")
+  arguments = (f"--steps={20 + 30 * KILLS}", "--save_every=1")
   whole = finished(tmp_path / "whole", 1, 1, *arguments)
   instants, reached = random.Random(0), []
   for _ in range(KILLS):
