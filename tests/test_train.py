@@ -256,7 +256,7 @@ def test_only_a_cpu_takes_a_branch():
   )
   for platform in ("cpu", "cuda", "tpu"):
     text = traced.lower(lowering_platforms=(platform,)).as_text()
-    assert ("stablehlo.case" in text) == (platform == "cpu"), platform
+    assert ("stablehlo.select" in text) == (platform != "cpu"), platform
 
 
 def test_bad_parameters_under_a_finite_loss_are_skipped():
