@@ -55,6 +55,10 @@ def test_another_constant_is_another_program(hoisted):
       found = scaled(mesh, factor)[1]
       expected = 2 * np.ravel(factor)[0] * ROWS
       np.testing.assert_array_equal(found, expected)
+    for constant in (np.float32([1, 2, 3, 4]), np.float32([5, 6, 7, 8])):
+      closed = jnp.asarray(constant)
+      program = programs.compile_once(jax.jit(lambda x, c=closed: x + c), ROWS)
+      np.testing.assert_array_equal(program(ROWS), ROWS + constant)
   finally:
     jax.config.update("jax_use_simplified_jaxpr_constants", before)
 
@@ -72,6 +76,9 @@ def test_other_names_in_a_result_are_another_program():
     function = jax.jit(lambda x, name=name: {name: x + 1})
     compiled = programs.compile_once(function, ROWS)
     assert list(compiled(ROWS)) == [name]
+    function = jax.jit(lambda batch: sum(batch.values()))
+    compiled = programs.compile_once(function, {name: ROWS})
+    np.testing.assert_array_equal(compiled({name: ROWS}), ROWS)
 
 
 def test_a_program_that_calls_python_is_its_own():

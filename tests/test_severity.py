@@ -11,6 +11,7 @@ from scipy import ndimage
 from gcl_jax import data, main
 from gcl_jax.engine import parallel
 from gcl_jax.engine.checkpoint import load_artifact
+from gcl_jax.engine.telemetry import read_metrics
 from gcl_jax.errors import ConfigError, DataError
 from gcl_jax.methods.severity import (
   checks,
@@ -29,6 +30,7 @@ pytestmark = pytest.mark.compiles
 def tiny(**changes):
   config = get_config("tiny")
   config.references = ()
+  config.log_every = 1
   config.update_from_flattened_dict(changes)
   return config
 
@@ -85,6 +87,31 @@ def test_evaluation_images_touch_nothing(finished, tmp_path, monkeypatch):
     else:
       np.testing.assert_array_equal(before[~held_out], after[~held_out])
       assert not np.array_equal(before[held_out], after[held_out])
+
+
+def test_every_fold_trains_with_its_own_alpha(finished):
+  """J = L + alpha G in what was logged; alpha is that of the fold's images,
+  though the folds share a program."""
+  models = load_artifact(finished / "gradcon" / "artifact")["models"]
+  alphas = {name: float(model["alpha"]) for name, model in models.items()}
+  config = tiny().autoencoder
+  for name, model in models.items():
+    assert alphas[name] == pytest.approx(
+      config.alpha * float(model["mean_image_loss"]), rel=1e-5
+    )
+    added = float(model["validation"]) - float(model["reconstruction"])
+    assert 0 < abs(added) <= 1.001 * alphas[name]
+  assert len(set(alphas.values())) == 2
+  logged = [
+    record
+    for record in read_metrics(finished / "gradcon")
+    if "gradient" in record and record["gradient"]
+  ]
+  assert {record["name"] for record in logged} == {"gradcon/0", "gradcon/1"}
+  for record in logged:
+    alpha = alphas[record["name"].removeprefix("gradcon/")]
+    added = record["loss"] - record["reconstruction"]
+    assert added == pytest.approx(alpha * record["gradient"], rel=1e-2)
 
 
 def test_healthy_training_scans_are_scored_by_a_model_that_never_saw_them(
