@@ -20,6 +20,7 @@ FLOORS = {
     1,
   ),
   "disk": 0.5,
+  "collectives": 0,
   "augment_masks": 1,
   "errors": 0,
 }

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gcl_jax.collectives import pmean
 from gcl_jax.engine import parallel, programs
 
 pytestmark = pytest.mark.compiles
@@ -119,7 +120,7 @@ def test_another_unused_argument_is_another_program(mode):
   for name, factor in (("a", 1), ("b", 10)):
 
     def step(state, batch, *, axis_name, name=name):
-      return state, {"sum": parallel.pmean(batch[name].sum(), axis_name)}
+      return state, {"sum": pmean(batch[name].sum(), axis_name)}
 
     state = parallel.replicate(np.float32(0), mesh)
     batch = parallel.put_batch({"a": ROWS, "b": 10 * ROWS}, mesh, mode)

@@ -16,6 +16,7 @@ import pytest
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from gcl_jax.collectives import pmean
 from gcl_jax.engine import ahead, cluster, distributed, parallel, state
 from gcl_jax.errors import ConfigError
 
@@ -59,7 +60,7 @@ def step(current, batch, *, axis_name):
     current.params, images, batch["label"], axis_name
   )
   mean = images.mean(0)
-  loss, gradients, mean = parallel.pmean((loss, gradients, mean), axis_name)
+  loss, gradients, mean = pmean((loss, gradients, mean), axis_name)
   following = state.update(current, gradients, OPTIMIZER, {"mean": mean})
   return following, {"loss": loss, "norm": optax.tree.norm(gradients)}
 

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 import pytest
 
+from gcl_jax.collectives import pmean
 from gcl_jax.engine import dispatch, feed, parallel, state, train
 from gcl_jax.engine.checkpoint import Checkpoints
 from gcl_jax.engine.telemetry import Telemetry, read_metrics
@@ -51,7 +52,7 @@ def step(current, batch, *, axis_name):
     return jnp.mean(jnp.einsum("bi,bi->b", distance, distance))
 
   loss, gradients = jax.value_and_grad(loss_of)(current.params)
-  loss, gradients = parallel.pmean((loss, gradients), axis_name)
+  loss, gradients = pmean((loss, gradients), axis_name)
   return state.update(current, gradients, OPTIMIZER), {"loss": loss}
 
 

@@ -211,11 +211,6 @@ def divisible(size: int, mesh: Mesh) -> int:
   return size - size % mesh.size
 
 
-def pmean(tree: PyTree, axis_name: str | None) -> PyTree:
-  """`lax.pmean`, or the tree itself when the whole batch is in one place."""
-  return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
-
-
 def _by_process(mesh: Mesh) -> list[jax.Device]:
   """The devices for pmap, which takes those of a process together only."""
   devices = list(mesh.devices.flat)

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from gcl_jax import augment
+from gcl_jax.collectives import pmean
 from gcl_jax.engine import feed, parallel, sweep, train
 from gcl_jax.engine.optim import make_optimizer
 from gcl_jax.engine.state import State, create, update
@@ -43,7 +44,7 @@ def classify_step(
     images = augment.one_view(keys, batch["image"], **views)
     known = ~jnp.isnan(batch["target"])
     target = jnp.where(known, batch["target"], 0.0)
-    share = parallel.pmean(known.mean(dtype=jnp.float32), axis_name)
+    share = pmean(known.mean(dtype=jnp.float32), axis_name)
 
     def objective(params):
       features, stats = encoder.apply(
@@ -63,7 +64,7 @@ def classify_step(
     (value, stats), grads = jax.value_and_grad(objective, has_aux=True)(
       state.params
     )
-    value, grads = parallel.pmean((value, grads), axis_name)
+    value, grads = pmean((value, grads), axis_name)
     state = update(state, grads, optimizer, {"batch_stats": stats})
     return state, {"loss": value}
 

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from gcl_jax import augment, augment_masks
+from gcl_jax.collectives import pmean
 from gcl_jax.engine import feed, parallel, sweep, train
 from gcl_jax.engine.dispatch import Dispatch
 from gcl_jax.engine.optim import make_optimizer
@@ -63,7 +64,7 @@ def segment_step(
     (value, stats), grads = jax.value_and_grad(objective, has_aux=True)(
       state.params
     )
-    value, grads = parallel.pmean((value, grads), axis_name)
+    value, grads = pmean((value, grads), axis_name)
     extra = {**state.extra, "batch_stats": stats}
     return update(state, grads, optimizer, extra), {"loss": value}
 

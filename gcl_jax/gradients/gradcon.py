@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
+from gcl_jax.collectives import pmean
 from gcl_jax.gradients.anomaly import (
   ENGINES,
   Scores,
@@ -101,13 +101,13 @@ def loss(
     return jnp.mean(jnp.square(decoded - images))
 
   if reference is None or (isinstance(alpha, (int, float)) and alpha == 0):
-    recon = _mean_over(reconstruction_error(weights), axis_name)
+    recon = pmean(reconstruction_error(weights), axis_name)
     none = jnp.zeros((len(weights),), recon.dtype)
     return recon, {"recon": recon, "gradient": none.sum(), "cos": none}
 
   mean, count = constant(reference)
   check_shapes(mean, weights)
-  recon, gradients = _mean_over(
+  recon, gradients = pmean(
     jax.value_and_grad(reconstruction_error)(weights), axis_name
   )
   cos = jnp.stack(
@@ -117,7 +117,3 @@ def loss(
   gradient = -jnp.mean(cos)
   aux = {"recon": recon, "gradient": gradient, "cos": cos}
   return recon + alpha * gradient, aux
-
-
-def _mean_over(tree, axis_name):
-  return tree if axis_name is None else lax.pmean(tree, axis_name)

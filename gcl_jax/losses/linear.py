@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from gcl_jax.losses.pairs import gather
+from gcl_jax.collectives import gather
 
 _LOW = -1e30
 # exp(l - lse_j) is made of exp(l - lse_i) while the sums differ by less than

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gcl_jax.collectives import gather, pmean
+
 # Stands for "not a candidate" before a maximum; finite, so that no row of a
 # block that holds no candidate at all turns into nan.
 _LOW = -1e30
@@ -47,7 +49,7 @@ def mean_over_images(losses, weights, axis_name):
     return jnp.mean(losses)
   losses = losses.reshape(len(weights), -1).mean(axis=1)
   mean = jnp.mean(weights.astype(losses.dtype))
-  mean = lax.pmean(mean, axis_name) if axis_name else mean
+  mean = pmean(mean, axis_name)
   some = mean != 0
   part = jnp.where(some, weights / jnp.where(some, mean, 1), 0)
   return jnp.mean(losses * part)
@@ -115,13 +117,6 @@ def _finish(running: _Running) -> jax.Array:
   log_total = jnp.log(jnp.where(some, running.total, 1)) + running.peak
   mean = running.positive / jnp.where(some, running.weight, 1)
   return jnp.where(some, log_total - mean, 0)
-
-
-def gather(values, axis_name):
-  """Rows of all devices, [B of all, ...]; the values where none is mapped."""
-  if axis_name is None:
-    return values
-  return lax.all_gather(values, axis_name, tiled=True)
 
 
 def check(features, weights, temperature, block_size) -> int:

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from gcl_jax.collectives import pmean
+
 
 def cross_entropy_dice(
   logits: jax.Array,
@@ -62,7 +64,7 @@ def cross_entropy_dice(
   weighted = truth
   if class_weights is not None:
     weighted = truth * jnp.asarray(class_weights, logits.dtype)
-  total = _mean_over(jnp.sum(weighted), axis_name)
+  total = pmean(jnp.sum(weighted), axis_name)
   loss = -jnp.sum(weighted * log_probabilities) / jnp.where(total, total, 1)
   if isinstance(dice_weight, (int, float)) and dice_weight == 0:
     return loss
@@ -105,10 +107,6 @@ def _missing_dice(probabilities, truth, start, axis_name):
   some = size > 0
   missing = jnp.where(some, 1 - 2 * overlap / jnp.where(some, both, 1), 0)
   return jnp.sum(missing) / jnp.maximum(jnp.sum(some), 1)
-
-
-def _mean_over(value, axis_name):
-  return lax.pmean(value, axis_name) if axis_name else value
 
 
 def _check(logits, masks, class_weights):

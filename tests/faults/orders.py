@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from gcl_jax.collectives import pmean
 from gcl_jax.engine import cluster, distributed, feed, parallel, sweep, train
 from gcl_jax.engine import state as states
 from gcl_jax.engine.optim import make_optimizer
@@ -46,9 +47,7 @@ def fitted(mesh, mode):
       key = jnp.sin(batch["index"].astype(jnp.float32))
       return jnp.mean(jnp.square(params["w"] * key - batch["row"] / 41))
 
-    value, gradients = parallel.pmean(
-      jax.value_and_grad(loss)(state.params), axis_name
-    )
+    value, gradients = pmean(jax.value_and_grad(loss)(state.params), axis_name)
     return states.update(state, gradients, OPTIMIZER), {"loss": value}
 
   def init(key):

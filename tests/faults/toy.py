@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gcl_jax.collectives import pmean
 from gcl_jax.engine import alive, cluster, distributed, feed, parallel, train
 from gcl_jax.engine import state as states
 from gcl_jax.engine.checkpoint import Checkpoints
@@ -47,13 +48,13 @@ def step(state, batch, *, axis_name):
 
   def loss_of(params):
     out = (batch["x"] + 0.1 * noise) @ params["map"]
-    mean = parallel.pmean(jnp.mean(out, 0), axis_name)
+    mean = pmean(jnp.mean(out, 0), axis_name)
     return jnp.mean(jnp.abs(jnp.square(out - mean) - 1)), mean
 
   (loss, mean), gradients = jax.value_and_grad(loss_of, has_aux=True)(
     state.params
   )
-  loss, gradients = parallel.pmean((loss, gradients), axis_name)
+  loss, gradients = pmean((loss, gradients), axis_name)
   extra = {"mean": 0.9 * state.extra["mean"] + 0.1 * mean}
   return states.update(state, gradients, OPTIMIZER, extra), {"loss": loss}
 

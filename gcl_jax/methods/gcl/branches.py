@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gcl_jax import losses
+from gcl_jax.collectives import gather
 from gcl_jax.gradients import pixel_filter
 from gcl_jax.losses.pixel import pixel_nce
 from gcl_jax.methods.gcl import pacing
@@ -104,9 +105,7 @@ def image_losses(contrast, maps, heads, batch, bar, axis_name):
 
 def _all_pairs(rule, values, axis_name):
   """float[B, B of all devices]: the affinity of every pair of slices."""
-  everyone = values
-  if axis_name:
-    everyone = jax.lax.all_gather(values, axis_name, tiled=True)
+  everyone = gather(values, axis_name)
   return rule.weights(values[:, None], everyone[None])
 
 

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gcl_jax.collectives import gather
+
 _LOW = -1e30
 
 
@@ -40,7 +42,7 @@ def weights(
   batch, views, size = features.shape
   first = lax.axis_index(axis_name) * batch if axis_name else 0
   rows = features.reshape(-1, size)
-  columns = lax.all_gather(rows, axis_name, tiled=True) if axis_name else rows
+  columns = gather(rows, axis_name)
   logits = jnp.matmul(rows, columns.T, precision=lax.Precision.HIGHEST)
   own = first * views + jnp.arange(len(rows))
   itself = own[:, None] == jnp.arange(len(columns))[None]

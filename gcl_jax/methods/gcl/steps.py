@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from gcl_jax import augment, augment_masks
-from gcl_jax.engine.parallel import pmean
+from gcl_jax.collectives import pmax, pmean
 from gcl_jax.engine.state import State, update
 from gcl_jax.gradients import mitigation
 from gcl_jax.methods.gcl.branches import Contrast, image_losses, pixel_losses
@@ -199,9 +199,7 @@ def _without_rounding(of_maps, axis_name):
   A mitigator looks at directions alone, and that of rounding is random.
   """
   sizes = jnp.max(jnp.abs(of_maps), axis=tuple(range(2, of_maps.ndim)))
-  largest = jnp.max(sizes)
-  if axis_name:
-    largest = jax.lax.pmax(largest, axis_name)
+  largest = pmax(jnp.max(sizes), axis_name)
   real = sizes > _ROUNDING * largest
   return jnp.where(
     real.reshape(real.shape + (1,) * (of_maps.ndim - 2)), of_maps, 0

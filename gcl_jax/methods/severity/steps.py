@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from gcl_jax import augment, losses
-from gcl_jax.engine.parallel import pmean
+from gcl_jax.collectives import gather, pmean
 from gcl_jax.engine.state import State, update
 from gcl_jax.gradients import gradcon
 
@@ -164,12 +164,6 @@ def supcon_step(
   return step
 
 
-def _gather(x: jax.Array, axis_name: str | None) -> jax.Array:
-  if axis_name is None:
-    return x
-  return jax.lax.all_gather(x, axis_name, tiled=True)
-
-
 def _follow(slow: Any, fast: Any, momentum: float) -> Any:
   """The momentum encoder: slow <- m * slow + (1 - m) * fast."""
   return jax.tree.map(
@@ -224,7 +218,7 @@ def moco_step(
       state.params
     )
     value, grads = pmean((value, grads), axis_name)
-    keys = _gather(key, axis_name)
+    keys = gather(key, axis_name)
     queue = jnp.concatenate([keys, state.extra["queue"]])[
       : state.extra["queue"].shape[0]
     ]
