@@ -130,7 +130,7 @@ def count_steps(method: str, preset: str) -> None:
   from gcl_jax.engine import ahead, parallel
 
   config, counter = _config(method, preset), Counter()
-  module = importlib.import_module(f"gcl_jax.methods.{method}.programs")
+  module = importlib.import_module(f"gcl_jax.methods.{method}.stages")
   mesh = parallel.make_mesh()
   for program in module.programs(config):
     counter.during(

@@ -83,18 +83,12 @@ def opponent(arguments, name: str, changes: dict) -> timing.Opponent:
   settings = arms.settings_of(config, "gcl")
   settings.update(dict(pixel="") | changes)
   contrast = pretrain.contrast_of(config, settings)
-  optimizer = pretrain.optimizer_of(settings)
   shape = (*config.preprocess.size, 1)
   mesh = parallel.make_mesh()
-  state = parallel.init_replicated(
-    pretrain.initial(contrast, settings, optimizer, shape),
-    mesh,
-    jax.random.key(0),
-  )
-  views = pretrain.views_of(settings.views, 0.5, 0.25)
-  step = pretrain.step_of(contrast, settings, optimizer, views)
+  training = pretrain.training(config, settings, shape, (0.5, 0.25))
+  state = parallel.init_replicated(training.init, mesh, jax.random.key(0))
   batch = parallel.put_batch(noise(settings.batch_size, shape, contrast), mesh)
-  mapped = parallel.compile_step(step, mesh)
+  mapped = parallel.compile_step(training.step, mesh)
   gflop = flops.count(mapped, state, batch) / 1e9
   holder = [state]
   compiled = mapped.lower(state, batch).compile()

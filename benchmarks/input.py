@@ -27,7 +27,7 @@ from PIL import Image
 from gcl_jax import data
 from gcl_jax.data import prepare
 from gcl_jax.engine import feed
-from gcl_jax.methods.severity import reading
+from gcl_jax.methods.severity import data as reading
 from gcl_jax.methods.severity.config import get_config
 
 

@@ -20,6 +20,7 @@ from ml_collections import config_flags
 
 from gcl_jax import data
 from gcl_jax.engine import ahead, distributed, stages, start
+from gcl_jax.engine.context import Context
 from gcl_jax.engine.settings import one_line
 from gcl_jax.errors import (
   ConfigError,
@@ -88,7 +89,7 @@ def run(config: Any, workdir: Any, mesh: Any, only: str | None = None) -> dict:
   for other in ("healthy_data", "ood_data"):
     if config.get(other, {}).get("name"):
       fingerprint += data.load(config[other]).fingerprint()
-  context = stages.Context(
+  context = Context(
     config,
     workdir,
     mesh,
@@ -102,11 +103,11 @@ def run(config: Any, workdir: Any, mesh: Any, only: str | None = None) -> dict:
 def compile_only(config: Any, topology: str) -> None:
   """Compiles what a run would, for a slice that need not be here, and prints
   memory, arithmetic and collectives of one chip."""
-  method_stages(config).stages(config)  # refuses what could not run
+  method = method_stages(config)
+  method.stages(config)  # refuses what could not run
   mesh = ahead.tpu_mesh(topology)
-  name = f"gcl_jax.methods.{config.method}.programs"
   print(f"{topology}: {mesh.size} chips", flush=True)
-  for program in importlib.import_module(name).programs(config):
+  for program in method.programs(config):
     print(ahead.line(ahead.compile_program(program, mesh), topology))
 
 

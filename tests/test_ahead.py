@@ -10,7 +10,7 @@ from gcl_jax import main
 from gcl_jax.engine import ahead, parallel
 from gcl_jax.errors import ConfigError
 from gcl_jax.methods.severity.config import get_config
-from gcl_jax.methods.severity.programs import programs
+from gcl_jax.methods.severity.stages import programs
 
 pytestmark = pytest.mark.compiles
 

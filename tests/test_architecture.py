@@ -13,10 +13,13 @@ PACKAGE = ROOT / "gcl_jax"
 FLOORS = {
   "main": 5,
   "methods": 4,
-  "evaluation": 3,
+  "pipeline": 3,
   "engine": 2,
   **dict.fromkeys(
-    ("gradients", "losses", "models", "data", "report", "augment", "binning"),
+    (
+      *("gradients", "losses", "models", "data", "report", "augment"),
+      *("binning", "evaluation"),
+    ),
     1,
   ),
   "disk": 0.5,
@@ -25,7 +28,7 @@ FLOORS = {
   "errors": 0,
 }
 # Rooms of the ground floor that may look into a neighbour.
-NEIGHBOURS = {("gradients", "models")}
+NEIGHBOURS = {("gradients", "models"), ("evaluation", "data")}
 
 
 def python_files() -> list[pathlib.Path]:

@@ -8,7 +8,7 @@ from scipy.special import softmax
 from sklearn.covariance import EmpiricalCovariance
 
 from gcl_jax.errors import DataError
-from gcl_jax.methods.severity import classifier_scores as scores
+from gcl_jax.gradients import classifier_scores as scores
 
 pytestmark = pytest.mark.compiles
 

@@ -9,24 +9,23 @@ import numpy as np
 import pytest
 
 from gcl_jax import data, main
-from gcl_jax.engine import ahead, parallel, stages
+from gcl_jax.engine import ahead, parallel
 from gcl_jax.engine.checkpoint import load_artifact
+from gcl_jax.engine.context import Context, Stage
 from gcl_jax.engine.tables import unpack
 from gcl_jax.errors import ConfigError, DataError
-from gcl_jax.methods.gcl import (
-  arms,
-  checks,
-  figures,
-  pages,
-  pretrain,
-  programs,
-  reading,
-  reporting,
-  segmenting,
-)
+from gcl_jax.methods.gcl import arms, checks, pretrain, report
+from gcl_jax.methods.gcl import data as reading
 from gcl_jax.methods.gcl import stages as gcl_stages
 from gcl_jax.methods.gcl.config import PRESETS, get_config
-from gcl_jax.methods.gcl.slices import Slices
+from gcl_jax.pipeline import (
+  gains,
+  report_volumes,
+  segment,
+  segmentation,
+  sources,
+)
+from gcl_jax.pipeline.prepared import Prepared
 
 pytestmark = pytest.mark.compiles
 
@@ -47,9 +46,9 @@ def run(config, workdir, only=None):
 
 def context_of(config, workdir):
   """The context of a stage that reads stage data."""
-  stage = stages.Stage("segment", None, ("data",), ())
+  stage = Stage("segment", None, ("data",), ())
   dataset = data.load(config.data)
-  return stages.Context(
+  return Context(
     config, workdir, devices(), "shard_map", dataset=dataset, stage=stage
   )
 
@@ -60,7 +59,7 @@ def prepared(tmp_path_factory):
   config = tiny(**{"data.heart.patients": 12})
   workdir = tmp_path_factory.mktemp("prepared")
   run(config, workdir, "data")
-  return config, workdir, Slices(context_of(config, workdir))
+  return config, workdir, Prepared(context_of(config, workdir))
 
 
 def test_patients_never_cross_and_all_slices_are_there(prepared):
@@ -123,8 +122,8 @@ def test_labels_are_drawn_by_patient_nested_and_alike_for_all_arms(prepared):
   _, _, slices = prepared
 
   def patients(arm, labelled, draw):
-    fit = segmenting.Fit(arm, labelled, draw, 0)
-    rows, inner = segmenting.labelled_rows(slices, fit)
+    fit = segment.Fit(arm, labelled, draw, 0)
+    rows, inner = segment.labelled_rows(slices, fit)
     assert slices.part("train")[rows].all()
     chosen = set(slices.groups[rows].tolist())
     assert len(rows) == 8 * len(chosen)  # all their slices, both phases
@@ -147,7 +146,7 @@ def test_labels_are_drawn_by_patient_nested_and_alike_for_all_arms(prepared):
 def test_batches_hold_whole_shares_of_patients(prepared):
   config, _, slices = prepared
   settings = arms.settings_of(config, "gcl")
-  rows_at = pretrain.batch_rows(slices, settings, "strict", 0)
+  rows_at = pretrain.sampler(slices, settings, "strict", 0)
   for step in (0, 1, 7):
     rows = rows_at(step)
     np.testing.assert_array_equal(rows, rows_at(step))
@@ -156,12 +155,12 @@ def test_batches_hold_whole_shares_of_patients(prepared):
     assert len(set(rows.tolist())) == 8 and slices.part("train")[rows].all()
   assert not np.array_equal(rows_at(0), rows_at(1))
   settings.patients_per_batch = 0
-  rows_at = pretrain.batch_rows(slices, settings, "strict", 0)
+  rows_at = pretrain.sampler(slices, settings, "strict", 0)
   epoch = np.concatenate([rows_at(step) for step in range(8)])
   assert sorted(epoch.tolist()) == np.flatnonzero(slices.part("train")).tolist()
   settings.patients_per_batch, settings.batch_size = 16, 16
   with pytest.raises(DataError, match="8 patients, fewer than the 16"):
-    pretrain.batch_rows(slices, settings, "strict", 0)
+    pretrain.sampler(slices, settings, "strict", 0)
 
 
 def test_scores_are_those_of_the_stored_grid(tmp_path):
@@ -176,8 +175,8 @@ def test_scores_are_those_of_the_stored_grid(tmp_path):
   )
   run(config, tmp_path, "data")
   context = context_of(config, tmp_path)
-  slices = Slices(context)
-  (test,) = segmenting._tests(context, slices).values()
+  slices = Prepared(context)
+  (test,) = segment.tests_of(slices).values()
   assert test.truths[0].shape == (4, 32, 32)
   assert test.spacings[0] == (20.0, 3.2, 3.2)
   by_pixels = {
@@ -185,22 +184,20 @@ def test_scores_are_those_of_the_stored_grid(tmp_path):
     for row in np.concatenate(test.rows)
   }
 
-  def truth(pixels):
-    return np.stack([by_pixels[image.tobytes()] for image in pixels])
-
-  scores = segmenting._score(context, slices, truth, test)
+  rows = np.concatenate(test.rows)
+  truth = {row: by_pixels[slices.pixels[row].tobytes()] for row in rows}
+  scores = segment.score(slices, truth, test, (2.0, 2.5))
   assert min(scores["dice/mean"]) > 0.93  # resampled there and back
   assert max(scores["hd95/LV"]) <= 3.2 + 1e-6
-  nothing = segmenting._score(
-    context, slices, lambda pixels: np.zeros(pixels.shape[:3], np.uint8), test
-  )
+  blank = dict.fromkeys(rows, np.zeros((56, 48), np.uint8))
+  nothing = segment.score(slices, blank, test, (2.0, 2.5))
   assert max(nothing["dice/mean"]) == 0 and np.isnan(nothing["hd95/LV"]).all()
 
 
 def made_up(config, classes=("LV",)):
   """(what stage segment leaves, {fit: Dice [V]}) of random figures."""
   draw = np.random.default_rng(0)
-  names = [fit.name for fit in segmenting.fits(config)]
+  names = [fit.name for fit in segment.fits(config.segment, arms.names(config))]
   values = {name: draw.uniform(0.3, 0.9, 6) for name in names}
   fits = {
     name: {
@@ -224,7 +221,7 @@ def test_figures_of_a_run_by_their_names():
     "scratch-m2-d1-s0",
     "gcl-m2-d1-s0",
   ]
-  metrics = figures.all_metrics(found, config)
+  metrics = gains.metrics(found, config, arms.names(config), arms.BASELINES)
   means = {
     arm: np.mean([values[f"{arm}-m2-d{d}-s0"] for d in (0, 1)])
     for arm in ("gcl", "scratch")
@@ -254,7 +251,7 @@ def test_gains_are_paired_by_volume_draw_and_seed():
       shift = 0.05 if name.startswith("gcl") else 0.02
       theirs = values["scratch-" + name.split("-", 1)[1]]
       found["fits"][name]["eval"]["dice%2FLV"] = theirs + shift
-  metrics = figures.all_metrics(found, config)
+  metrics = gains.metrics(found, config, arms.names(config), arms.BASELINES)
   for name, gain in (("scratch", 0.05), ("heads_mean", 0.03)):
     metric = metrics[f"segment/gain_over_{name}"]
     for key in ("value", "low", "high"):
@@ -336,8 +333,8 @@ def test_data_that_cannot_be_segmented_are_refused(tmp_path):
     run(tiny(**{"data.ood": "phase=XX"}), tmp_path / "a", "data")
   with pytest.raises(DataError, match="has no class maps to segment"):
     without = data.load(tiny().data)
-    reading._check_classes(
-      [(dataclasses.replace(without, read_mask=None), np.array([]))]
+    reading.check_classes(
+      [sources.Source(dataclasses.replace(without, read_mask=None), None)]
     )
 
 
@@ -345,7 +342,7 @@ def test_a_column_can_set_volumes_apart(tmp_path):
   """As the other intensity scale of the hippocampus set does."""
   config = tiny(**{"data.ood": "phase=ES", "ood_data.name": ""})
   dataset = data.load(config.data)
-  part = reading.parts(dataset, config.data)
+  part = sources.parts(dataset, config.data)
   assert set(part[dataset.table["phase"] == "ES"]) == {"ood"}
   assert set(part[dataset.table["phase"] == "ED"]) == {"train", "eval"}
 
@@ -359,10 +356,10 @@ def test_a_split_of_the_owner_is_followed_and_labels_decide_who_tests():
     return dataclasses.replace(dataset, table=table)
 
   own = np.where(dataset.groups == "p0003", "eval", "train")
-  part = reading.parts(with_column("split", own), config.data)
+  part = sources.parts(with_column("split", own), config.data)
   np.testing.assert_array_equal(part, own)
   with pytest.raises(DataError, match="split 'test' is neither train nor eval"):
-    reading.parts(
+    sources.parts(
       with_column("split", np.where(own == "eval", "test", "train")),
       config.data,
     )
@@ -371,7 +368,7 @@ def test_a_split_of_the_owner_is_followed_and_labels_decide_who_tests():
   for seed in range(5):
     config.data.split_seed = seed
     found = with_column("labelled", labelled.astype(float))
-    part = reading.parts(found, config.data)
+    part = sources.parts(found, config.data)
     assert (part == "eval").any() and labelled[part == "eval"].all()
     kept.add(tuple(sorted(set(dataset.groups[part == "eval"].tolist()))))
   assert len(kept) > 1  # the seed decides
@@ -393,13 +390,13 @@ def test_the_best_model_of_the_inner_patient_is_kept(prepared):
   truth = slices.masks[rows]
 
   class Segmenter:
-    def predict(self, params, stats, pixels):
+    def predict(self, context, variables, pixels, **options):
       np.testing.assert_array_equal(pixels, slices.pixels[rows])
-      share = {"poor": 0.3, "good": 0.8, "fair": 0.5}[params]
+      share = {"poor": 0.3, "good": 0.8, "fair": 0.5}[variables["params"]]
       wide = np.arange(truth.shape[2]) < share * truth.shape[2]
       return np.where(wide, truth, 0)
 
-  look = segmenting._keep_best(slices, Segmenter(), rows)
+  look = segment.keep_best(None, slices, Segmenter(), rows)
   best = {"params": None, "batch_stats": None, "dice": np.float32(-1)}
   state, seen = Trained("", {"batch_stats": {}, "best": best}), []
   for params in ("poor", "good", "fair"):
@@ -413,14 +410,14 @@ def test_the_inner_patient_chooses_the_model(tmp_path, monkeypatch):
   config = tiny(
     **{"segment.select": "inner", "segment.steps": 10, "ood_data.name": ""}
   )
-  trained, fit = [], segmenting.Segmenter.fit
+  trained, fit = [], segmentation.Segmenter.fit
 
-  def noting(self, pixels, masks, rows, **settings):
-    state = fit(self, pixels, masks, rows, **settings)
+  def noting(self, context, images, rows, **settings):
+    state = fit(self, context, images, rows, **settings)
     trained.append((rows, state))
     return state
 
-  monkeypatch.setattr(segmenting.Segmenter, "fit", noting)
+  monkeypatch.setattr(segmentation.Segmenter, "fit", noting)
   config.arms = ()
   config.pretrain.update(steps=2, pixel="")
   run(config, tmp_path)
@@ -432,8 +429,10 @@ def test_the_inner_patient_chooses_the_model(tmp_path, monkeypatch):
   scores = unpack(found["fits"]["gcl-m2-d0-s0"]["eval"])
   assert scores["dice/mean"].shape == (4,)
   ((rows, state),) = trained
-  slices = Slices(context_of(config, tmp_path))
-  both, inner = segmenting.labelled_rows(slices, segmenting.fits(config)[0])
+  slices = Prepared(context_of(config, tmp_path))
+  both, inner = segment.labelled_rows(
+    slices, segment.fits(config.segment, ["gcl"])[0]
+  )
   assert len(inner) and not set(rows) & set(inner)
   assert set(rows) | set(inner) == set(both)
   assert float(state.extra["best"]["dice"]) == pytest.approx(max(seen))
@@ -442,7 +441,7 @@ def test_the_inner_patient_chooses_the_model(tmp_path, monkeypatch):
 def test_the_programs_compile():
   config = tiny()
   config.arms = ("scratch", "simclr")
-  found = {p.name: p for p in programs.programs(config)}
+  found = {p.name: p for p in gcl_stages.programs(config)}
   assert set(found) == {"simclr", "gcl", "segment", "predict"}
   facts = ahead.compile_program(found["predict"], devices())
   assert not facts["collectives"]
@@ -451,7 +450,7 @@ def test_the_programs_compile():
 def test_more_labels_than_patients_are_refused_before_pre_training(prepared):
   config, workdir, slices = prepared
   count = len(set(slices.groups[slices.part("train")].tolist()))
-  slices.check_labels((1, count, 0))
+  segment.check_labels(slices, (1, count, 0))
   config = tiny(**{"segment.labelled": (2, count + 1)})
   with pytest.raises(DataError, match=f"training part has {count} patients"):
     pretrain.run(context_of(config, workdir), "simclr")
@@ -459,8 +458,8 @@ def test_more_labels_than_patients_are_refused_before_pre_training(prepared):
 
 def test_the_pictures_are_middle_slices_of_test_volumes(prepared):
   config, workdir, slices = prepared
-  tests = segmenting._tests(context_of(config, workdir), slices)
-  rows = segmenting.example_rows(tests["eval"], 3)
+  tests = segment.tests_of(slices)
+  rows = segment.example_rows(tests["eval"], 3)
   assert len(rows) == 3 and (slices.table["slice"][rows] == 2).all()
   assert slices.part("eval")[rows].all()
 
@@ -469,8 +468,8 @@ def test_the_report_counts_what_the_size_cuts_away(tmp_path):
   config = tiny(**{"preprocess.size": (16, 16), "ood_data.name": ""})
   run(config, tmp_path, "data")
   context = context_of(config, tmp_path)
-  slices = Slices(context)
-  table = pages._data(context, slices).blocks[0]
+  slices = Prepared(context)
+  table = report_volumes.data_table(slices)
   lost = {row[0]: row[-1] for row in table.rows}
   phantom = data.load(config.data)
   for part in ("train", "eval"):
@@ -480,5 +479,5 @@ def test_the_report_counts_what_the_size_cuts_away(tmp_path):
     ]
     inside = sum(int(mask[8:24, 8:24].sum()) for mask in masks)
     assert lost[part] == sum(int(m.sum()) for m in masks) - inside > 0
-  (note,) = reporting.warnings_of(context, slices, {})[:1]
+  (note,) = report.warnings_of(context, slices, {})[:1]
   assert f"{lost['eval']} of eval" in note and "(16, 16)" in note

@@ -12,9 +12,8 @@ from gcl_jax.engine import parallel
 from gcl_jax.engine.checkpoint import load_artifact
 from gcl_jax.engine.tables import joined, unpack
 from gcl_jax.errors import DataError
-from gcl_jax.methods.gcl import reporting
 from gcl_jax.methods.gcl.config import get_config
-from gcl_jax.methods.gcl.slices import Slices
+from gcl_jax.pipeline import report_volumes
 
 
 def tiny(**changes):
@@ -180,9 +179,8 @@ def test_tissue_that_is_cut_away_is_counted(tmp_path, monkeypatch, spacing):
   assert (table["cropped_voxels"][full] == lost).all()
   assert not table["cropped_voxels"][~full].any()
   found = types.SimpleNamespace(table=table, part=lambda n: table["part"] == n)
-  found.cropped = lambda part: Slices.cropped(found, part)
-  (note,) = reporting.cropped_note(found, size)
+  (note,) = report_volumes.warnings(found, size, {}, "gcl")
   share = f"{100 * lost / 1024:.2g}"
   assert f"voxels: {8 * lost} of eval ({share} %, in 2 volumes). In" in note
   table["cropped_voxels"][:] = 0
-  assert reporting.cropped_note(found, size) == []
+  assert report_volumes.warnings(found, size, {}, "gcl") == []

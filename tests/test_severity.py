@@ -15,14 +15,14 @@ from gcl_jax.engine.telemetry import read_metrics
 from gcl_jax.errors import ConfigError, DataError
 from gcl_jax.methods.severity import (
   checks,
-  grading,
-  healthy,
+  gradcon,
+  grade,
   pooling,
   pretrain,
-  reading,
-  scoring,
+  score,
 )
 from gcl_jax.methods.severity.config import PRESETS, get_config
+from gcl_jax.pipeline import sources
 
 pytestmark = pytest.mark.compiles
 
@@ -70,7 +70,7 @@ def with_noise_in_the_evaluation_part(dataset, held_out):
 def test_evaluation_images_touch_nothing(finished, tmp_path, monkeypatch):
   config = tiny()
   dataset = data.load(config.data)
-  held_out = reading.parts(dataset, config.data, config.seed) == "eval"
+  held_out = sources.parts(dataset, config.data) == "eval"
   assert held_out.any() and not held_out.all()
   changed = with_noise_in_the_evaluation_part(dataset, held_out)
   monkeypatch.setattr(data, "load", lambda _: changed)
@@ -117,19 +117,19 @@ def test_every_fold_trains_with_its_own_alpha(finished):
 def test_healthy_training_scans_are_scored_by_a_model_that_never_saw_them(
   finished,
 ):
-  gradcon = load_artifact(finished / "gradcon" / "artifact")
+  trained = load_artifact(finished / "gradcon" / "artifact")
   table = load_artifact(finished / "data" / "artifact")["table"]
-  fold = gradcon["fold"]
+  fold = trained["fold"]
   used = (table["healthy"] == 1) & (table["part"] == "train")
   np.testing.assert_array_equal(fold >= 0, used)
-  use = scoring._usable(fold, 2)
+  use = score._usable(fold, 2)
   for number in (0, 1):
     groups = set(table["group"][fold == number])
     assert groups and not groups & set(table["group"][fold == 1 - number])
     assert use[fold == number].tolist() == [[number == 0, number == 1]] * sum(
       fold == number
     )
-    rows = gradcon["models"][str(number)]["validation_rows"]
+    rows = trained["models"][str(number)]["validation_rows"]
     assert set(fold[rows]) == {1 - number}, "validated on seen groups"
   assert use[fold < 0].all()
 
@@ -138,11 +138,11 @@ def test_scores_of_models_are_levelled_before_they_are_averaged():
   rng = np.random.default_rng(0)
   true = rng.normal(size=40)
   values = np.stack([true, 3 * true + 7], 1)
-  level = scoring.levelled(values, [np.arange(20), np.arange(20)])
+  level = score.levelled(values, [np.arange(20), np.arange(20)])
   np.testing.assert_allclose(level[:, 0], level[:, 1])
   use = np.ones((40, 2), bool)
   use[:5, 0] = False
-  one_model = scoring.combined(level, use)
+  one_model = score.combined(level, use)
   np.testing.assert_allclose(one_model, level[:, 1])
 
 
@@ -153,7 +153,7 @@ def test_score_is_error_minus_beta_times_cosine(finished):
   # One model on the absolute scale: score = recon - 0.12 mean cos, exactly.
   config = get_config("tiny")
   config.score.beta_scale = "absolute"
-  beta = scoring._beta(config.score, np.zeros((3, 1)), [np.arange(3)])
+  beta = score._beta(config.score, np.zeros((3, 1)), [np.arange(3)])
   np.testing.assert_array_equal(beta, [0.12])
 
 
@@ -186,23 +186,23 @@ def test_a_model_without_reference_gradients_is_refused():
     pixels = np.zeros((2, 32, 64, 1), np.uint8)
 
   with pytest.raises(DataError, match="no reference gradients"):
-    scoring._sweep(Nothing, Pixels, {"params": {}, "count": 0}, "score")
+    score._sweep(Nothing, Pixels, {"params": {}, "count": 0}, "score")
 
 
 def test_mean_image_loss_is_the_error_of_the_mean_image():
   pixels = np.random.default_rng(0).integers(0, 256, (300, 4, 6, 1), np.uint8)
   x = pixels / 255
   expected = np.mean((x - x.mean(0)) ** 2)
-  assert healthy.mean_image_loss(pixels) == pytest.approx(expected, rel=1e-12)
+  assert gradcon.mean_image_loss(pixels) == pytest.approx(expected, rel=1e-12)
 
 
 def test_alpha_is_absolute_or_a_share_of_the_mean_image_loss():
   config = get_config("tiny").autoencoder
-  assert healthy.absolute_alpha(config, 0.02) == pytest.approx(
+  assert gradcon.absolute_alpha(config, 0.02) == pytest.approx(
     config.alpha * 0.02
   )
   config.alpha_scale = "absolute"
-  assert healthy.absolute_alpha(config, 0.02) == config.alpha
+  assert gradcon.absolute_alpha(config, 0.02) == config.alpha
 
 
 def test_missing_column_values_are_like_no_other():
@@ -253,9 +253,9 @@ def test_one_model_leaves_the_healthy_scans_of_the_pool_alone():
     def __len__(self):
       return 5
 
-  assert healthy.fold_of(Some(), 1, 0).tolist() == [-1, -1, 1, 1, -1]
+  assert gradcon.fold_of(Some(), 1, 0).tolist() == [-1, -1, 1, 1, -1]
   Some.table["pool"][:] = True
-  assert healthy.fold_of(Some(), 1, 0).tolist() == [1, -1, 1, 1, -1]
+  assert gradcon.fold_of(Some(), 1, 0).tolist() == [1, -1, 1, 1, -1]
 
 
 def test_without_a_healthy_column_sick_means_any_label():
@@ -269,7 +269,7 @@ def test_without_a_healthy_column_sick_means_any_label():
       return 4
 
   Some.table["b"][3] = 1
-  np.testing.assert_array_equal(grading.sick_of(Some()), [1, 0, np.nan, 1])
+  np.testing.assert_array_equal(grade.sick_of(Some()), [1, 0, np.nan, 1])
 
 
 def test_an_unknown_preset_names_the_near_one():

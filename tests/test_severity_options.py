@@ -13,8 +13,10 @@ from gcl_jax import data, main
 from gcl_jax.engine import parallel
 from gcl_jax.engine.checkpoint import load_artifact
 from gcl_jax.errors import ConfigError, DataError
-from gcl_jax.methods.severity import grading, images, probing, reading
+from gcl_jax.methods.severity import data as reading
+from gcl_jax.methods.severity import grade
 from gcl_jax.methods.severity.config import get_config
+from gcl_jax.pipeline import few_labels, prepared, sources
 
 pytestmark = pytest.mark.compiles
 
@@ -124,7 +126,7 @@ def test_a_folder_with_gaps_runs_to_its_report(run):
 
 def test_a_split_column_with_blanks_is_followed_where_it_speaks(scans):
   dataset = data.load(of_folder(scans).data)
-  part = reading.parts(dataset, tiny().data, 0)
+  part = sources.parts(dataset, tiny().data)
   patient = dataset.groups.astype(int)
   assert set(part[patient < 4]) == {"eval"}
   assert set(part[(patient >= 4) & (patient < 6)]) == {"train"}
@@ -141,7 +143,7 @@ def test_a_blank_row_follows_its_patient():
     def __len__(self):
       return 5
 
-  part = reading.parts(Some(), tiny().data, 0)
+  part = sources.parts(Some(), tiny().data)
   assert part.tolist() == ["eval", "eval", "train", "train", "train"]
 
 
@@ -158,7 +160,7 @@ def test_copies_of_evaluation_scans_are_refused_or_left_out(scans, tmp_path):
   found = load_artifact(tmp_path / "drop" / "data" / "artifact")
   ids = found["table"]["id"].tolist()
   assert len(ids) == 46 and "s0_0.png" in ids and "s5_0.png" not in ids
-  reason = "same bytes as s0_0.png of the evaluation part"
+  reason = "same pixels as s0_0.png, kept for testing"
   assert ["s5_0.png", reason] in found["quarantine"].tolist()
   pixels = np.load(tmp_path / "drop" / "data" / "images.npy")
   assert len(pixels) == len(found["texture"]) == 46
@@ -175,13 +177,13 @@ def test_copies_of_evaluation_scans_are_refused_or_left_out(scans, tmp_path):
 def test_without_labels_there_is_a_report_and_no_probe(
   scans, run, tmp_path, monkeypatch
 ):
-  made = images.Images.__init__
+  made = prepared.Prepared.__init__
 
   def without_labels(self, context):
     made(self, context)
     self.labels = ()
 
-  monkeypatch.setattr(images.Images, "__init__", without_labels)
+  monkeypatch.setattr(prepared.Prepared, "__init__", without_labels)
   linked(run, tmp_path, BEFORE_PROBE)
   main.run(of_folder(scans), tmp_path, devices())
   report = json.loads((tmp_path / "report.json").read_text())
@@ -256,11 +258,8 @@ def test_kermany_columns_do_not_collide_with_ours(tmp_path):
 
 
 def test_one_class_in_training_is_undefined_for_every_encoder():
-  class Some:
-    labels = ("a", "b")
-    table = {"a": np.array([0.0, 1, 0, 1]), "b": np.array([1.0, 1, 0, np.nan])}
-
-  found = probing._of_two_classes(Some(), np.array([0, 1, 3]), np.ones((2, 2)))
+  targets = np.array([[0.0, 1], [1, 1], [1, np.nan]])
+  found = few_labels.of_two_classes(targets, np.ones((2, 2)))
   np.testing.assert_array_equal(found, [[1, np.nan]] * 2)
 
 
@@ -268,6 +267,6 @@ def test_words_and_gaps_in_the_truth_are_no_spearman():
   class Some:
     table = {"severity": np.array(["mild", ""])}
 
-  assert grading.truth_of(Some()) is None
+  assert grade.truth_of(Some()) is None
   Some.table = {"severity": np.array([1.0, np.nan])}
-  assert np.isnan(grading.truth_of(Some())).tolist() == [False, True]
+  assert np.isnan(grade.truth_of(Some())).tolist() == [False, True]

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from gcl_jax.engine import checkpoint, parallel
-from gcl_jax.engine.stages import Context, Stage, run_stages
+from gcl_jax.engine.context import Context, Stage
+from gcl_jax.engine.stages import run_stages
 from gcl_jax.errors import NonFiniteError, UserError
 
 RUNS = []

@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gcl_jax.engine import flops, parallel
 from gcl_jax.engine.dispatch import several
+from gcl_jax.engine.train import Training
 from gcl_jax.errors import ConfigError
 
 # Memory of one chip in GiB, from the makers' pages (read November 2026).
@@ -54,6 +55,13 @@ class Program(NamedTuple):
   function: Callable
   tree: Any
   batch: dict[str, jax.ShapeDtypeStruct]
+
+
+def step_of(name: str, training: Training) -> Program:
+  """The program of a fit."""
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  state = jax.eval_shape(training.init, key, *training.arguments)
+  return Program(name, "step", training.step, state, training.batch)
 
 
 def tpu_mesh(topology: str) -> Mesh:

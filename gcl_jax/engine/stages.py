@@ -14,7 +14,6 @@ import functools
 import hashlib
 import importlib.metadata
 import json
-import pathlib
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -24,109 +23,13 @@ import jax
 
 from gcl_jax import disk
 from gcl_jax.engine import distributed, folders, manifest
-from gcl_jax.engine.checkpoint import Checkpoints, load_artifact, save_artifact
+from gcl_jax.engine.checkpoint import save_artifact
+from gcl_jax.engine.context import Context, Stage
 from gcl_jax.engine.lock import lock
 from gcl_jax.engine.telemetry import Telemetry
 from gcl_jax.errors import UserError
 
 PACKAGES = ("gcl-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-  """One step of a method, which reads and leaves artifacts only.
-
-  Attributes:
-    name: of the stage and its folder.
-    run: context -> artifact: nested dict of arrays, strings and numbers.
-    inputs: names of the stages whose artifacts it loads.
-    sections: keys of the configuration that it depends on, whole sections or
-      single fields ("probe.bootstrap"). When one of them changes, a finished
-      stage no longer fits.
-    host: it works without the mesh, in process 0 alone.
-    leaves: names of files that it writes into the folder of the run. When one
-      of them is gone, the finished stage is run again; it has no checkpoints.
-  """
-
-  name: str
-  run: Callable[["Context"], dict]
-  inputs: tuple[str, ...] = ()
-  sections: tuple[str, ...] = ()
-  host: bool = False
-  leaves: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass
-class Context:
-  """What a stage is given.
-
-  Attributes:
-    config: the whole configuration, a ConfigDict with `method` and `seed`.
-    workdir: the folder of the run.
-    mesh: devices, from `parallel.make_mesh`.
-    mode: "shard_map", "pmap" or "jit".
-    data: {"fingerprint": str, "count": int} of the data set; a stage finished
-      on other data is refused.
-    dataset: the data set itself, for the stages; the engine never looks at it.
-    stage: the stage being run, set by `run_stages`.
-    telemetry: of the stage being run, set by `run_stages`.
-  """
-
-  config: Any
-  workdir: pathlib.Path
-  mesh: jax.sharding.Mesh
-  mode: str = "shard_map"
-  data: dict[str, Any] = dataclasses.field(default_factory=dict)
-  dataset: Any = None
-  stage: Stage | None = None
-  telemetry: Telemetry = dataclasses.field(default_factory=Telemetry)
-
-  def __post_init__(self):
-    self.workdir = pathlib.Path(self.workdir)
-
-  @property
-  def folder(self) -> pathlib.Path:
-    """The folder of the stage being run."""
-    return self.workdir / self.stage.name
-
-  def load(self, name: str) -> dict:
-    """The artifact of an input stage, checked against its manifest.
-
-    Raises:
-      UserError: it is not finished, or an array differs from what was left.
-      ValueError: the stage does not list `name` among its inputs.
-    """
-    if name not in self.stage.inputs:
-      raise ValueError(f"stage {self.stage.name} does not list input {name}")
-    expected = self.manifest(name)["arrays"]
-    folder = self.workdir / name
-    tree = load_artifact(folder / "artifact")
-    changed = manifest.differing(expected, manifest.array_hashes(tree))
-    if changed:
-      raise UserError(
-        f"{folder / 'artifact'} was changed after stage {name} had finished:"
-        f" {changed[0]}; delete {folder} and run stage {name} again"
-      )
-    return tree
-
-  def manifest(self, name: str) -> dict:
-    """The manifest of a finished stage (wall time, throughput, hashes).
-
-    Raises:
-      UserError: the stage is not finished.
-    """
-    found = manifest.read_manifest(self.workdir / name)
-    if found is None:
-      raise UserError(
-        f"stage {name} is not finished in {self.workdir}: run it first"
-        f" (--stage={name}, or no --stage to run all that is missing)"
-      )
-    return found
-
-  def checkpoints(self, name: str = "checkpoints", keep: int = 2):
-    """Checkpoints of one fit of this stage; give each fit its own name."""
-    strict = self.config.get("strict", False)
-    return Checkpoints(self.folder / name, keep, strict)
 
 
 def run_stages(

@@ -44,8 +44,8 @@ def map_examples(
       their number. The last batch is padded by repeating its last row.
     name: of the progress bar and the throughput record.
     telemetry: where progress and throughput go; None drops them.
-    compiled: a dict kept from sweep to sweep of the same function and shapes,
-      so that they are compiled once.
+    compiled: a dict kept from sweep to sweep of the same function, so that it
+      is compiled once for the same shapes.
 
   Returns:
     Pytree of numpy arrays [N, ...], in the order of the rows.
@@ -90,9 +90,10 @@ def map_examples(
     while (item := watch.wait(queue)) is not None:
       start, batch = item
       if pending is None:
-        if size not in programs:
-          programs[size] = watch.compile(mapped, tree, batch)
-        mapped = programs[size]
+        key = _shapes(tree, batch)
+        if key not in programs:
+          programs[key] = watch.compile(mapped, tree, batch)
+        mapped = programs[key]
       with watch.busy(1, min(size, length - start)):
         result = mapped(tree, batch)
         if pending is not None:
@@ -106,6 +107,12 @@ def map_examples(
       keep(*pending)
   telemetry.throughput[name] = watch.record()
   return output
+
+
+def _shapes(*trees):
+  """What tells programs of one function apart."""
+  leaves, structure = jax.tree.flatten(trees)
+  return structure, tuple((x.shape, x.dtype) for x in leaves)
 
 
 def _read(arrays, start, size, length):

@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,12 +21,44 @@ from gcl_jax.errors import (
   UserError,
 )
 
+Step = Callable[..., tuple[State, dict[str, jax.Array]]]
+
 FAILED_SAVES = 3  # in a row, before a full disk ends the run
 SLOW_SAVE_S = 30.0  # what a save may take before it is worth a line
 
 
+class Training(NamedTuple):
+  """What a fit trains, and what is compiled ahead of it.
+
+  Attributes:
+    step: (state, batch, *, axis_name) -> (state, metrics).
+    init: (key, *arguments) -> the state before the first step.
+    batch: pytree of ShapeDtypeStructs [B, ...], one batch over all devices.
+    arguments: of `init`: arrays, so that fits which differ in nothing else
+      share a program.
+  """
+
+  step: Step
+  init: Callable[..., State]
+  batch: Any
+  arguments: tuple = ()
+
+
+def batch_of(size: int, **columns: tuple) -> dict[str, jax.ShapeDtypeStruct]:
+  """The shapes of a batch: `index`, and (dtype, *shape) of every column.
+
+  >>> sorted(batch_of(8, image=(np.uint8, 32, 32, 1)))
+  ['image', 'index']
+  """
+  columns = {"index": (np.int32,), **columns}
+  return {
+    name: jax.ShapeDtypeStruct((size, *shape), dtype)
+    for name, (dtype, *shape) in columns.items()
+  }
+
+
 def fit(
-  step: Callable,
+  step: Step,
   state: State,
   batches: Callable[[int], Iterator[dict]],
   *,

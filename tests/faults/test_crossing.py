@@ -1,6 +1,7 @@
 """What crosses the split is refused, or said in the report."""
 
 import csv
+import types
 
 import jax
 import numpy as np
@@ -11,8 +12,8 @@ from gcl_jax import main
 from gcl_jax.engine import parallel
 from gcl_jax.engine.checkpoint import load_artifact
 from gcl_jax.errors import DataError
-from gcl_jax.methods.severity import reporting
 from gcl_jax.methods.severity.config import get_config
+from gcl_jax.pipeline import report
 
 
 def scan(seed):
@@ -52,7 +53,9 @@ def crossing(tmp_path):
 def notes(config, workdir):
   mesh = parallel.make_mesh(jax.devices()[:1])
   main.run(config, workdir, mesh, "data")
-  return reporting.data_notes(load_artifact(workdir / "data" / "artifact"))
+  artifact = load_artifact(workdir / "data" / "artifact")
+  context = types.SimpleNamespace(config=config)
+  return report.data_warnings(context, types.SimpleNamespace(artifact=artifact))
 
 
 def test_row31_row32_what_crosses_is_said_in_the_report(crossing, tmp_path):

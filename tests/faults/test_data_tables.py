@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 
 from gcl_jax import data
-from gcl_jax.binning import bin_aware_batch
 from gcl_jax.data import prepare, splits, tables
 from gcl_jax.data.folder import folder
 from gcl_jax.data.medmnist import medmnist
 from gcl_jax.data.source import Dataset
 from gcl_jax.engine import feed
 from gcl_jax.errors import ConfigError, DataError
+from gcl_jax.pipeline import sampling
 
 OPTIONS = dict(
   label_columns=("fluid",), healthy_column="healthy", split_column="part"
@@ -92,8 +92,14 @@ def test_row21_fewer_rows_than_a_batch(rows):
   arrays = {"image": np.zeros((7, 2, 2))}
   with pytest.raises(DataError, match="fewer than one batch of 8"):
     feed.batches(arrays, 8, seed=0, steps=3, rows=rows)
-  with pytest.raises(DataError, match="a batch of 8 needs as many images"):
-    bin_aware_batch(np.zeros(7, int), 0, batch_size=8, images_per_bin=4, seed=0)
+  seven = np.arange(7)
+  for make in (
+    lambda: sampling.by_label(seven, np.zeros(7, int), 8, 4, 0),
+    lambda: sampling.by_group(seven, seven, 8, 2, 0),
+    lambda: sampling.shuffled(seven, 8, 0),
+  ):
+    with pytest.raises(DataError, match="7 rows are fewer than one batch of 8"):
+      make()
 
 
 def test_row21_the_rest_of_an_epoch_is_dropped_or_given(scans):

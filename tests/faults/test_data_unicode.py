@@ -26,7 +26,7 @@ from gcl_jax.data.volume_files import volume_table
 from gcl_jax.errors import DataError
 from gcl_jax.evaluation import metrics
 from gcl_jax.evaluation import volumes as volume_metrics
-from gcl_jax.methods.gcl import reading
+from gcl_jax.pipeline import sources
 
 NAME = "M\u00fcller \u00c5sa"
 APART = unicodedata.normalize("NFD", NAME)
@@ -374,7 +374,7 @@ def test_row51_volumes_of_one_patient(tmp_path, caplog):
       ood="phase=" + unicodedata.normalize(form, "\u00e9d"), eval_fraction=0.5
     )
     made.table["split"] = np.full(len(made), "train")
-    part = reading.parts(made, config)
+    part = sources.parts(made, config)
     assert ((part == "ood") == (made.column("phase") == "\u00e9d")).all()
   rows[2][0] = "v0\u200b"
   with pytest.raises(DataError, match="row 3, column 'id'.*already in row 2"):

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from gcl_jax.engine import alive, checkpoint, folders, parallel
+from gcl_jax.engine.context import Context, Stage
 from gcl_jax.engine.lock import lock
-from gcl_jax.engine.stages import Context, Stage, run_stages
+from gcl_jax.engine.stages import run_stages
 from gcl_jax.errors import UserError
 
 

@@ -33,6 +33,7 @@ from gcl_jax.engine import (
   train,
 )
 from gcl_jax.engine.checkpoint import Checkpoints
+from gcl_jax.engine.context import Context, Stage
 from gcl_jax.engine.lock import lock
 from gcl_jax.engine.telemetry import Telemetry
 from gcl_jax.errors import NonFiniteError, Preempted, UserError
@@ -191,8 +192,8 @@ def test_row03_a_finished_stage_survives_a_power_loss(tmp_path, monkeypatch):
 
   config = ml_collections.ConfigDict(dict(method="toy", seed=0))
   mesh = parallel.make_mesh(jax.devices()[:1])
-  context = stages.Context(config, tmp_path, mesh, "shard_map", data={})
-  planned = (stages.Stage("one", run, (), ()),)
+  context = Context(config, tmp_path, mesh, "shard_map", data={})
+  planned = (Stage("one", run, (), ()),)
   stages.run_stages(planned, context)
   assert power.order[-2].startswith(".manifest.json")  # then its folder
   lost = power.fails(tmp_path / "one")
@@ -385,14 +386,14 @@ def test_row47_logs_that_vanish_do_not_stop_training(tmp_path):
 
 def test_row44_data_edited_between_two_runs_are_noticed(tmp_path):
   def context(fingerprint):
-    return stages.Context(
+    return Context(
       {"method": "toy", "seed": 0},
       tmp_path,
       parallel.make_mesh(jax.devices()[:1]),
       data={"fingerprint": fingerprint, "count": 2},
     )
 
-  one = stages.Stage("one", lambda context: {"a": np.arange(2)})
+  one = Stage("one", lambda context: {"a": np.arange(2)})
   stages.run_stages([one], context("as it was"))
   with pytest.raises(UserError, match="data.fingerprint as it was -> edited"):
     stages.run_stages([one], context("edited"))

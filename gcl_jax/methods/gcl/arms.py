@@ -5,17 +5,24 @@ from typing import Any
 
 import ml_collections
 
-_NO_PIXELS = dict(pixel="", norm=False, pacing="")
+from gcl_jax.pipeline import arms
+from gcl_jax.pipeline.segment import SCRATCH
+
+OWN = "gcl"
+# The plain sum with a head per label is the baseline a mitigator must beat.
+BASELINES = (SCRATCH, "heads_mean")
+# Columns whose rules are an arm by themselves.
+COLUMNS = ("position", "patient", "phase", "cycle")
+
+_PLAIN = dict(pixel="", norm=False, pacing="")
 # The mean of gradients is the gradient of the mean: one backward pass will do.
-_MEAN = dict(mitigator="mean", level="features")
-_PARAMETERS = dict(heads="per_label", level="parameters")
-_FEATURES = dict(heads="per_label", level="features")
+_MEAN = _PLAIN | dict(mitigator="mean", level="features")
+_PARAMETERS = _PLAIN | dict(heads="per_label", level="parameters")
+_FEATURES = _PLAIN | dict(heads="per_label", level="features")
 
 
-def _of(*settings: dict, **changes: Any) -> Callable[[Any], dict]:
-  for more in settings:
-    changes = more | changes
-  return lambda pretrain: _NO_PIXELS | changes
+def _of(settings: dict, **changes: Any) -> Callable[[Any], dict]:
+  return lambda pretrain: settings | changes
 
 
 def _only(column: str) -> Callable[[Any], dict]:
@@ -23,17 +30,14 @@ def _only(column: str) -> Callable[[Any], dict]:
 
   def changes(pretrain):
     labels = tuple(r for r in pretrain.labels if r.startswith(column))
-    return _NO_PIXELS | _MEAN | dict(labels=labels)
+    return _MEAN | dict(labels=labels)
 
   return changes
 
 
-# Columns whose rules are an arm by themselves.
-COLUMNS = ("position", "patient", "phase", "cycle")
-# Changes of config.pretrain; scratch is not pre-trained at all. `heads_mean`,
-# the plain sum with a head per label, is the baseline a mitigator must beat.
-ARMS: dict[str, Callable[[Any], dict]] = {
-  "scratch": _of(),
+# Changes of config.pretrain; scratch is not pre-trained at all.
+ARMS: arms.Arms = {
+  SCRATCH: _of({}),
   "simclr": _of(_MEAN, labels=()),
   **{name: _only(name) for name in COLUMNS},
   "partition": _of(_MEAN, labels=("position/4",)),
@@ -42,19 +46,16 @@ ARMS: dict[str, Callable[[Any], dict]] = {
   "self_paced": _of(_MEAN, heads="per_label", pacing="soft"),
   "norm_cone": _of(_PARAMETERS, mitigator="cone", norm=True),
   **{
-    f"shared_{name}": _of(heads="shared", level="parameters", mitigator=name)
+    f"{prefix}_{name}": _of(settings, mitigator=name)
+    for prefix, settings in (
+      ("shared", _PARAMETERS | dict(heads="shared")),
+      ("heads", _PARAMETERS),
+      ("features", _FEATURES),
+    )
     for name in ("pcgrad", "cone", "cagrad")
   },
   **{
-    f"heads_{name}": _of(_PARAMETERS, mitigator=name)
-    for name in ("pcgrad", "cone", "cagrad")
-  },
-  **{
-    f"features_{name}": _of(_FEATURES, mitigator=name)
-    for name in ("pcgrad", "cone", "cagrad")
-  },
-  **{
-    f"pixel_{variant}": lambda pretrain, variant=variant: dict(pixel=variant)
+    f"pixel_{variant}": _of(dict(pixel=variant))
     for variant in ("F0", "F1", "F2", "F3", "random")
   },
 }
@@ -62,12 +63,14 @@ ARMS: dict[str, Callable[[Any], dict]] = {
 
 def settings_of(config: Any, arm: str) -> ml_collections.ConfigDict:
   """`config.pretrain` of an arm; "gcl" is what is configured."""
-  pretrain = ml_collections.ConfigDict(config.pretrain.to_dict())
-  if arm != "gcl":
-    pretrain.update(ARMS[arm](config.pretrain))
-  return pretrain
+  return arms.settings_of(config.pretrain, ARMS, arm)
 
 
 def names(config: Any) -> tuple[str, ...]:
   """All arms of a run, GCL last."""
-  return (*config.arms, "gcl")
+  return (*config.arms, OWN)
+
+
+def trained(config: Any) -> list[str]:
+  """The arms that are a stage of pre-training."""
+  return [arm for arm in names(config) if arm != SCRATCH]

@@ -92,6 +92,8 @@ def _data() -> ml_collections.ConfigDict:
       # Volumes that are the same in bytes in two parts: refuse, or drop those
       # that are not kept for testing.
       duplicates="refuse",
+      allow_group_overlap=False,  # written into the report when used
+      near_copies=False,  # warn of test slices that look like training ones
       limit=0,  # at most this many patients, 0 = all
       max_bad=20,  # unreadable slices before the run is refused
     )

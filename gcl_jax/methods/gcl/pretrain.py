@@ -7,44 +7,38 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gcl_jax.engine import feed, parallel, train
+from gcl_jax.engine import feed
+from gcl_jax.engine.context import Context
 from gcl_jax.engine.optim import make_optimizer
 from gcl_jax.engine.state import State, create
-from gcl_jax.errors import DataError
+from gcl_jax.engine.train import Training, batch_of
 from gcl_jax.methods.gcl import arms, rules
 from gcl_jax.methods.gcl.branches import SHARED, Contrast, Networks, Pixels
-from gcl_jax.methods.gcl.slices import Slices
-from gcl_jax.methods.gcl.steps import Step, pretrain_step
+from gcl_jax.methods.gcl.steps import pretrain_step
 from gcl_jax.models import heads
-from gcl_jax.models.unet import pixel_projection, unet
+from gcl_jax.models.unet import pixel_projection
+from gcl_jax.pipeline import sampling, segment
+from gcl_jax.pipeline.prepared import Prepared
+from gcl_jax.pipeline.segmentation import make_unet, views_of
 
 
-def run(context: Any, arm: str) -> dict[str, Any]:
+def run(context: Context, arm: str) -> dict[str, Any]:
   """Pre-trains the encoder of one arm.
 
   Returns:
     `encoder`: {"params", "batch_stats"}, each {"encoder": ...}, no heads.
   """
-  slices = Slices(context)
-  config = context.config
-  slices.check_labels(config.segment.labelled)
+  images, config = Prepared(context), context.config
+  segment.check_labels(images, config.segment.labelled)
   settings = arms.settings_of(config, arm)
-  contrast = contrast_of(config, settings)
-  arrays = {"image": slices.pixels} | {
-    rule.text: rules.values_of(rule, slices.table) for rule in contrast.rules
-  }
-  rows_at = batch_rows(slices, settings, config.protocol, config.seed)
-  optimizer = optimizer_of(settings)
-  shape = slices.pixels.shape[1:]
-  state = parallel.init_replicated(
-    initial(contrast, settings, optimizer, shape),
-    context.mesh,
-    jax.random.key(config.seed),
-  )
-  views = views_of(settings.views, *slices.pixel_statistics())
-  state = train.fit(
-    step_of(contrast, settings, optimizer, views),
-    state,
+  arrays = {"image": images.pixels}
+  for rule in map(rules.parse, settings.labels):
+    arrays[rule.text] = rules.values_of(rule, images.table)
+  rows_at = sampler(images, settings, config.protocol, config.seed)
+  state = context.fit(
+    training(
+      config, settings, images.pixels.shape[1:], images.pixel_statistics()
+    ),
     lambda start: feed.batches_from(
       arrays,
       rows_at,
@@ -53,16 +47,10 @@ def run(context: Any, arm: str) -> dict[str, Any]:
       workers=config.workers,
     ),
     steps=settings.steps,
-    mesh=context.mesh,
-    mode=context.mode,
     name=arm,
-    telemetry=context.telemetry,
-    checkpoints=context.checkpoints(),
+    seed=config.seed,
+    ids=images.ids,
     save_every=max(1, settings.steps // 5),
-    steps_per_dispatch=config.steps_per_dispatch,
-    max_skipped=config.max_skipped,
-    log_every=config.log_every,
-    ids=slices.table["id"],
   )
   variables = {
     "params": {"encoder": state.params["encoder"]},
@@ -71,9 +59,55 @@ def run(context: Any, arm: str) -> dict[str, Any]:
   return {"encoder": jax.tree.map(np.asarray, variables)}
 
 
+def training(
+  config: Any, settings: Any, shape: tuple[int, ...], statistics: tuple
+) -> Training:
+  """What an arm trains; the same first encoder for every arm.
+
+  Args:
+    config: of the run.
+    settings: of the arm, from `arms.settings_of`.
+    shape: (H, W, C) of the slices.
+    statistics: mean and standard deviation of training pixels in [0, 1].
+  """
+  contrast = contrast_of(config, settings)
+  optimizer = make_optimizer(
+    settings.optimizer,
+    settings.learning_rate,
+    steps=settings.steps,
+    warmup_steps=int(settings.warmup * settings.steps),
+    schedule=settings.schedule,
+    momentum=settings.momentum,
+    weight_decay=settings.weight_decay,
+  )
+  gamma = None
+  if settings.pacing:
+    first, last = settings.pacing_range
+
+    def gamma(step):
+      return first + (last - first) * jnp.minimum(1.0, step / settings.steps)
+
+  step = pretrain_step(
+    contrast,
+    optimizer,
+    views=views_of(settings.views, *statistics),
+    mitigator=settings.mitigator,
+    level=settings.level,
+    norm=settings.norm,
+    cagrad_c=settings.cagrad_c,
+    gamma=gamma,
+  )
+  columns = {rule.text: (np.float32, 2) for rule in contrast.rules}
+  return Training(
+    step,
+    initial(contrast, settings, optimizer, shape),
+    batch_of(settings.batch_size, image=(np.uint8, *shape), **columns),
+  )
+
+
 def contrast_of(config: Any, settings: Any) -> Contrast:
   """Models, meta labels and branches of an arm."""
-  network = make_unet(config, 2)  # the decoder is not trained here
+  network = make_unet(config.unet, 2)  # the decoder is not trained here
   networks = Networks(
     network,
     heads.projection(settings.head_hidden, settings.head_out),
@@ -92,56 +126,6 @@ def contrast_of(config: Any, settings: Any) -> Contrast:
   found = tuple(rules.parse(text) for text in settings.labels)
   return Contrast(
     networks, found, settings.temperature, settings.pacing == "hard", pixels
-  )
-
-
-def make_unet(config: Any, classes: int) -> Any:
-  """The U-Net of `config.unet`, background among the classes."""
-  return unet(tuple(config.unet.widths), classes, config.unet.dtype)
-
-
-def optimizer_of(settings: Any) -> Any:
-  """The optimiser of pre-training."""
-  return make_optimizer(
-    settings.optimizer,
-    settings.learning_rate,
-    steps=settings.steps,
-    warmup_steps=int(settings.warmup * settings.steps),
-    schedule=settings.schedule,
-    momentum=settings.momentum,
-    weight_decay=settings.weight_decay,
-  )
-
-
-def views_of(settings: Any, mean: float, std: float) -> dict[str, Any]:
-  """Options of `augment_masks.one_view`; mean and sd of the training pixels."""
-  plain = {
-    name: tuple(value) if isinstance(value, tuple | list) else value
-    for name, value in settings.to_dict().items()
-  }
-  return plain | dict(mean=mean, std=std)
-
-
-def step_of(
-  contrast: Contrast, settings: Any, optimizer: Any, views: dict[str, Any]
-) -> Step:
-  """The training step of an arm."""
-  gamma = None
-  if settings.pacing:
-    first, last = settings.pacing_range
-
-    def gamma(step):
-      return first + (last - first) * jnp.minimum(1.0, step / settings.steps)
-
-  return pretrain_step(
-    contrast,
-    optimizer,
-    views=views,
-    mitigator=settings.mitigator,
-    level=settings.level,
-    norm=settings.norm,
-    cagrad_c=settings.cagrad_c,
-    gamma=gamma,
   )
 
 
@@ -173,10 +157,10 @@ def initial(
   return init
 
 
-def batch_rows(
-  slices: Slices, settings: Any, protocol: str, seed: int
-) -> Callable[[int], np.ndarray]:
-  """step -> rows of a batch, a pure function of the seed and the step.
+def sampler(
+  images: Prepared, settings: Any, protocol: str, seed: int
+) -> sampling.Sampler:
+  """The rows of every batch.
 
   With `patients_per_batch` P, the slices of P patients, each of them in a row,
   so that slices of one patient meet on one device (the pixel branch needs
@@ -185,39 +169,8 @@ def batch_rows(
   Raises:
     DataError: fewer slices or patients than a batch needs.
   """
-  pool = np.flatnonzero(slices.pool(protocol))
+  pool = np.flatnonzero(images.pool(protocol))
   size, patients = settings.batch_size, settings.patients_per_batch
-  if len(pool) < size:
-    raise DataError(
-      f"the pre-training pool has {len(pool)} slices, fewer than one batch of"
-      f" {size}: lower --config.pretrain.batch_size"
-    )
   if not patients:
-    epoch = len(pool) // size
-
-    def any_rows(step: int) -> np.ndarray:
-      order = np.random.default_rng((seed, step // epoch)).permutation(pool)
-      return order[step % epoch * size :][:size]
-
-    return any_rows
-  groups = slices.groups[pool]
-  names = sorted(set(groups.tolist()))
-  if len(names) < patients:
-    raise DataError(
-      f"the pre-training pool has {len(names)} patients, fewer than the"
-      f" {patients} of a batch: lower --config.pretrain.patients_per_batch"
-    )
-  of_patient = [pool[groups == name] for name in names]
-  share = size // patients
-
-  def rows_of_patients(step: int) -> np.ndarray:
-    draw = np.random.default_rng((seed, step))
-    chosen = draw.choice(len(names), patients, replace=False)
-    return np.concatenate(
-      [
-        draw.choice(of_patient[k], share, replace=len(of_patient[k]) < share)
-        for k in chosen
-      ]
-    )
-
-  return rows_of_patients
+    return sampling.shuffled(pool, size, seed)
+  return sampling.by_group(pool, images.groups[pool], size, patients, seed)

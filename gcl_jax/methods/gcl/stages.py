@@ -1,4 +1,4 @@
-"""What the GCL method runs, in order, and what each stage reads.
+"""The stages of GCL, in order, and what each of them reads.
 
 data -> gcl and every arm but scratch -> segment -> report
 """
@@ -6,12 +6,17 @@ data -> gcl and every arm but scratch -> segment -> report
 import functools
 from typing import Any
 
-from gcl_jax.engine.stages import Stage
-from gcl_jax.methods.gcl import arms, pretrain, reading, reporting, segmenting
+from gcl_jax.engine.ahead import Program, step_of
+from gcl_jax.engine.context import Stage
+from gcl_jax.methods.gcl import arms, data, pretrain, report
 from gcl_jax.methods.gcl.checks import check
+from gcl_jax.pipeline import segment, segmentation
 
 HEADLINE = "segment/dice/mean"  # the figure to compare runs by
 COMMON = ("protocol", "seed", "unet")
+# Of --compile_only, where only the data would say: classes with background,
+# mean and standard deviation of pixels.
+CLASSES, STATISTICS = 4, (0.5, 0.25)
 
 
 def stages(config: Any) -> tuple[Stage, ...]:
@@ -21,33 +26,28 @@ def stages(config: Any) -> tuple[Stage, ...]:
     ConfigError: settings that cannot run.
   """
   check(config)
-  trained = [arm for arm in arms.names(config) if arm != "scratch"]
-  return (
+  trained = arms.trained(config)
+  pretraining = [
     Stage(
-      "data",
-      reading.run,
-      (),
-      ("seed", "data", "ood_data", "preprocess"),
-      host=True,
-    ),
-    *(
-      Stage(
-        arm,
-        functools.partial(pretrain.run, arm=arm),
-        ("data",),
-        (*COMMON, "pretrain"),
-      )
-      for arm in trained
-    ),
+      arm,
+      functools.partial(pretrain.run, arm=arm),
+      ("data",),
+      (*COMMON, "pretrain"),
+    )
+    for arm in trained
+  ]
+  return (
+    Stage("data", data.run, (), ("data", "ood_data", "preprocess"), host=True),
+    *pretraining,
     Stage(
       "segment",
-      segmenting.run,
+      functools.partial(segment.run, arms=arms.names(config)),
       ("data", *trained),
       (*COMMON, "segment", "arms", "report.overlays", "preprocess"),
     ),
     Stage(
       "report",
-      reporting.run,
+      report.run,
       ("data", *trained, "segment"),
       ("report", "seed"),
       host=True,
@@ -59,3 +59,21 @@ def stages(config: Any) -> tuple[Stage, ...]:
 def batch_sizes(config: Any) -> tuple[int, ...]:
   """Every batch size that the devices have to share equally."""
   return (config.pretrain.batch_size, config.segment.batch_size)
+
+
+def programs(config: Any) -> list[Program]:
+  """The programs of a run from shapes alone.
+
+  The number of classes is not known without the data: 4 stands for it (only
+  the last layer depends on it).
+  """
+  shape = (*config.preprocess.size, 1)
+  views = segmentation.views_of(config.segment.views, *STATISTICS)
+  each = [(arm, arms.settings_of(config, arm)) for arm in arms.trained(config)]
+  return [
+    *(
+      step_of(arm, pretrain.training(config, settings, shape, STATISTICS))
+      for arm, settings in each
+    ),
+    *segmentation.programs(config.segment, config.unet, CLASSES, views, shape),
+  ]

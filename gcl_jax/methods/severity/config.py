@@ -88,7 +88,9 @@ def _data() -> ml_collections.ConfigDict:
           seed=0,
         )
       ),
+      ood="",  # COLUMN=VALUE: rows kept apart from both parts
       eval_fraction=0.3,  # of the groups, where the set has no split
+      split_seed=0,  # which groups those are, whatever config.seed is
       allow_group_overlap=False,  # written into the report when used
       # Byte-identical images in both parts: refuse, or drop the copies in the
       # training part, which the report lists (OLIVES has some).

@@ -1,4 +1,4 @@
-"""What the severity method runs, in order, and what each stage reads.
+"""The stages of the severity method, in order, and what each of them reads.
 
 data -> gradcon -> score -> bin -> supcon -> probe -> report
                      |       references -----^         ^
@@ -8,88 +8,79 @@ data -> gradcon -> score -> bin -> supcon -> probe -> report
 import functools
 from typing import Any
 
-from gcl_jax.engine.stages import Stage
+import jax
+import numpy as np
+
+from gcl_jax.engine.ahead import Program, step_of
+from gcl_jax.engine.context import Stage
+from gcl_jax.engine.train import batch_of
+from gcl_jax.gradients import gradcon as gradients
 from gcl_jax.methods.severity import (
-  classify,
-  grading,
-  healthy,
+  bin,
+  classifier,
+  data,
+  gradcon,
+  grade,
   pretrain,
-  probing,
-  pseudo_labels,
-  reading,
-  reporting,
-  scoring,
+  report,
+  score,
 )
 from gcl_jax.methods.severity.checks import check
+from gcl_jax.pipeline import contrast, encoders, few_labels, finetune
 
 HEADLINE = "probe/macro_auroc"  # the figure to compare runs by
+METHOD = "severity"  # the name of this method's encoder in tables
 COMMON = ("protocol", "seed")
 ENCODER = (*COMMON, "supcon")
+# Of --compile_only, where only the data would say: images of the pool, labels,
+# mean and standard deviation of pixels.
+POOL, LABELS, STATISTICS = 10_000, 8, (0.5, 0.25)
 
 
 def stages(config: Any) -> tuple[Stage, ...]:
   """The stages of this configuration.
 
   Raises:
-    ConfigError: an unknown reference.
+    ConfigError: settings that cannot run.
   """
   check(config)
   scores = ("data", "gradcon") if _needs_autoencoder(config) else ("data",)
-  trained = [_reference(name) for name in config.references]
-  encoders = ("supcon", *config.references)
+  encoders_ = ("supcon", *config.references)
   return (
-    Stage(
-      "data",
-      reading.run,
-      (),
-      ("seed", "data", "healthy_data", "preprocess"),
-      host=True,
-    ),
+    Stage("data", data.run, (), ("data", "healthy_data", "preprocess"), True),
     *([_gradcon()] if _needs_autoencoder(config) else []),
-    Stage(
-      "score",
-      scoring.run_scores,
-      scores,
-      _score_sections(config),
-    ),
+    Stage("score", score.run, scores, _score_sections(config)),
     Stage(
       "grade",
-      grading.run,
+      grade.run,
       (*scores, "score"),
       ("seed", "probe.bootstrap"),
       host=True,
     ),
     Stage(
       "bin",
-      pseudo_labels.run,
+      bin.run,
       (*scores, "score"),
       (*COMMON, "bin", "supcon.batch_size", "supcon.labels"),
       host=True,
     ),
     Stage("supcon", pretrain.run, ("data", "score", "bin"), ENCODER),
-    *trained,
+    *(_reference(name) for name in config.references),
     Stage(
       "probe",
-      probing.run_probe,
-      ("data", *encoders),
+      _probe,
+      ("data", *encoders_),
       ("seed", "probe", "references", "finetune", "supcon"),
     ),
     Stage(
       "report",
-      reporting.run,
-      ("data", *scores[1:], "score", "grade", "bin", *encoders, "probe"),
+      report.run,
+      ("data", *scores[1:], "score", "grade", "bin", *encoders_, "probe"),
       ("report", "seed"),
       host=True,
       leaves=("report.json", "report.html"),
     ),
   )
-
-
-def _score_sections(config: Any) -> tuple[str, ...]:
-  """What the scores depend on besides the data and the autoencoders."""
-  if config.score.source in classify.SOURCES:
-    return ("seed", "score", "classifier", "finetune", "supcon")
-  return ("seed", "score", "autoencoder")
 
 
 def batch_sizes(config: Any) -> tuple[int, ...]:
@@ -102,21 +93,90 @@ def batch_sizes(config: Any) -> tuple[int, ...]:
   )
 
 
+def programs(config: Any) -> list[Program]:
+  """The programs of a run, largest batches as configured, from shapes alone.
+
+  The number of images and of label columns is not known without the data:
+  10,000 and 8 stand for them (only PCL's clusters and the last layer of a
+  fine-tuned encoder depend on it).
+  """
+  shape, section = (*config.preprocess.size, 1), config.supcon
+  found = []
+  if _needs_autoencoder(config):
+    found += _autoencoder_programs(config, shape)
+  numbers = contrast.plan(section, POOL, POOL)
+  for name in ("supcon", *config.references):
+    if name not in ("random", few_labels.SUPERVISED):
+      goal = pretrain.objective(section, name)
+      found.append(
+        step_of(
+          name,
+          contrast.training(section, *goal, shape, numbers, STATISTICS),
+        )
+      )
+  encoder = encoders.make(section)
+  views = contrast.views_of(section, *STATISTICS)
+  tuned = finetune.training(config.finetune, encoder, shape, LABELS, views)
+  features = Program(
+    "features",
+    "map",
+    encoders.pooled(encoder, *STATISTICS),
+    jax.eval_shape(lambda: encoder.init(jax.random.key(0), shape)),
+    batch_of(config.score.batch_size, image=(np.uint8, *shape)),
+  )
+  return [*found, features, step_of(few_labels.SUPERVISED, tuned)]
+
+
+def _autoencoder_programs(config: Any, shape: tuple) -> list[Program]:
+  auto = config.autoencoder
+  trained = gradcon.training(auto, shape, np.float32(auto.alpha))
+  fit = step_of("gradcon", trained)
+  model = gradcon.make_model(auto, shape[-1])
+  reference = jax.eval_shape(
+    lambda params: gradients.start(model.decoder_weights(params)).mean,
+    fit.tree.params,
+  )
+  scored = Program(
+    "score",
+    "map",
+    score.scorer(config.score, model),
+    {"params": fit.tree.params, "reference": reference},
+    batch_of(config.score.batch_size, image=(np.uint8, *shape)),
+  )
+  return [fit, scored]
+
+
+def _probe(context: Any) -> dict[str, Any]:
+  config = context.config
+  left_by = {METHOD: "supcon"} | {name: name for name in config.references}
+  size = config.score.batch_size
+  return few_labels.run(context, config.supcon, left_by, size)
+
+
+def _supervised(context: Any) -> dict[str, Any]:
+  config = context.config
+  size = config.score.batch_size
+  return few_labels.run_supervised(context, config.supcon, size)
+
+
+def _score_sections(config: Any) -> tuple[str, ...]:
+  """What the scores depend on besides the data and the autoencoders."""
+  if config.score.source in classifier.SOURCES:
+    return ("seed", "score", "classifier", "finetune", "supcon")
+  return ("seed", "score", "autoencoder")
+
+
 def _needs_autoencoder(config: Any) -> bool:
   return config.score.source == "autoencoder"
 
 
 def _gradcon() -> Stage:
-  return Stage("gradcon", healthy.run, ("data",), ("seed", "autoencoder"))
+  return Stage("gradcon", gradcon.run, ("data",), ("seed", "autoencoder"))
 
 
 def _reference(name: str) -> Stage:
-  if name == "supervised":
-    return Stage(
-      name,
-      probing.run_supervised,
-      ("data",),
-      ("seed", "probe.fractions", "finetune", "supcon"),
-    )
+  if name == few_labels.SUPERVISED:
+    sections = ("seed", "probe.fractions", "finetune", "supcon")
+    return Stage(name, _supervised, ("data",), sections)
   run = functools.partial(pretrain.run, name=name)
   return Stage(name, run, ("data",), ENCODER)

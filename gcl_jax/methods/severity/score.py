@@ -5,36 +5,40 @@ from typing import Any
 
 import numpy as np
 
-from gcl_jax.engine import sweep
+from gcl_jax.engine.context import Context
 from gcl_jax.errors import DataError
 from gcl_jax.gradients import gradcon
-from gcl_jax.methods.severity import classify, healthy, pooling, steps
-from gcl_jax.methods.severity.images import Images
+from gcl_jax.methods.severity import classifier, pooling, steps
+from gcl_jax.methods.severity.gradcon import make_model
+from gcl_jax.pipeline.prepared import Prepared
+
+EXAMPLES = 6  # scans whose reconstruction the report shows
 
 
-def run_scores(context: Any) -> dict[str, Any]:
+def run(context: Context) -> dict[str, Any]:
   """Scores every image by its id.
 
   Returns:
     `ids`, `score` float32[N] (what the bins are made of), and for the
     autoencoder source `recon`, `grad`, `gradcon` float32[N], `cos`
     float32[N, 4], `models` float32[N, M], the score under each model, `dead`
-    int[4], image and model pairs without any gradient in a decoder layer, and
-    `engines` str[4], how each layer's gradients were measured.
+    int[4], image and model pairs without any gradient in a decoder layer,
+    `engines` str[4], how each layer's gradients were measured, and `examples`
+    (rows, reconstructions) for the report.
   """
-  images = Images(context)
+  images = Prepared(context)
   config = context.config.score
-  ids = images.table["id"]
+  ids = images.ids
   if config.source == "autoencoder":
     return {"ids": ids, **autoencoder_scores(context, images)}
   if config.source == "random":
     draw = np.random.default_rng(context.config.seed)
     return {"ids": ids, "score": draw.random(len(images), np.float32)}
-  score = classify.anomaly_scores(context, images, config.source)
+  score = classifier.scores(context, images, config.source)
   return {"ids": ids, "score": score.astype(np.float32)}
 
 
-def autoencoder_scores(context: Any, images: Images) -> dict[str, Any]:
+def autoencoder_scores(context: Context, images: Prepared) -> dict[str, Any]:
   """GradCON, gradient and reconstruction scores, cross-fitted.
 
   Under model k, as published: recon = mean squared error, grad = -mean_l
@@ -68,7 +72,26 @@ def autoencoder_scores(context: Any, images: Images) -> dict[str, Any]:
   out["cos"] = np.where(use[..., None], cos, 0).sum(1) / use.sum(1)[:, None]
   out["models"] = levelled(chosen, unseen)
   out["score"] = combined(out["models"], use)
+  facts["examples"] = _examples(context, images, out["score"], artifact)
   return facts | {name: np.asarray(v, np.float32) for name, v in out.items()}
+
+
+def _examples(context: Context, images: Prepared, score, artifact) -> dict:
+  """Six evaluation scans from the lowest to the highest score, as the first
+  model reconstructs them, for the report."""
+  order = np.flatnonzero(images.evaluation)
+  order = order[np.argsort(score[order], kind="stable")]
+  count = min(EXAMPLES, len(order))
+  rows = order[np.linspace(0, len(order) - 1, count).astype(int)]
+  model = make_model(context.config.autoencoder, images.pixels.shape[-1])
+  found = context.map(
+    lambda params, batch: model.apply(params, steps.unit_range(batch["image"])),
+    artifact["models"][min(artifact["models"])]["params"],
+    {"image": images.pixels[rows]},
+    batch_size=count,
+    name="score/examples",
+  )
+  return {"rows": rows, "reconstructions": found}
 
 
 def mode_scores(
@@ -79,10 +102,10 @@ def mode_scores(
   return {"recon": error, "grad": grad, "gradcon": error + beta[None] * grad}
 
 
-def _engines(context: Any, images: Images, models: dict) -> np.ndarray:
+def _engines(context: Context, images: Prepared, models: dict) -> np.ndarray:
   """str[4]: the engine of each decoder layer, which is also said."""
   shape = images.pixels.shape[1:]
-  model = healthy.make_model(context.config.autoencoder, shape[-1])
+  model = make_model(context.config.autoencoder, shape[-1])
   params = next(iter(models.values()))["params"]
   plan = gradcon.plan(model, params, shape, context.config.score.engine)
   said = ", ".join(f"{layer} {engine}" for layer, engine in plan.items())
@@ -90,12 +113,10 @@ def _engines(context: Any, images: Images, models: dict) -> np.ndarray:
   return np.array(list(plan.values()))
 
 
-def _sweep(context: Any, images: Images, artifact: dict, name: str):
+def _sweep(context: Context, images: Prepared, artifact: dict, name: str):
   """recon, pooled error and cos of all images under one model."""
   config = context.config.score
-  model = healthy.make_model(
-    context.config.autoencoder, images.pixels.shape[-1]
-  )
+  model = make_model(context.config.autoencoder, images.pixels.shape[-1])
   reference = artifact.get("reference")
   if not reference or not int(artifact["count"]):
     raise DataError(
@@ -107,15 +128,12 @@ def _sweep(context: Any, images: Images, artifact: dict, name: str):
     "reference": tuple(r for _, r in sorted(reference.items())),
   }
 
-  return sweep.map_examples(
+  return context.map(
     scorer(config, model),
     tree,
     {"image": images.pixels},
-    mesh=context.mesh,
-    mode=context.mode,
     batch_size=config.batch_size,
     name=name,
-    telemetry=context.telemetry,
   )
 
 

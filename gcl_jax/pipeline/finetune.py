@@ -1,11 +1,12 @@
-"""Encoder and linear head trained together on labels.
+"""An encoder and a linear head trained together on labels.
 
 From pre-trained weights this is a full fine-tune; from random weights it is
-the supervised-from-scratch reference.
+the supervised reference.
 """
 
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +15,14 @@ import optax
 
 from gcl_jax import augment
 from gcl_jax.collectives import pmean
-from gcl_jax.engine import feed, parallel, sweep, train
+from gcl_jax.engine import feed, parallel
+from gcl_jax.engine.context import Context
 from gcl_jax.engine.optim import make_optimizer
 from gcl_jax.engine.state import State, create, update
+from gcl_jax.engine.train import Step, Training, batch_of
 from gcl_jax.errors import DataError
 from gcl_jax.models import heads
+from gcl_jax.pipeline import encoders
 
 
 def classify_step(
@@ -27,7 +31,7 @@ def classify_step(
   optimizer: optax.GradientTransformation,
   *,
   views: dict[str, Any],
-) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
+) -> Step:
   """One step on several binary labels: mean sigmoid cross-entropy.
 
   batch["target"] float32[B, K] holds 1, 0 or nan = missing; the mean is over
@@ -71,9 +75,29 @@ def classify_step(
   return step
 
 
-def optimizer_of(config: Any) -> optax.GradientTransformation:
-  """The optimiser of `config.finetune`: a short warm-up, then cosine."""
-  return make_optimizer(
+def training(
+  config: Any,
+  encoder: Any,
+  shape: tuple[int, ...],
+  labels: int,
+  views: dict[str, Any],
+  variables: Any = None,
+  batch_size: int | None = None,
+) -> Training:
+  """Encoder and head on `labels` binary labels.
+
+  Args:
+    config: `batch_size`, `steps`, `learning_rate`, `optimizer`; a short
+      warm-up, then cosine.
+    encoder: from `encoders.make`.
+    shape: (H, W, C) of the images.
+    labels: K.
+    views: keywords of `augment.one_view`.
+    variables: the encoder's start; None draws it.
+    batch_size: where it is not the configured one.
+  """
+  head = heads.linear(labels)
+  optimizer = make_optimizer(
     config.optimizer,
     config.learning_rate,
     steps=config.steps,
@@ -81,25 +105,20 @@ def optimizer_of(config: Any) -> optax.GradientTransformation:
     schedule="cosine",
     weight_decay=1e-4,
   )
+  return Training(
+    classify_step(encoder, head, optimizer, views=views),
+    _initial(encoder, head, optimizer, shape),
+    batch_of(
+      batch_size or config.batch_size,
+      image=(np.uint8, *shape),
+      target=(np.float32, labels),
+    ),
+    () if variables is None else (variables,),
+  )
 
 
-def initial(
-  encoder: Any,
-  head: Any,
-  optimizer: optax.GradientTransformation,
-  shape: tuple[int, ...],
-  variables: Any = None,
-) -> Callable[[jax.Array], State]:
-  """key -> the state before the first step.
-
-  Args:
-    encoder, head: models.
-    optimizer: an optax transformation.
-    shape: (H, W, C) of the images.
-    variables: the encoder's start; None draws it.
-  """
-
-  def init(key):
+def _initial(encoder, head, optimizer, shape) -> Callable[..., State]:
+  def init(key, variables=None):
     for_encoder, for_head, for_steps = jax.random.split(key, 3)
     begin = variables
     if begin is None:
@@ -114,104 +133,105 @@ def initial(
   return init
 
 
-def train_classifier(
+def fit(
+  context: Context,
+  config: Any,
   encoder: Any,
-  variables: Any,
   pixels: np.ndarray,
   targets: np.ndarray,
   rows: np.ndarray,
   *,
-  config: Any,
   views: dict[str, Any],
-  mesh: Any,
-  mode: str,
-  seed: int,
+  ids: np.ndarray,
   name: str,
-  telemetry: Any = None,
-  checkpoints: Any = None,
+  variables: Any = None,
 ) -> dict[str, Any]:
-  """Trains encoder and head on the labelled rows.
+  """Trains encoder and head on the labelled ones among the rows.
+
+  A stopped run goes on from the last checkpoint of the fit of this name.
 
   Args:
-    encoder: a model of `encoders.make`.
-    variables: its start, or None for random weights.
+    context: of the stage.
+    config: as in `training`.
+    encoder: from `encoders.make`.
     pixels: uint8[N, H, W, C].
-    targets: float[N, K] of 1, 0, nan.
-    rows: positions of the rows to train on.
-    config: batch_size, steps, learning_rate, optimizer.
+    targets: float[N, K] of 1, 0, nan = missing.
+    rows: int[R], positions of the rows that may be used.
     views: keywords of `augment.one_view`.
-    mesh, mode: see `gcl_jax.engine.parallel`.
-    seed: of the weights, the order and the views.
-    name, telemetry, checkpoints: as in `gcl_jax.engine.train.fit`.
+    ids: str[N], of the images.
+    name: of the fit.
+    variables: the encoder's start; None draws it.
 
   Returns:
     `encoder` (params, batch_stats) and `head` variables, numpy.
 
   Raises:
-    DataError: fewer than two rows.
+    DataError: fewer than two labelled rows.
   """
+  rows = rows[~np.isnan(targets[rows]).all(1)]
   if len(rows) < 2:
     raise DataError(f"{name}: {len(rows)} labelled images are too few to train")
-  size = parallel.divisible(min(config.batch_size, len(rows)), mesh)
-  head = heads.linear(targets.shape[1])
-  optimizer = optimizer_of(config)
-  init = initial(encoder, head, optimizer, pixels.shape[1:], variables)
+  size = parallel.divisible(min(config.batch_size, len(rows)), context.mesh)
   arrays = {"image": pixels, "target": np.asarray(targets, np.float32)}
-  state = train.fit(
-    classify_step(encoder, head, optimizer, views=views),
-    parallel.init_replicated(init, mesh, jax.random.key(seed)),
-    lambda first: feed.batches(
-      arrays, size, seed=seed, start=first, steps=config.steps, rows=rows
+  seed = context.config.seed
+  state = context.fit(
+    training(
+      config,
+      encoder,
+      pixels.shape[1:],
+      targets.shape[1],
+      views,
+      variables,
+      size,
+    ),
+    lambda start: feed.batches(
+      arrays, size, seed=seed, start=start, steps=config.steps, rows=rows
     ),
     steps=config.steps,
-    mesh=mesh,
-    mode=mode,
     name=name,
-    telemetry=telemetry,
-    checkpoints=checkpoints,
-    save_every=max(1, config.steps // 3) if checkpoints else 0,
+    seed=seed,
+    ids=ids,
+    checkpoints=context.checkpoints(f"checkpoints-{quote(name, '')}", keep=1),
+    save_every=max(1, config.steps // 3),
   )
-  return jax.tree.map(
-    np.asarray,
-    {
-      "encoder": {
-        "params": state.params["encoder"],
-        "batch_stats": state.extra["batch_stats"],
-      },
-      "head": state.params["head"],
+  found = {
+    "encoder": {
+      "params": state.params["encoder"],
+      "batch_stats": state.extra["batch_stats"],
     },
-  )
+    "head": state.params["head"],
+  }
+  return jax.tree.map(np.asarray, found)
 
 
 def predict(
+  context: Context,
   encoder: Any,
   trained: dict[str, Any],
   pixels: np.ndarray,
   *,
   labels: int,
-  mean: float,
-  std: float,
-  mesh: Any,
-  mode: str,
-  batch_size: int = 64,
-  name: str = "predict",
-  telemetry: Any = None,
+  statistics: tuple[float, float],
+  batch_size: int,
+  name: str,
 ) -> np.ndarray:
-  """Probabilities float32[N, K] of a trained classifier in eval mode."""
-  head = heads.linear(labels)
+  """Probabilities float32[N, K] of a trained classifier in evaluation mode.
 
-  def one_batch(tree, batch):
-    images = augment.normalise(batch["image"], mean, std)
-    features, _ = encoder.apply(tree["encoder"], images, train=False)
-    return jax.nn.sigmoid(head.apply(tree["head"], features))
-
-  return sweep.map_examples(
-    one_batch,
+  Args:
+    context: of the stage.
+    encoder: from `encoders.make`.
+    trained: from `fit`.
+    pixels: uint8[N, H, W, C].
+    labels: K.
+    statistics: mean and standard deviation of training pixels in [0, 1].
+    batch_size: images at a time.
+    name: of the progress bar and the throughput record.
+  """
+  logits = encoders.headed(encoder, heads.linear(labels), *statistics)
+  return context.map(
+    lambda tree, batch: jax.nn.sigmoid(logits(tree, batch)),
     trained,
     {"image": pixels},
-    mesh=mesh,
-    mode=mode,
     batch_size=batch_size,
     name=name,
-    telemetry=telemetry,
   )

@@ -1,13 +1,14 @@
 """PCL's E-step: k-means on the momentum embeddings of the pool."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from gcl_jax.engine import parallel, sweep
+from gcl_jax.engine.context import Context
 from gcl_jax.engine.state import State
-from gcl_jax.evaluation import encoders
+from gcl_jax.pipeline import encoders
 
 SMOOTHING = 10  # added to a cluster's size inside the logarithm of phi
 
@@ -28,12 +29,25 @@ def none_yet(config: Any, pool: int, total: int) -> dict[str, Any]:
   )
 
 
-def every_epoch(context, images, rows, encoder, head, loss):
-  """PCL's E-step, once an epoch: k-means on the momentum embeddings."""
-  if loss != "pcl":
-    return None
-  config = context.config.supcon
-  mean, std = images.pixel_statistics()
+def every_epoch(
+  context: Context,
+  config: Any,
+  networks: Any,
+  pixels: np.ndarray,
+  rows: np.ndarray,
+  statistics: tuple[float, float],
+) -> Callable[[State], tuple]:
+  """PCL's E-step, `on_every` of a fit: k-means on the momentum embeddings.
+
+  Args:
+    context: of the stage.
+    config: `clusters`, `temperature`, `batch_size`, `head_out`.
+    networks: with `encoder` and `head`.
+    pixels: uint8[N, H, W, C].
+    rows: int[P], the pool.
+    statistics: mean and standard deviation of the pool's pixels in [0, 1].
+  """
+  embed = encoders.headed(networks.encoder, networks.head, *statistics)
 
   def on_every(state: State):
     tree = {
@@ -43,30 +57,24 @@ def every_epoch(context, images, rows, encoder, head, loss):
       },
       "head": state.extra["slow"]["head"],
     }
-    unit = sweep.map_examples(
-      encoders.embedder(encoder, head, mean, std),
+    unit = context.map(
+      embed,
       tree,
-      {"image": images.pixels[rows]},
-      mesh=context.mesh,
-      mode=context.mode,
+      {"image": pixels[rows]},
       batch_size=config.batch_size,
       name="pcl/cluster",
-      telemetry=None,
+      quiet=True,
     )
     clusters = _kmeans(
       unit,
       rows,
-      len(images),
+      len(pixels),
       counts_of(config, len(rows)),
       config.temperature,
       context.config.seed,
     )
     extra = {**state.extra, "clusters": clusters}
-    return (
-      parallel.replicate(state.replace(extra=extra), context.mesh),
-      {},
-      False,
-    )
+    return state.replace(extra=extra), {}, False
 
   return on_every
 

@@ -5,21 +5,22 @@ from typing import Any
 
 import numpy as np
 
+from gcl_jax.engine.context import Context
 from gcl_jax.evaluation import baselines, metrics
-from gcl_jax.methods.severity import pseudo_labels
-from gcl_jax.methods.severity.images import Images
+from gcl_jax.methods.severity import bin as bins
+from gcl_jax.pipeline.prepared import Prepared
 
 TRUTH = "severity"  # the meta column with the known severity of a phantom
 
 
-def run(context: Any) -> dict[str, Any]:
+def run(context: Context) -> dict[str, Any]:
   """Scores of every image and their metrics on the evaluation groups.
 
   Returns:
     `scores`: float[N] per name; `metrics`: flat names -> {value, low, high, n}
     as JSON.
   """
-  images = Images(context)
+  images = Prepared(context)
   scores = scores_of(context, images)
   metrics_ = measure(context, images, scores)
   for name, metric in metrics_.items():
@@ -28,14 +29,14 @@ def run(context: Any) -> dict[str, Any]:
   return {"scores": scores, "metrics": json.dumps(metrics_)}
 
 
-def scores_of(context: Any, images: Images) -> dict[str, np.ndarray]:
+def scores_of(context: Context, images: Prepared) -> dict[str, np.ndarray]:
   """float[N] per score: ours in every mode, and the opponents.
 
   pca, edge and brightness look at no label; the PCA is fitted on the healthy
   training scans that the autoencoders had.
   """
   artifact = context.load("score")
-  pseudo_labels.check_same_ids(artifact, images)
+  bins.check_same_ids(artifact, images)
   found = {"severity": artifact["score"]}
   for mode in ("gradcon", "grad", "recon"):
     if mode in artifact:
@@ -50,7 +51,7 @@ def scores_of(context: Any, images: Images) -> dict[str, np.ndarray]:
   return found
 
 
-def measure(context: Any, images: Images, scores: dict) -> dict[str, Any]:
+def measure(context: Context, images: Prepared, scores: dict) -> dict[str, Any]:
   """Metrics of each score on the evaluation groups, intervals by group."""
   out = {}
   for name, score in scores.items():
@@ -64,7 +65,7 @@ def measure(context: Any, images: Images, scores: dict) -> dict[str, Any]:
   return out
 
 
-def sick_of(images: Images) -> np.ndarray:
+def sick_of(images: Prepared) -> np.ndarray:
   """float[N]: 1 diseased, 0 healthy, nan unknown.
 
   By the healthy column where the evaluation part has both; else (OLIVES) 1
@@ -80,7 +81,7 @@ def sick_of(images: Images) -> np.ndarray:
   return np.where(found | ~np.isnan(targets).any(1), found, np.nan)
 
 
-def truth_of(images: Images) -> np.ndarray | None:
+def truth_of(images: Prepared) -> np.ndarray | None:
   """float[N], nan = unknown; None without such a column of numbers."""
   truth = images.table.get(TRUTH)
   if truth is None or np.asarray(truth).dtype.kind not in "fiub":
@@ -125,13 +126,13 @@ def _spearman(context, images, score) -> dict[str, Any]:
   )
 
 
-def _without_texture(images: Images, score: np.ndarray):
+def _without_texture(images: Prepared, score: np.ndarray):
   """The score after regressing out what the device and exposure explain.
 
   Fitted on the healthy training scans; None where they are too few.
   """
   fit = np.flatnonzero(images.healthy & (images.table["part"] == "train"))
-  columns = [images.texture]
+  columns = [images.artifact["texture"]]
   for name in ("source_width", "source_height"):
     if name in images.table:
       columns.append(np.asarray(images.table[name], float)[:, None])

@@ -5,22 +5,23 @@ from typing import Any
 import numpy as np
 
 from gcl_jax import binning
+from gcl_jax.engine.context import Context
 from gcl_jax.errors import ConfigError, DataError
-from gcl_jax.methods.severity.images import Images
+from gcl_jax.pipeline.prepared import Prepared
 
 
-def run(context: Any) -> dict[str, Any]:
+def run(context: Context) -> dict[str, Any]:
   """Pseudo-labels for every image; edges from the pre-training pool alone.
 
   Returns:
     `ids`; `labels/<name>` int32[N] and `edges/<name>` for each label set that
     is made of a score; `facts`, what the report says about them.
   """
-  images = Images(context)
+  images = Prepared(context)
   scores = context.load("score")
   check_same_ids(scores, images)
   pool = images.pool(context.config.protocol)
-  out = {"ids": images.table["id"], "labels": {}, "edges": {}, "facts": {}}
+  out = {"ids": images.ids, "labels": {}, "edges": {}, "facts": {}}
   for name in score_labels(context.config):
     column = _score_column(name)
     if column not in scores:
@@ -41,9 +42,9 @@ def run(context: Any) -> dict[str, Any]:
   return out
 
 
-def check_same_ids(artifact: dict[str, Any], images: Images) -> None:
+def check_same_ids(artifact: dict[str, Any], images: Prepared) -> None:
   """Refuses scores or bins of other images than those of the data stage."""
-  if not np.array_equal(artifact["ids"], images.table["id"]):
+  if not np.array_equal(artifact["ids"], images.ids):
     raise DataError(
       "the scores belong to other images than the data stage holds now:"
       " delete the folders score and bin and run again"
@@ -65,7 +66,7 @@ def _score_column(name: str) -> str:
   return name.split(".", 1)[1] if "." in name else "score"
 
 
-def _repeats(context: Any, scores: dict, pool: np.ndarray):
+def _repeats(context: Context, scores: dict, pool: np.ndarray):
   """Scores under several models of the pool's images that none was fitted to;
   None with a single model."""
   models = scores.get("models")
@@ -101,7 +102,7 @@ def binned(
   )
 
 
-def _facts(context: Any, bins: binning.Bins) -> dict[str, Any]:
+def _facts(context: Context, bins: binning.Bins) -> dict[str, Any]:
   facts = binning.describe(bins, context.config.supcon.batch_size)
   context.telemetry.say(
     f"{bins.rule}: {facts['occupied']} occupied bins, the largest holds"

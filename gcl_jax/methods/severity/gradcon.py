@@ -14,21 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from gcl_jax.data import splits
-from gcl_jax.engine import (
-  checkpoint,
-  distributed,
-  feed,
-  parallel,
-  programs,
-  train,
-)
+from gcl_jax.engine import checkpoint, distributed, feed, parallel, programs
+from gcl_jax.engine.context import Context
 from gcl_jax.engine.optim import make_optimizer
-from gcl_jax.engine.state import State, create
+from gcl_jax.engine.state import create
+from gcl_jax.engine.train import Training, batch_of
 from gcl_jax.errors import DataError
 from gcl_jax.gradients import gradcon
 from gcl_jax.methods.severity import steps
-from gcl_jax.methods.severity.images import Images
 from gcl_jax.models.autoencoder import autoencoder
+from gcl_jax.pipeline.prepared import Prepared
 
 MAX_VALIDATION = 256  # healthy scans, enough for the mean of an error
 
@@ -41,7 +36,7 @@ def make_model(config: Any, channels: int) -> Any:
   )
 
 
-def run(context: Any) -> dict[str, Any]:
+def run(context: Context) -> dict[str, Any]:
   """Trains one autoencoder per fold.
 
   Returns:
@@ -49,15 +44,14 @@ def run(context: Any) -> dict[str, Any]:
     and `fold` int[N]: the fold of each healthy training image, -1 for every
     other image.
   """
-  images = Images(context)
+  images = Prepared(context)
   config = context.config.autoencoder
   fold = fold_of(images, config.folds, context.config.seed)
-  model = make_model(config, images.pixels.shape[-1])
   models = {}
   for number in range(config.folds):
     directory = context.folder / f"fold{number}"
     if not directory.exists():
-      trained = _train(context, model, images, fold, number)
+      trained = _train(context, images, fold, number)
       distributed.on_main(
         functools.partial(checkpoint.save_artifact, directory, trained)
       )
@@ -65,7 +59,7 @@ def run(context: Any) -> dict[str, Any]:
   return {"models": models, "fold": fold}
 
 
-def fold_of(images: Images, folds: int, seed: int) -> np.ndarray:
+def fold_of(images: Prepared, folds: int, seed: int) -> np.ndarray:
   """int[N]: which model must not see a healthy training image; else -1.
 
   With one fold no model leaves anything out. Where there are healthy scans
@@ -82,7 +76,9 @@ def fold_of(images: Images, folds: int, seed: int) -> np.ndarray:
   return fold
 
 
-def fit_rows(images: Images, fold: np.ndarray, number: int, config: Any, seed):
+def fit_rows(
+  images: Prepared, fold: np.ndarray, number: int, config: Any, seed
+):
   """Rows to fit and rows to validate on, in different groups.
 
   Raises:
@@ -118,47 +114,61 @@ def absolute_alpha(config: Any, mean_loss: float) -> float:
   return float(config.alpha)
 
 
-def adam(config: Any) -> Any:
-  """The optimiser of `config.autoencoder`."""
-  return make_optimizer(
+def training(config: Any, shape: tuple[int, ...], alpha: Any) -> Training:
+  """What one fold trains.
+
+  Args:
+    config: `config.autoencoder`.
+    shape: (H, W, C) of the images.
+    alpha: float32 scalar on the scale of the loss, of `absolute_alpha`.
+  """
+  model = make_model(config, shape[-1])
+  optimizer = make_optimizer(
     "adam",
     config.learning_rate,
     steps=config.steps,
     schedule=config.schedule,
   )
+  step = steps.gradcon_step(
+    model,
+    optimizer,
+    alpha=None if alpha else 0.0,  # a constant 0 spares a backward pass
+    rule=config.reference,
+    flip=config.flip,
+  )
+
+  def init(key, alpha):
+    params = model.init(key, shape)
+    reference = gradcon.start(model.decoder_weights(params))
+    best = dict(
+      params=params,
+      reference=reference,
+      value=jnp.inf,
+      reconstruction=jnp.inf,
+      step=jnp.int32(0),
+    )
+    extra = dict(
+      alpha=alpha, reference=reference, best=best, stale=jnp.int32(0)
+    )
+    return create(params, optimizer, key, extra)
+
+  batch = batch_of(config.batch_size, image=(np.uint8, *shape))
+  return Training(step, init, batch, (alpha,))
 
 
-def _train(context, model, images: Images, fold, number: int) -> dict:
+def _train(context, images: Prepared, fold, number: int) -> dict:
   config = context.config.autoencoder
   seed = context.config.seed
   fit, held_out = fit_rows(images, fold, number, config, seed)
   pixels = images.pixels[fit]
   mean_loss = mean_image_loss(pixels)
-  alpha = absolute_alpha(config, mean_loss)
-  optimizer = adam(config)
-  shape = images.pixels.shape[1:]
-  key = jax.random.fold_in(jax.random.key(seed), number)
-  state = parallel.init_replicated(
-    lambda key, alpha: initial(model, optimizer, key, shape, alpha),
-    context.mesh,
-    key,
-    np.float32(alpha),
-  )
+  alpha = np.float32(absolute_alpha(config, mean_loss))
   batch_size = parallel.divisible(
     min(config.batch_size, len(fit)), context.mesh
   )
-  check = _validation(
-    context, model, images.pixels[held_out[:MAX_VALIDATION]], mean_loss
-  )
-  state = train.fit(
-    steps.gradcon_step(
-      model,
-      optimizer,
-      alpha=None if alpha else 0.0,  # a constant 0 spares a backward pass
-      rule=config.reference,
-      flip=config.flip,
-    ),
-    state,
+  validation = images.pixels[held_out[:MAX_VALIDATION]]
+  state = context.fit(
+    training(config, pixels.shape[1:], alpha),
     lambda start: feed.batches(
       {"image": pixels},
       batch_size,
@@ -167,18 +177,14 @@ def _train(context, model, images: Images, fold, number: int) -> dict:
       steps=config.steps,
     ),
     steps=config.steps,
-    mesh=context.mesh,
-    mode=context.mode,
     name=f"gradcon/{number}",
-    telemetry=context.telemetry,
+    seed=seed,
+    stream=number,
+    ids=images.ids[fit],
     checkpoints=context.checkpoints(f"checkpoints{number}"),
     save_every=config.eval_every,
     every=config.eval_every,
-    on_every=check,
-    steps_per_dispatch=context.config.steps_per_dispatch,
-    max_skipped=context.config.max_skipped,
-    log_every=context.config.log_every,
-    ids=images.table["id"][fit],
+    on_every=_validation(context, validation, mean_loss),
   )
   best = jax.tree.map(np.asarray, state.extra["best"])
   return {
@@ -189,39 +195,18 @@ def _train(context, model, images: Images, fold, number: int) -> dict:
     "reconstruction": best["reconstruction"],
     "best_step": best["step"],
     "mean_image_loss": np.float32(mean_loss),
-    "alpha": np.float32(alpha),
+    "alpha": alpha,
     "validation_rows": held_out,
   }
 
 
-def initial(
-  model: Any, optimizer: Any, key: jax.Array, shape: Any, alpha: Any
-) -> State:
-  """The state before the first step; also holds the best state so far."""
-  params = model.init(key, shape)
-  reference = gradcon.start(model.decoder_weights(params))
-  best = dict(
-    params=params,
-    reference=reference,
-    value=jnp.inf,
-    reconstruction=jnp.inf,
-    step=jnp.int32(0),
-  )
-  extra = {
-    "alpha": alpha,
-    "reference": reference,
-    "best": best,
-    "stale": jnp.int32(0),
-  }
-  return create(params, optimizer, key, extra)
-
-
-def _validation(context, model, pixels, mean_loss: float):
+def _validation(context, pixels, mean_loss: float):
   """on_every: validation J, the best state so far, and early stop.
 
   The best parameters and references live in the state, so that a resumed run
   ends where an uninterrupted one does.
   """
+  model = make_model(context.config.autoencoder, pixels.shape[-1])
   size = min(64, len(pixels))
   blocks = [
     jax.device_put(pixels[i : i + size])

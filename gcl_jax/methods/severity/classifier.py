@@ -1,0 +1,112 @@
+"""Anomaly scores of a biomarker classifier: what the paper compares with.
+
+MSP, ODIN and Mahalanobis (see `gcl_jax.gradients.classifier_scores`) of a
+network trained with cross-entropy on one label.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from gcl_jax import augment
+from gcl_jax.engine.context import Context
+from gcl_jax.errors import ConfigError
+from gcl_jax.gradients import classifier_scores
+from gcl_jax.models import heads
+from gcl_jax.pipeline import contrast, encoders, few_labels, finetune
+from gcl_jax.pipeline.prepared import Prepared
+
+SOURCES = ("msp", "odin", "mahalanobis")
+
+
+def scores(context: Context, images: Prepared, source: str) -> np.ndarray:
+  """float[N]: a classifier's score per image, larger = more anomalous.
+
+  Args:
+    context: of the stage.
+    images: the prepared images.
+    source: one of `SOURCES`.
+
+  Raises:
+    ConfigError: `classifier.label` is no label column.
+  """
+  config = context.config
+  label = config.classifier.label or next(iter(images.labels), "")
+  if label not in images.labels:
+    raise ConfigError(
+      f"score.source {source!r} needs a label: classifier.label {label!r} is"
+      f" not a label column; there are: {', '.join(images.labels) or 'none'}"
+    )
+  settings = config.finetune.copy_and_resolve_references()
+  settings.steps = config.classifier.steps
+  statistics = images.pixel_statistics()
+  rows = np.flatnonzero(images.train)
+  trained = finetune.fit(
+    context,
+    settings,
+    encoders.make(config.supcon),
+    images.pixels,
+    few_labels.targets_of(images, (label,)),
+    rows,
+    views=contrast.views_of(config.supcon, *statistics),
+    ids=images.ids,
+    name=f"classifier/{label}",
+  )
+  return _sweep(context, images, trained, label, rows, source)
+
+
+def _network(config: Any) -> Callable:
+  """apply(tree, normalised images float[B, ...]) -> two-class logits, taps."""
+  encoder = encoders.make(config.supcon)
+  head = heads.linear(1)
+
+  def apply(tree, images):
+    features, _, taps = encoder.apply(
+      tree["encoder"], images, train=False, taps=True
+    )
+    logit = head.apply(tree["head"], features)
+    # One sigmoid logit z is the two-class softmax of (0, z).
+    return jnp.concatenate([jnp.zeros_like(logit), logit], 1), taps
+
+  return apply
+
+
+def _sweep(context, images, trained, label, rows, source):
+  """Scores of all images; Mahalanobis stages are weighted on the training
+  images, as released."""
+  apply, statistics = _network(context.config), images.pixel_statistics()
+  size = context.config.score.batch_size
+  tree = {"network": trained}
+  if source == "mahalanobis":
+    truth = np.asarray(images.table[label], float)
+    rows = rows[~np.isnan(truth[rows])]
+    taps = context.map(
+      lambda tree, batch: apply(
+        tree["network"], augment.normalise(batch["image"], *statistics)
+      )[1],
+      tree,
+      {"image": images.pixels[rows]},
+      batch_size=size,
+      name="mahalanobis",
+    )
+    tree["gaussians"] = classifier_scores.mahalanobis_fit(
+      taps, truth[rows].astype(int)
+    )
+
+  def one_batch(tree, batch):
+    x, network = augment.normalise(batch["image"], *statistics), tree["network"]
+    if source == "msp":
+      return classifier_scores.msp(apply(network, x)[0])
+    if source == "odin":
+      return classifier_scores.odin(apply, network, x)
+    return classifier_scores.mahalanobis(apply, network, tree["gaussians"], x)
+
+  pixels = {"image": images.pixels}
+  name = f"score/{source}"
+  out = context.map(one_batch, tree, pixels, batch_size=size, name=name)
+  if source != "mahalanobis":
+    return out
+  weights = classifier_scores.combine_fit(out[rows], truth[rows].astype(int))
+  return np.asarray(classifier_scores.combine(out, weights))

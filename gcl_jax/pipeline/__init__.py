@@ -1,0 +1,1 @@
+"""Stages and pieces of training that more than one method runs."""

@@ -1,0 +1,242 @@
+"""Sections of a report about few-label segmentation."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gcl_jax.engine import results
+from gcl_jax.engine.context import Context
+from gcl_jax.pipeline import gains
+from gcl_jax.pipeline.prepared import Prepared
+from gcl_jax.pipeline.report import Metrics, words
+from gcl_jax.pipeline.segment import SCRATCH, Fit, fits, labelled_patients
+from gcl_jax.pipeline.sources import PARTS
+from gcl_jax.report import figures, html
+from gcl_jax.report.overlays import overlays
+
+_COLUMNS = {
+  "dice/mean": "Dice",
+  "gain_over_scratch": "gain over scratch",
+  "hd95/mean": "HD95 in mm",
+  "ood/dice/mean": "Dice, other data",
+}
+
+
+def cards(config: Any) -> list[tuple[str, str, str]]:
+  """Headline figures for `report.write`."""
+  first = config.segment.labelled[0]
+  labels = f"{gains.label(first)} labelled patients"
+  labels = "1 labelled" if first == 1 else labels
+  return [
+    ("segment/dice/mean", f"Dice, {labels}", "mean over classes"),
+    ("segment/gain_over_scratch", "Gain over scratch", "Dice, paired"),
+    ("segment/hd95/mean", "HD95", "mm"),
+    ("segment/ood/dice/mean", "Dice, other scanner", "out of distribution"),
+  ]
+
+
+def warnings(
+  images: Prepared, size: tuple, metrics: Metrics, own: str
+) -> list[str]:
+  """Warnings on labelled voxels cut away and on volumes without HD95.
+
+  Args:
+    images: the prepared slices.
+    size: (rows, columns) of `preprocess.size`.
+    metrics: of the run.
+    own: name of the method's own arm.
+  """
+  lost = {part: cropped(images, part) for part in PARTS}
+  cut = [
+    f"{count} of {part} ({100 * share:.2g} %, in {volumes} volumes)"
+    for part, (count, share, volumes) in lost.items()
+    if count
+  ]
+  notes = []
+  if cut:
+    notes.append(
+      f"preprocess.size {size} cuts away labelled voxels: {', '.join(cut)}."
+      " In test volumes they count as missed; a larger preprocess.size keeps"
+      " them."
+    )
+  undefined = [
+    metric["value"]
+    for name, metric in metrics.items()
+    if name.startswith(f"segment/{own}@") and name.endswith("mean/undefined")
+  ]
+  if any(undefined):
+    notes.append(
+      f"HD95 is undefined for {sum(undefined)} pairs of a volume and a class"
+      " that the segmentation missed (or that are not there): its mean is over"
+      " the others."
+    )
+  return notes
+
+
+def cropped(images: Prepared, part: str) -> tuple[int, float, int]:
+  """Labelled voxels of a part that the preparation cut away.
+
+  Returns:
+    Their number, their share of all labelled voxels, and the number of volumes
+    that lose some.
+  """
+  here, table = images.part(part), images.table
+  lost, labelled = (
+    table[f"{kind}_voxels"][here] for kind in ("cropped", "labelled")
+  )
+  names = table["volume"][here][lost > 0]
+  share = lost.sum() / max(labelled.sum(), 1)
+  return int(lost.sum()), float(share), len(set(names.tolist()))
+
+
+def sections(
+  context: Context,
+  images: Prepared,
+  found: dict,
+  metrics: Metrics,
+  arms: Sequence[str],
+) -> list[html.Section]:
+  """What the segmentations are worth, look like, and by class.
+
+  Args:
+    context: of the report stage.
+    images: the prepared slices.
+    found: what `segment.run` left.
+    metrics: of the run.
+    arms: the method's own last.
+  """
+  return [
+    _segmentation(context, images, found, metrics, arms),
+    _examples(context, images, found, arms),
+    _classes(context, images, metrics, arms),
+  ]
+
+
+def _segmentation(context, images, found, metrics, arms) -> html.Section:
+  config, rows, by_arm = context.config, [], {}
+  for labelled in config.segment.labelled:
+    m = gains.label(labelled)
+    for arm in arms:
+      name = f"segment/{arm}@{m}"
+      scores = gains.scores_of(found, config, arm, labelled, "eval")
+      cells = [words(metrics.get(f"{name}/{key}")) for key in _COLUMNS]
+      rows.append([m, arm, *cells, gains.spread(scores["dice/mean"])])
+      if gain := metrics.get(f"{name}/gain_over_{SCRATCH}"):
+        by_arm[f"{arm}, M = {m}"] = gain
+  caption = (
+    "M patients with labels. Means over test volumes, classes, draws and"
+    " seeds; intervals over test patients, draws and seeds (none where there"
+    " was one fine-tune only); the sd is over draws and seeds."
+  )
+  headers = ("M", "arm", *_COLUMNS.values(), "sd of fits")
+  blocks: list[Any] = [html.Table(headers, rows, caption)]
+  if by_arm:
+    blocks.append(_gains(by_arm, arms[-1]))
+  if len(config.segment.labelled) > 1:
+    curves = figures.curves(
+      _by_labels(context, images, metrics, arms),
+      "Dice",
+      xlabel="patients with labels",
+    )
+    caption = "Mean Dice on test volumes by the number of labelled patients."
+    blocks.append(html.Figure(curves, caption))
+  return html.Section("Segmentation with few labels", blocks)
+
+
+def _gains(by_arm, own) -> html.Figure:
+  picture = figures.bars(
+    by_arm,
+    xlabel="gain in Dice over scratch",
+    highlight=[name for name in by_arm if name.startswith(f"{own},")],
+    reference=("no gain", 0.0),
+  )
+  return html.Figure(
+    picture,
+    "Difference to the same U-Net trained from random weights on the same"
+    " labelled patients with the same seeds, paired by volume.",
+  )
+
+
+def _by_labels(context, images, metrics, arms) -> dict[str, tuple]:
+  """Arm -> (patients with labels, Dice), fewest first."""
+  every = labelled_patients(images)
+  order = sorted(context.config.segment.labelled, key=lambda m: m or every)
+  names = {arm: f"segment/{arm}@{{}}/dice/mean" for arm in arms}
+  return {
+    arm: (
+      [m or every for m in order],
+      [metrics[name.format(gains.label(m))]["value"] for m in order],
+    )
+    for arm, name in names.items()
+  }
+
+
+def _examples(context, images, found, arms) -> html.Section:
+  rows = found["examples"]["rows"]
+  maps = {"truth": np.asarray(images.masks[rows])}
+  maps |= {arm: found["examples"]["predictions"][arm] for arm in arms}
+  names = [str(images.table["volume"][row]) for row in rows]
+  picture = overlays(images.pixels[rows], maps, images.classes, names)
+  caption = f"Middle slices of test volumes; {_of(context, arms[-1])}."
+  return html.Section("What it looks like", [html.Figure(picture, caption)])
+
+
+def first_fit(config: Any, arm: str) -> Fit:
+  """The fine-tune whose predictions and loss the report shows."""
+  return fits(config.segment, [arm])[0]
+
+
+def _of(context, arm) -> str:
+  first = first_fit(context.config, arm)
+  return (
+    f"{gains.label(first.labelled)} labelled patients, draw {first.draw},"
+    f" seed {first.seed}"
+  )
+
+
+def _classes(context, images, metrics, arms) -> html.Section:
+  rows = []
+  for labelled in context.config.segment.labelled:
+    for arm in arms:
+      name = f"segment/{arm}@{gains.label(labelled)}"
+      for kind in images.classes:
+        scores = [metrics.get(f"{name}/{m}/{kind}") for m in ("dice", "hd95")]
+        missing = metrics[f"{name}/hd95/{kind}/undefined"]["value"]
+        cells = [
+          gains.label(labelled),
+          arm,
+          kind,
+          *map(results.interval, scores),
+        ]
+        rows.append([*cells, missing])
+  headers = ("M", "arm", "class", "Dice", "HD95 in mm", "volumes without HD95")
+  return html.Section("By class", [html.Table(headers, rows)])
+
+
+def fine_tuning(context: Context, arms: Sequence[str]) -> html.Section:
+  """The loss of the first fine-tune of some arms, the method's own last."""
+  curves = {}
+  for arm in arms:
+    fit = first_fit(context.config, arm)
+    logged = results.history(context, "segment", fit.name)
+    if "loss" in logged:
+      curves[arm] = logged["loss"]
+  picture = figures.curves(curves, "loss")
+  caption = f"Loss on augmented slices: {_of(context, arms[-1])}."
+  return html.Section("Fine-tuning", [html.Figure(picture, caption)])
+
+
+def data_table(images: Prepared) -> html.Table:
+  """Patients, volumes and slices of every part."""
+  rows = []
+  for part in PARTS:
+    here = images.part(part)
+    if here.any():
+      patients = set(images.groups[here].tolist())
+      volumes = set(images.table["volume"][here].tolist())
+      slices = int(here.sum()), int((here & images.labelled).sum())
+      lost, *_ = cropped(images, part)
+      rows.append([part, len(patients), len(volumes), *slices, lost])
+  headers = ("part", "patients", "volumes", "slices", "slices with class maps")
+  return html.Table((*headers, "labelled voxels cut away"), rows)

@@ -1,0 +1,327 @@
+"""Stage `segment`: every arm fine-tuned on M labelled patients, and scored.
+
+The patients with labels are drawn by seed, the same for every arm, and a draw
+of M lies inside every larger one. Predictions are put back on the grid of the
+stored slices and scored by volume.
+"""
+
+import functools
+import itertools
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from gcl_jax import disk
+from gcl_jax.data import slices as grids
+from gcl_jax.data import splits
+from gcl_jax.engine import distributed
+from gcl_jax.engine.context import Context
+from gcl_jax.engine.tables import pack
+from gcl_jax.errors import DataError
+from gcl_jax.evaluation import volumes
+from gcl_jax.losses.segmentation import inverse_frequency
+from gcl_jax.pipeline.prepared import Prepared
+from gcl_jax.pipeline.segmentation import Segmenter, views_of
+
+CHECKS = 10  # evaluations on the inner patient in a fine-tune
+SCRATCH = "scratch"  # the arm that is not pre-trained
+
+
+class Fit(NamedTuple):
+  """One fine-tune: which arm, labelled patients, their draw, and seed."""
+
+  arm: str
+  labelled: int
+  draw: int
+  seed: int
+
+  @property
+  def name(self) -> str:
+    """Such as gcl-m2-d0-s0."""
+    return f"{self.arm}-m{self.labelled}-d{self.draw}-s{self.seed}"
+
+
+def fits(config: Any, arms: Sequence[str]) -> list[Fit]:
+  """Every fine-tune of a run, arms next to each other.
+
+  Args:
+    config: `labelled`, `draws` and `seeds` of section `segment`.
+    arms: their names.
+  """
+  return [
+    Fit(arm, labelled, draw, seed)
+    for labelled, draw, seed, arm in itertools.product(
+      config.labelled, config.draws, config.seeds, arms
+    )
+  ]
+
+
+class Test(NamedTuple):
+  """The labelled volumes of one part, on their own grids.
+
+  Attributes:
+    names: of the volumes.
+    rows: of each volume, first slice first.
+    truths: label map of each, uint8[S, H, W].
+    spacings: of each, (z, y, x) in mm.
+  """
+
+  names: list[str]
+  rows: list[np.ndarray]
+  truths: list[np.ndarray]
+  spacings: list[tuple[float, float, float]]
+
+
+def run(context: Context, arms: Sequence[str]) -> dict[str, Any]:
+  """Trains and scores; what is finished of an interrupted stage is kept.
+
+  Args:
+    context: of the stage; sections `segment` and `unet`, `preprocess.spacing`
+      and `report.overlays`.
+    arms: names; each but "scratch" is a stage that left `encoder`.
+
+  Returns:
+    `fits`: per fine-tune and part (`eval`, `ood`) {"dice/..", "hd95/.."}
+    float64 per volume; `tests`: `volumes` and `groups` of both parts;
+    `examples`: rows of a few slices, and per arm their predicted classes.
+  """
+  images, config = Prepared(context), context.config
+  tests = tests_of(images)
+  statistics = images.pixel_statistics()
+  segmenter = Segmenter(
+    config.segment,
+    config.unet,
+    len(images.classes) + 1,
+    views_of(config.segment.views, *statistics),
+  )
+  shown = example_rows(tests["eval"], config.report.overlays)
+  results, examples = {}, {}
+  for fit in fits(config.segment, arms):
+    done = context.folder / "done" / f"{fit.name}.json"
+    if done.exists():
+      found = json.loads(done.read_text())
+    else:
+      found = _one(context, images, segmenter, fit, tests, shown)
+      # All processes hold the same figures; one of them writes.
+      write = functools.partial(_write, done, found, _kept(context, fit))
+      distributed.on_main(write)
+    results[fit.name] = {part: _arrays(found[part]) for part in tests}
+    examples.setdefault(fit.arm, np.array(found["examples"], np.uint8))
+  return {
+    "fits": results,
+    "tests": {
+      part: {
+        "volumes": np.array(test.names),
+        "groups": np.array([images.groups[rows[0]] for rows in test.rows]),
+      }
+      for part, test in tests.items()
+    },
+    "examples": {"rows": shown, "predictions": examples},
+  }
+
+
+def tests_of(images: Prepared) -> dict[str, Test]:
+  """{"eval", "ood"}: the labelled test volumes, class maps as stored.
+
+  Raises:
+    DataError: no labelled volume is kept for evaluation.
+  """
+  found, table = {}, images.table
+  for part in ("eval", "ood"):
+    if of_part := images.volumes(part):
+      rows = list(of_part.values())
+      found[part] = Test(
+        list(of_part),
+        rows,
+        [np.stack(images.truths(of_volume)) for of_volume in rows],
+        [
+          tuple(float(table[f"spacing_{axis}"][r[0]]) for axis in "zyx")
+          for r in rows
+        ],
+      )
+  if "eval" not in found:
+    raise DataError(
+      "no labelled volume is kept for evaluation: raise"
+      " --config.data.eval_fraction or label more"
+    )
+  return found
+
+
+def example_rows(test: Test, count: int) -> np.ndarray:
+  """A middle slice of `count` volumes, spread over the part."""
+  chosen = np.linspace(0, len(test.rows) - 1, min(count, len(test.rows)))
+  return np.array(
+    [test.rows[k][len(test.rows[k]) // 2] for k in chosen.astype(int)]
+  )
+
+
+def labelled_patients(images: Prepared) -> int:
+  """Number of patients of the training part that have labels."""
+  return len(np.unique(images.groups[images.part("train") & images.labelled]))
+
+
+def check_labels(images: Prepared, counts: Sequence[int]) -> None:
+  """Refuses more labelled patients than there are, before pre-training.
+
+  Raises:
+    DataError: the training part has fewer patients with labels.
+  """
+  there = labelled_patients(images)
+  if max(counts) > there:
+    raise DataError(
+      f"segment.labelled {max(counts)}: the training part has {there} patients"
+      " with labels; ask for fewer, or 0 for all of them"
+    )
+
+
+def labelled_rows(images: Prepared, fit: Fit) -> tuple[np.ndarray, np.ndarray]:
+  """Rows to train on, and those of the inner patient (none for one patient).
+
+  Raises:
+    DataError: fewer labelled patients in the training part than wanted.
+  """
+  rows = np.flatnonzero(images.part("train") & images.labelled)
+  count = fit.labelled or labelled_patients(images)
+  rows = rows[splits.label_draw(images.groups[rows], count, fit.draw)]
+  if count < 2:
+    return rows, rows[:0]
+  inner = splits.label_draw(images.groups[rows], 1, fit.draw)
+  return rows, rows[inner]
+
+
+def _one(context, images, segmenter, fit, tests, shown) -> dict[str, Any]:
+  """Figures of one fine-tune, as JSON."""
+  variables = _train(context, images, segmenter, fit)
+  each = [np.concatenate(test.rows) for test in tests.values()]
+  rows = np.unique(np.concatenate([*each, shown]))
+  predicted = segmenter.predict(
+    context,
+    variables,
+    np.asarray(images.pixels[rows]),
+    name=f"{fit.name}/predict",
+  )
+  by_row = dict(zip(rows.tolist(), predicted, strict=True))
+  target = tuple(context.config.preprocess.spacing) or None
+  found = {
+    part: {
+      name: values.tolist()
+      for name, values in score(images, by_row, test, target).items()
+    }
+    for part, test in tests.items()
+  }
+  found["examples"] = [by_row[row].tolist() for row in shown.tolist()]
+  return found
+
+
+def _train(context, images, segmenter, fit) -> dict[str, Any]:
+  """Parameters and batch statistics of one fine-tuned U-Net."""
+  settings = context.config.segment
+  rows, inner = labelled_rows(images, fit)
+  checked = {}
+  if segmenter.keep_best:
+    rows = np.setdiff1d(rows, inner)
+    checked = dict(
+      every=max(1, settings.steps // CHECKS),
+      on_every=keep_best(context, images, segmenter, inner),
+    )
+  weights = None
+  if settings.class_weights:
+    weights = inverse_frequency(images.masks[rows], segmenter.classes)
+  encoder = None
+  if fit.arm != SCRATCH:
+    encoder = context.load(fit.arm)["encoder"]
+  checkpoints = context.checkpoints(f"fits/{fit.name}", keep=1)
+  state = segmenter.fit(
+    context,
+    images,
+    rows,
+    name=fit.name,
+    seed=int(np.random.default_rng((fit.seed, fit.draw)).integers(2**31)),
+    encoder=encoder,
+    class_weights=weights,
+    checkpoints=checkpoints,
+    save_every=max(1, settings.steps // 2),
+    **checked,
+  )
+  checkpoints.close()
+  best = state.extra["best"] if checked else {}
+  stats = best.get("batch_stats", state.extra["batch_stats"])
+  return {"params": best.get("params", state.params), "batch_stats": stats}
+
+
+def keep_best(
+  context: Context, images: Prepared, segmenter: Segmenter, rows: np.ndarray
+) -> Callable[[Any], tuple]:
+  """on_every of a fit: the best mean Dice on the inner patient's rows."""
+  pixels, truth = np.asarray(images.pixels[rows]), images.masks[rows]
+
+  def on_every(state):
+    now = {"params": state.params, "batch_stats": state.extra["batch_stats"]}
+    predicted = segmenter.predict(
+      context, now, pixels, name="inner", quiet=True
+    )
+    scores = volumes.volume_scores(
+      [truth], [predicted], [(1.0, 1.0, 1.0)], images.classes
+    )
+    value = float(np.nan_to_num(scores["dice/mean"][0]))
+    best = state.extra["best"]
+    if value > float(best["dice"]):
+      best = {**now, "dice": jax.numpy.float32(value)}
+    state = state.replace(extra={**state.extra, "best": best})
+    return state, {"inner/dice": value}, False
+
+  return on_every
+
+
+def score(
+  images: Prepared,
+  predicted: dict[int, np.ndarray],
+  test: Test,
+  spacing: tuple[float, float] | None,
+) -> dict[str, np.ndarray]:
+  """Scores of every volume of a part, on the grids of the stored slices.
+
+  Args:
+    images: the prepared slices.
+    predicted: row -> uint8[H, W], the predicted classes.
+    test: the part.
+    spacing: (y, x) in mm that the slices were prepared to; None kept theirs.
+
+  Returns:
+    "dice/.." and "hd95/.." float64[V], as `volumes.volume_scores`.
+  """
+  restored = [
+    np.stack(
+      [
+        grids.restore(
+          predicted[row], truth.shape[1:], images.spacing(row), spacing
+        )
+        for row in rows.tolist()
+      ]
+    )
+    for rows, truth in zip(test.rows, test.truths, strict=True)
+  ]
+  return volumes.volume_scores(
+    test.truths, restored, test.spacings, images.classes
+  )
+
+
+def _kept(context, fit):
+  """Folder of the checkpoints of a fine-tune, while it is not done."""
+  return context.folder / "fits" / fit.name
+
+
+def _write(path, found, checkpoints) -> None:
+  """Figures of a fine-tune, in place of its checkpoints."""
+  path.parent.mkdir(exist_ok=True)
+  disk.write_text(path, json.dumps(found))
+  shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _arrays(found: dict[str, list]) -> dict[str, np.ndarray]:
+  """Scores as arrays, names without a slash."""
+  return pack({k: np.array(v, np.float64) for k, v in found.items()})

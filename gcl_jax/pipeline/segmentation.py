@@ -1,0 +1,292 @@
+"""A U-Net trained on few class maps, and what it then predicts."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from gcl_jax import augment, augment_masks
+from gcl_jax.collectives import pmean
+from gcl_jax.engine import feed
+from gcl_jax.engine.ahead import Program, step_of
+from gcl_jax.engine.context import Context
+from gcl_jax.engine.optim import make_optimizer
+from gcl_jax.engine.state import State, create, update
+from gcl_jax.engine.train import Step, Training, batch_of
+from gcl_jax.errors import DataError
+from gcl_jax.losses.segmentation import cross_entropy_dice
+from gcl_jax.models.unet import unet
+from gcl_jax.pipeline.prepared import Prepared
+
+PREDICTED = 64  # slices predicted at once
+
+
+def segment_step(
+  network: Any,
+  optimizer: optax.GradientTransformation,
+  *,
+  views: dict[str, Any],
+  dice_weight: float = 1.0,
+) -> Step:
+  """One step of cross-entropy and soft Dice on augmented slices.
+
+  The batch holds `image` uint8[B, H, W, C], `mask` uint8[B, H, W] and `index`;
+  state.extra holds `batch_stats` and `class_weights` float32[K].
+
+  Args:
+    network: `models.unet.unet`.
+    optimizer: an optax transformation.
+    views: options of `augment_masks.one_view`.
+    dice_weight: of `cross_entropy_dice`.
+  """
+
+  def step(state, batch, *, axis_name=None):
+    keys = augment.sample_keys(state.key, state.step, batch["index"])
+    images, masks = augment_masks.one_view(
+      keys, batch["image"], batch["mask"], **views
+    )
+
+    def objective(params):
+      logits, stats = network.segment(
+        {"params": params, "batch_stats": state.extra["batch_stats"]},
+        images,
+        train=True,
+        axis_name=axis_name,
+      )
+      value = cross_entropy_dice(
+        logits,
+        masks,
+        dice_weight=dice_weight,
+        class_weights=state.extra["class_weights"],
+        axis_name=axis_name,
+      )
+      return value, stats
+
+    (value, stats), grads = jax.value_and_grad(objective, has_aux=True)(
+      state.params
+    )
+    value, grads = pmean((value, grads), axis_name)
+    extra = {**state.extra, "batch_stats": stats}
+    return update(state, grads, optimizer, extra), {"loss": value}
+
+  return step
+
+
+class Segmenter:
+  """One U-Net trained again and again: one program for all its fits."""
+
+  def __init__(
+    self, config: Any, unet: Any, classes: int, views: dict[str, Any]
+  ):
+    """Makes network, optimiser and step.
+
+    Args:
+      config: `batch_size`, `steps`, `optimizer`, `learning_rate`,
+        `encoder_rate`, `weight_decay`, `dice_weight`, `select`.
+      unet: settings of the network, `widths` and `dtype`.
+      classes: K, background included.
+      views: options of `augment_masks.one_view`, `mean` and `std` among them.
+    """
+    self.config, self.classes = config, classes
+    self.network = make_unet(unet, classes)
+    self.optimizer = _optimizer(config)
+    self.step = segment_step(
+      self.network, self.optimizer, views=views, dice_weight=config.dice_weight
+    )
+    self.predictor = _predictor(self.network, views["mean"], views["std"])
+    self.keep_best = config.select == "inner"
+
+  def training(
+    self,
+    shape: tuple[int, ...],
+    encoder: Any = None,
+    class_weights: np.ndarray | None = None,
+  ) -> Training:
+    """What one fine-tune trains.
+
+    Args:
+      shape: (H, W, C) of the slices.
+      encoder: pre-trained variables; None trains from random weights.
+      class_weights: float[K] of the cross-entropy; None weighs all the same.
+    """
+    weights = np.ones(self.classes) if class_weights is None else class_weights
+    arguments = [np.asarray(weights, np.float32)]
+    if encoder is not None:
+      arguments.append(encoder)
+    batch = batch_of(
+      self.config.batch_size,
+      image=(np.uint8, *shape),
+      mask=(np.uint8, *shape[:2]),
+    )
+    init = functools.partial(self._initial, shape)
+    return Training(self.step, init, batch, tuple(arguments))
+
+  def _initial(self, shape, key, class_weights, encoder=None) -> State:
+    for_weights, for_steps = jax.random.split(key)
+    variables = self.network.init(for_weights, shape)
+    if encoder is not None:
+      variables = self.network.transfer(variables, encoder)
+    extra = {
+      "batch_stats": variables["batch_stats"],
+      "class_weights": class_weights,
+    }
+    if self.keep_best:  # room for the best parameters so far
+      extra["best"] = {**variables, "dice": jnp.float32(-1)}
+    return create(variables["params"], self.optimizer, for_steps, extra)
+
+  def fit(
+    self,
+    context: Context,
+    images: Prepared,
+    rows: np.ndarray,
+    *,
+    name: str,
+    seed: int,
+    encoder: Any = None,
+    class_weights: np.ndarray | None = None,
+    **more: Any,
+  ) -> State:
+    """Trains on the labelled rows; every batch has `batch_size` of them.
+
+    Args:
+      context: of the stage.
+      images: the prepared slices and class maps.
+      rows: int[R], the labelled slices; drawn again where they are fewer than
+        a batch.
+      name: of the fit.
+      seed: of decoder, order and views.
+      encoder, class_weights: as in `training`.
+      **more: as in `Context.fit`.
+
+    Returns:
+      The last state.
+
+    Raises:
+      DataError: no rows.
+    """
+    if not len(rows):
+      raise DataError(f"{name}: no labelled slices to train on")
+    size, steps = self.config.batch_size, self.config.steps
+    arrays = {"image": images.pixels, "mask": images.masks}
+    drawn = np.tile(rows, -(-size // len(rows)))
+    return context.fit(
+      self.training(images.pixels.shape[1:], encoder, class_weights),
+      lambda start: feed.batches(
+        arrays, size, seed=seed, start=start, steps=steps, rows=drawn
+      ),
+      steps=steps,
+      name=name,
+      seed=seed,
+      ids=images.ids,
+      **more,
+    )
+
+  def predict(
+    self,
+    context: Context,
+    variables: Any,
+    pixels: np.ndarray,
+    *,
+    name: str,
+    quiet: bool = False,
+  ) -> np.ndarray:
+    """Class of every pixel in evaluation mode, uint8[N, H, W].
+
+    Args:
+      context: of the stage.
+      variables: params and batch_stats.
+      pixels: uint8[N, H, W, C].
+      name, quiet: as in `Context.map`.
+    """
+    return context.map(
+      self.predictor,
+      variables,
+      {"image": pixels},
+      batch_size=PREDICTED,
+      name=name,
+      quiet=quiet,
+    )
+
+
+def programs(
+  config: Any,
+  unet: Any,
+  classes: int,
+  views: dict[str, Any],
+  shape: tuple[int, ...],
+) -> list[Program]:
+  """The programs "segment" and "predict" of fine-tuning, from shapes alone."""
+  segmenter = Segmenter(config, unet, classes, views)
+  fit = step_of("segment", segmenter.training(shape))
+  variables = {
+    "params": fit.tree.params,
+    "batch_stats": fit.tree.extra["batch_stats"],
+  }
+  batch = batch_of(PREDICTED, image=(np.uint8, *shape))
+  predict = Program("predict", "map", segmenter.predictor, variables, batch)
+  return [fit, predict]
+
+
+def make_unet(config: Any, classes: int) -> Any:
+  """The U-Net of `widths` and `dtype`, background among the classes."""
+  return unet(tuple(config.widths), classes, config.dtype)
+
+
+def views_of(config: Any, mean: float, std: float) -> dict[str, Any]:
+  """Options of `augment_masks.one_view`; mean and sd of the training pixels."""
+  plain = {
+    name: tuple(value) if isinstance(value, tuple | list) else value
+    for name, value in config.to_dict().items()
+  }
+  return plain | dict(mean=mean, std=std)
+
+
+def _predictor(
+  network: Any, mean: float, std: float
+) -> Callable[[Any, dict], jax.Array]:
+  """fn(variables, batch) for a sweep: the class of every pixel, uint8[B, H, W].
+
+  Args:
+    network: `models.unet.unet`.
+    mean, std: of the training pixels in [0, 1].
+  """
+
+  def one_batch(tree, batch):
+    images = augment.normalise(batch["image"], mean, std)
+    logits, _ = network.segment(tree, images)
+    return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
+
+  return one_batch
+
+
+def _optimizer(config: Any) -> optax.GradientTransformation:
+  """A short warm-up, then cosine; the encoder at its share of the rate.
+
+  Args:
+    config: `optimizer`, `learning_rate`, `encoder_rate`, `steps`,
+      `weight_decay`.
+  """
+
+  def at(rate):
+    return make_optimizer(
+      config.optimizer,
+      rate,
+      steps=config.steps,
+      warmup_steps=config.steps // 20,
+      schedule="cosine",
+      weight_decay=config.weight_decay,
+    )
+
+  if config.encoder_rate == 1.0:
+    return at(config.learning_rate)
+  rates = {
+    "encoder": at(config.learning_rate * config.encoder_rate),
+    "decoder": at(config.learning_rate),
+  }
+  return optax.multi_transform(
+    rates, lambda params: {half: half for half in params}
+  )
