@@ -35,7 +35,7 @@ RULE = {"bin.rule": "choose"}
 CONDITIONS = {
   "supcon, our rule": {
     **RULE,
-    "references": ("random", "simclr", "supervised"),
+    "arms": ("random", "simclr", "supervised"),
   },
   **BINS,
   "supcon, our rule, shuffled bins": {
@@ -81,7 +81,7 @@ def main() -> int:
       folder = base.parent / folder_name(name)
       if not (folder / "report" / "manifest.json").exists():
         share(base, folder)
-        settings = common | {"references": (), **CONDITIONS[name]}
+        settings = common | {"arms": (), **CONDITIONS[name]}
         launching.run(arguments.config, folder, settings)
       print(json.dumps({"seed": seed, **read(folder, name)}), flush=True)
   table(arguments.out)

@@ -6,7 +6,9 @@
     with 2 labelled patients Dice 0.85, 0.05 above training from scratch, 0.24
     above it on the other scanner
 
-Presets and every setting: gcl_jax/methods/gcl/config.py.
+Presets demo, tiny and paper, and every setting, are in
+gcl_jax/methods/gcl/config.py; those of real data sets in configs/gcl/.
+After an install they work from any folder: gcl-jax --config=gcl:hippocampus
 """
 
 from gcl_jax.methods.gcl.config import get_config  # noqa: F401

@@ -1,5 +1,6 @@
 """The command: flags -> devices -> the stages of `config.method`.
 
+  gcl-jax --config=severity:demo --workdir=runs/a
   python -m gcl_jax.main --config=configs/severity.py:demo --workdir=runs/a
   python -m gcl_jax.main ... --stage=score     # one stage of a run
   python -m gcl_jax.main ... --compile_only=v5e:2x4  # for a TPU slice, here
@@ -21,7 +22,7 @@ from ml_collections import config_flags
 from gcl_jax import data
 from gcl_jax.engine import ahead, distributed, stages, start
 from gcl_jax.engine.context import Context
-from gcl_jax.engine.settings import one_line
+from gcl_jax.engine.settings import config_path, one_line
 from gcl_jax.errors import (
   ConfigError,
   Elsewhere,
@@ -84,18 +85,21 @@ def run(config: Any, workdir: Any, mesh: Any, only: str | None = None) -> dict:
   """
   method = method_stages(config)
   planned = method.stages(config)
-  dataset = data.load(config.data)
-  fingerprint = dataset.fingerprint()
-  for other in ("healthy_data", "ood_data"):
-    if config.get(other, {}).get("name"):
-      fingerprint += data.load(config[other]).fingerprint()
+  datasets = {
+    name: data.load(config[name])
+    for name in config
+    if name.endswith("data") and config[name].get("name")
+  }
   context = Context(
     config,
     workdir,
     mesh,
     config.parallel,
-    data={"fingerprint": fingerprint, "count": len(dataset)},
-    dataset=dataset,
+    data={
+      "fingerprint": "".join(d.fingerprint() for d in datasets.values()),
+      "count": sum(map(len, datasets.values())),
+    },
+    datasets=datasets,
   )
   return stages.run_stages(planned, context, only=only)
 
@@ -114,7 +118,7 @@ def compile_only(config: Any, topology: str) -> None:
 def parse(argv: list[str]) -> list[str]:
   """Parses flags; whatever is wrong with them becomes one `ConfigError`."""
   try:
-    rest = flags.FLAGS(argv)
+    rest = flags.FLAGS(_with_file(argv))
     if _CONFIG.value is not None:
       _CONFIG.value.get("method")  # a file that failed to load raises only now
     if flags.FLAGS["verbosity"].using_default_value:
@@ -126,6 +130,18 @@ def parse(argv: list[str]) -> list[str]:
     raise ConfigError(one_line(e)) from e
   except OSError as error:
     raise ConfigError(one_line(error)) from error
+
+
+def _with_file(argv: list[str]) -> list[str]:
+  """The arguments, `--config=METHOD:PRESET` as the file that ships with us."""
+  argv = list(argv)
+  for k, word in enumerate(argv):
+    if word in ("--config", "-config") and k + 1 < len(argv):
+      argv[k + 1] = config_path(argv[k + 1])
+    elif word.startswith(("--config=", "-config=")):
+      flag, _, value = word.partition("=")
+      argv[k] = f"{flag}={config_path(value)}"
+  return argv
 
 
 def _run(argv: list[str]) -> None:

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.compiles
 def test_the_programs_are_those_of_a_run():
   """Every stage that computes has one, and it compiles for these devices."""
   config = get_config("tiny")
-  config.references = ("random", "simclr", "supervised", "moco", "pcl")
+  config.arms = ("random", "simclr", "supervised", "moco", "pcl")
   found = {program.name: program for program in programs(config)}
   assert set(found) == {
     *("gradcon", "score", "supcon", "simclr", "moco", "pcl"),

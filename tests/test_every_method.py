@@ -142,9 +142,9 @@ def test_killed_in_every_fit_and_resumed_equals_uninterrupted(
 def test_pmap_gives_the_same(whole, tmp_path):
   method, workdir, _ = whole
   config, left_out = tiny(method, parallel="pmap"), set()
-  if "references" in config:  # simclr's step is that of supcon
-    left_out = {*config.references} - {"supervised"}
-    config.references = ("supervised",)
+  if "arms" in config:  # simclr's step is that of supcon
+    left_out = {*config.arms} - {"supervised"}
+    config.arms = ("supervised",)
   run(config, tmp_path)
   reports = [
     json.loads((folder / "report.json").read_text())["metrics"]
@@ -168,7 +168,7 @@ def test_two_processes_leave_the_same_bytes(method, tmp_path):
     [
       *(sys.executable, "benchmarks/layouts.py", f"--out={tmp_path}"),
       *(f"--config=configs/{method}.py:tiny", "--layouts=1x2,2x1"),
-      *(["--", "--config.references=()"] if "references" in config else []),
+      *(["--", "--config.arms=()"] if "arms" in config else []),
     ],
     cwd=root,
     capture_output=True,

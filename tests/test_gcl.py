@@ -49,7 +49,12 @@ def context_of(config, workdir):
   stage = Stage("segment", None, ("data",), ())
   dataset = data.load(config.data)
   return Context(
-    config, workdir, devices(), "shard_map", dataset=dataset, stage=stage
+    config,
+    workdir,
+    devices(),
+    "shard_map",
+    datasets={"data": dataset},
+    stage=stage,
   )
 
 

@@ -38,7 +38,7 @@ TINY = "--config=configs/severity.py:tiny"
       "nowhere",
     ),
     ((TINY, "--stage=scores"), "score"),
-    ((TINY, "--config.references=('simcrl',)"), "simclr"),
+    ((TINY, "--config.arms=('simcrl',)"), "simclr"),
     (("--config=configs/nothing.py",), "nothing.py"),
   ],
 )

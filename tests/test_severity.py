@@ -29,7 +29,7 @@ pytestmark = pytest.mark.compiles
 
 def tiny(**changes):
   config = get_config("tiny")
-  config.references = ()
+  config.arms = ()
   config.log_every = 1
   config.update_from_flattened_dict(changes)
   return config
@@ -233,7 +233,7 @@ def test_a_word_that_is_no_choice_is_refused_before_anything_runs(name):
     ({"preprocess.size": (40, 64)}, r"such as \(48, 64\)"),
     ({"preprocess.size": (32, 64, 28)}, "rows, columns"),
     ({"autoencoder.padding": "paper28"}, r"such as \(44, 76\)"),
-    ({"references": ("simclr", "simclr")}, "each once"),
+    ({"arms": ("simclr", "simclr")}, "each once"),
     ({"supcon.loss": "soft", "supcon.images_per_bin": 2}, "images_per_bin"),
   ],
 )

@@ -25,7 +25,7 @@ BEFORE_PROBE = ("data", "gradcon", "score", "grade", "bin", "supcon")
 
 def tiny(**changes):
   config = get_config("tiny")
-  config.references = ()
+  config.arms = ()
   config.update_from_flattened_dict(changes)
   return config
 

@@ -53,7 +53,8 @@ class Context:
     mode: "shard_map", "pmap" or "jit".
     data: {"fingerprint": str, "count": int} of the data set; a stage finished
       on other data is refused.
-    dataset: the data set itself, for the stages; the engine never looks at it.
+    datasets: {section: data set} of every section whose name ends in "data",
+      for the stages; the engine never looks at them.
     stage: the stage being run, set by `run_stages`.
     telemetry: of the stage being run, set by `run_stages`.
   """
@@ -63,7 +64,7 @@ class Context:
   mesh: jax.sharding.Mesh
   mode: str = "shard_map"
   data: dict[str, Any] = dataclasses.field(default_factory=dict)
-  dataset: Any = None
+  datasets: dict[str, Any] = dataclasses.field(default_factory=dict)
   stage: Stage | None = None
   telemetry: Telemetry = dataclasses.field(default_factory=Telemetry)
   _kept: dict = dataclasses.field(

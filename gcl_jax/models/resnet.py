@@ -18,7 +18,8 @@ _BLOCKS = {
   "resnet34": ((3, 4, 6, 3), False),
   "resnet50": ((3, 4, 6, 3), True),
 }
-_STEMS = ("cifar", "imagenet", "oct")
+ARCHITECTURES = tuple(_BLOCKS)
+STEMS = ("cifar", "imagenet", "oct")
 
 
 def resnet(
@@ -58,8 +59,8 @@ def resnet(
     ValueError: unknown `arch`, `stem` or `dtype`.
   """
   for name, value, known in (
-    ("arch", arch, tuple(_BLOCKS)),
-    ("stem", stem, _STEMS),
+    ("arch", arch, ARCHITECTURES),
+    ("stem", stem, STEMS),
     ("dtype", dtype, ("float32", "bfloat16")),
   ):
     if value not in known:

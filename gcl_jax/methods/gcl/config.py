@@ -6,9 +6,17 @@ paper's formulas are not public to us: what it leaves open is a named switch
 here, and `methods/gcl/README.md` lists the gaps.
 """
 
+from typing import Any
+
 import ml_collections
 
-from gcl_jax.engine.settings import with_preset
+from gcl_jax.engine.settings import check_each_once, with_preset
+from gcl_jax.errors import ConfigError
+from gcl_jax.gradients.mitigation.quadratic import LARGEST
+from gcl_jax.gradients.pixel_filter import VARIANTS
+from gcl_jax.methods.gcl import arms, rules
+from gcl_jax.methods.gcl.steps import MITIGATORS
+from gcl_jax.pipeline import settings
 
 
 def get_config(preset: str = "demo") -> ml_collections.ConfigDict:
@@ -24,80 +32,23 @@ def get_config(preset: str = "demo") -> ml_collections.ConfigDict:
 
 
 def _defaults() -> ml_collections.ConfigDict:
-  config = ml_collections.ConfigDict()
-  config.method = "gcl"
-  config.preset = ""
-  config.seed = 0
-  config.parallel = "shard_map"  # or pmap, jit
-  config.platform = ""  # gpu, tpu, cpu: stops where JAX finds something else
-  config.devices = 0  # 0: all; on a CPU one per core, at most 4
-  config.workers = 0  # processes that make batches; 0 does it in threads
-  config.steps_per_dispatch = 1
-  config.strict = False  # refuse a damaged checkpoint, not take the one before
-  config.log_every = 20
-  config.max_skipped = 10
-  # strict: no test patient is seen before testing. transductive: their slices
-  # without labels take part in pre-training, as in the paper's relatives.
-  config.protocol = "strict"
-  config.data = _data()
-  config.ood_data = _data()  # another scanner, for testing only; "" = none
+  config = settings.run("gcl")
+  config.data = settings.volume_data()
+  # Another scanner, for testing only.
+  config.ood_data = settings.volume_data()
   config.preprocess = ml_collections.ConfigDict(
     dict(
       size=(64, 64),
       spacing=(),  # mm between rows and between columns; () keeps the slices'
     )
   )
-  config.unet = ml_collections.ConfigDict(
-    dict(
-      widths=(16, 32, 64, 128),  # the paper: 48, 96, 192, 384, 768
-      dtype="float32",
-    )
-  )
+  config.unet = settings.unet()  # the paper: 48, 96, 192, 384, 768
   config.pretrain = _pretrain()
   # What GCL is compared with, see arms.py: each is a stage of its own.
   config.arms = ("scratch",)
-  config.segment = _segment()
+  config.segment = settings.segment()
   config.report = ml_collections.ConfigDict(dict(overlays=6, bootstrap=1000))
   return config
-
-
-def _data() -> ml_collections.ConfigDict:
-  return ml_collections.ConfigDict(
-    dict(
-      name="",  # heart, hippocampus, acdc, hvsmr, mmwhs, chd, volumes
-      path="",
-      table="",  # of volumes: a CSV with one row a volume
-      axis="",  # axial, coronal, sagittal, stored; "" = the usual one
-      classes=(),  # of volumes: names of the label values 1..n
-      meta_columns=(),
-      modality="",  # of mmwhs: mr or ct, "" = both
-      cine=False,  # of acdc: all frames of the film, without labels
-      ct_window=(-200.0, 800.0),  # Hounsfield units that become 0 and 255
-      heart=ml_collections.ConfigDict(
-        dict(
-          patients=60,
-          slices=8,
-          phases=2,
-          size=(64, 64),
-          conflict=1.0,  # strength of what marks a patient
-          domain="source",
-          seed=0,
-        )
-      ),
-      # Rows whose column has this value are kept apart for testing out of
-      # distribution: "scale=uint8" of hippocampus. "" = none.
-      ood="",
-      eval_fraction=0.3,  # of the patients
-      split_seed=0,  # which patients those are, whatever config.seed is
-      # Volumes that are the same in bytes in two parts: refuse, or drop those
-      # that are not kept for testing.
-      duplicates="refuse",
-      allow_group_overlap=False,  # written into the report when used
-      near_copies=False,  # warn of test slices that look like training ones
-      limit=0,  # at most this many patients, 0 = all
-      max_bad=20,  # unreadable slices before the run is refused
-    )
-  )
 
 
 def _pretrain() -> ml_collections.ConfigDict:
@@ -133,52 +84,9 @@ def _pretrain() -> ml_collections.ConfigDict:
       weight_decay=1e-5,
       schedule="cosine",
       warmup=0.05,  # share of the steps
-      views=_views(),
+      views=settings.warped_views(),
     )
   )
-
-
-def _views() -> ml_collections.ConfigDict:
-  """Options of `augment_masks.one_view`."""
-  return ml_collections.ConfigDict(
-    dict(
-      rotation=30.0,
-      scale=(0.7, 1.4),
-      flip_rows=0.0,
-      flip_columns=0.0,
-      shift=0.1,
-      elastic=(0.003, 0.011),
-      smoothness=0.044,
-      probability=0.67,
-      brightness=0.2,
-      contrast=0.2,
-      gamma=0.2,
-    )
-  )
-
-
-def _segment() -> ml_collections.ConfigDict:
-  segment = ml_collections.ConfigDict(
-    dict(
-      labelled=(2,),  # patients with labels
-      draws=(0,),  # which patients: a seed each
-      seeds=(0,),  # of decoder, order and views
-      batch_size=16,
-      steps=200,
-      optimizer="adamw",
-      learning_rate=2e-3,
-      encoder_rate=1.0,  # of the encoder, as a share of the learning rate
-      weight_decay=1e-4,
-      dice_weight=1.0,
-      class_weights=False,  # by inverse frequency in the labelled slices
-      # last: the model of the last step. inner: the best of ten on one of the
-      # labelled patients, left out of training (two or more are needed).
-      select="last",
-      views=_views(),
-    )
-  )
-  segment.views.update(probability=0.8)
-  return segment
 
 
 def _demo(config: ml_collections.ConfigDict) -> None:
@@ -214,43 +122,6 @@ def _tiny(config: ml_collections.ConfigDict) -> None:
   config.log_every = 2
 
 
-def _hippocampus(config: ml_collections.ConfigDict) -> None:
-  """Hippocampus MR of the Medical Segmentation Decathlon, strict split.
-
-  Coronal slices, the direction in which its two parts follow each other. The
-  44 volumes stored on another intensity scale are the out-of-distribution set.
-  The publisher does not say which two volumes are one person's.
-  """
-  config.data.update(name="hippocampus", axis="coronal", ood="scale=uint8")
-  config.preprocess.size = (40, 32)  # cuts no labelled voxel of any volume
-  config.unet.widths = (16, 32, 64, 128)
-  # 2,000 steps came out above 400 for all of the four arms tried, by 0.4 to 1.6
-  # points of Dice at two labelled patients; chosen on test patients, and mostly
-  # within chance (docs/results.md).
-  config.pretrain.update(labels=("position<0.1", "volume"), steps=2000)
-  config.pretrain.level = "features"  # half the time of a step on parameters
-  # Chosen for training from scratch, on 20 volumes of the training part (mean
-  # Dice of three draws of two): 400 steps of 8 slices 0.794 at a rate of 2e-3,
-  # 0.801 at 4e-3, 0.791 at 8e-3; 300 steps of 16 at 2e-3 0.791. Widths of half
-  # the size give up a class in one draw of three.
-  config.segment.update(labelled=(2, 1), draws=(0, 1, 2), seeds=(0,))
-  config.segment.update(batch_size=8, learning_rate=4e-3, steps=400)
-
-
-def _acdc(config: ml_collections.ConfigDict) -> None:
-  """ACDC cine MR as its owners ship it; needs a GPU."""
-  config.data.update(name="acdc", cine=True)
-  config.preprocess.update(size=(224, 224), spacing=(1.25, 1.25))
-  config.unet.widths = (32, 64, 128, 256, 512)
-  config.pretrain.update(labels=("position<0.35", "patient", "cycle<0.1"))
-  config.pretrain.update(
-    steps=20_000, pixel="F1", optimizer="sgd", learning_rate=0.1
-  )
-  config.segment.update(
-    labelled=(1, 2, 4, 8), draws=(0, 1, 2, 3, 4), steps=4000
-  )
-
-
 def _paper(config: ml_collections.ConfigDict) -> None:
   """The paper's relatives' settings (PCL) around our reading of GCL, on ACDC.
 
@@ -260,7 +131,11 @@ def _paper(config: ml_collections.ConfigDict) -> None:
   number of steps, 100 epochs of 6 patients, where PCL has epochs; its batch of
   10 is shared by 2 devices at most.
   """
-  _acdc(config)
+  config.data.update(name="acdc", cine=True)
+  config.preprocess.spacing = (1.25, 1.25)
+  config.pretrain.labels = ("position<0.35", "patient", "cycle<0.1")
+  config.pretrain.update(pixel="F1", optimizer="sgd", learning_rate=0.1)
+  config.segment.draws = (0, 1, 2, 3, 4)
   config.protocol = "transductive"
   config.preprocess.size = (352, 352)
   config.unet.widths = (48, 96, 192, 384, 768)
@@ -288,10 +163,61 @@ def _paper(config: ml_collections.ConfigDict) -> None:
   config.segment.views.update(config.pretrain.views.to_dict())
 
 
-PRESETS = dict(
-  demo=_demo,
-  tiny=_tiny,
-  hippocampus=_hippocampus,
-  acdc=_acdc,
-  paper=_paper,
+PRESETS = dict(demo=_demo, tiny=_tiny, paper=_paper)
+CHOICES = {
+  "pretrain.heads": ("per_label", "shared"),
+  "pretrain.mitigator": tuple(MITIGATORS),
+  "pretrain.level": ("parameters", "features"),
+  "pretrain.pacing": ("", "soft", "hard"),
+  "pretrain.pixel": ("", *VARIANTS),
+}
+SMALL = ("cone", "cagrad", "min_norm")  # they try all sets of labels
+SHARES = tuple(
+  f"pretrain.{name}" for name in ("rho", "theta", "warmup", "pixel_start")
 )
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses settings that cannot run before anything does.
+
+  Raises:
+    ConfigError: a word that is none of a setting's choices, a number out of
+      range, a meta label that is no rule, an unknown arm, a side that the
+      U-Net cannot halve, settings that exclude others.
+  """
+  settings.check(config, CHOICES, ["pretrain.rho"], SHARES)
+  check_each_once("arms", config.arms, tuple(arms.ARMS))
+  for arm in arms.names(config):
+    _check_labels(config, arm)
+  _check_batches(config.pretrain)
+  first, last = config.pretrain.pacing_range
+  if not 0 < first <= last:
+    raise ConfigError(
+      f"pretrain.pacing_range {(first, last)}: two losses above 0, the first"
+      " not the larger"
+    )
+
+
+def _check_labels(config: Any, arm: str) -> None:
+  section = arms.settings_of(config, arm)
+  found = [rules.parse(text) for text in section.labels]
+  if arm not in ("scratch", "simclr") and not found:
+    raise ConfigError(
+      f"arm {arm}: no meta label of pretrain.labels {config.pretrain.labels}"
+      " belongs to it"
+    )
+  check_each_once("pretrain.labels", section.labels, section.labels)
+  if len(found) > LARGEST and section.mitigator in SMALL:
+    raise ConfigError(
+      f"pretrain.mitigator {section.mitigator} takes at most {LARGEST} meta"
+      f" labels, got {len(found)}: take mean or pcgrad"
+    )
+
+
+def _check_batches(pretrain: Any) -> None:
+  patients = pretrain.patients_per_batch
+  if patients and pretrain.batch_size % patients:
+    raise ConfigError(
+      f"pretrain.batch_size {pretrain.batch_size} is not a multiple of"
+      f" pretrain.patients_per_batch {patients}"
+    )

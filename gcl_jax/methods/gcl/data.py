@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from gcl_jax import data
 from gcl_jax.data import formats, slices
 from gcl_jax.data.source import Dataset
 from gcl_jax.engine.context import Context
@@ -27,10 +26,11 @@ def run(context: Context) -> dict[str, Any]:
       other classes.
   """
   config = context.config
-  main = sources.limited(context.dataset, config.data.limit)
+  main = sources.limited(context.datasets["data"], config.data.limit)
   found = [Source(main, sources.parts(main, config.data))]
-  if config.ood_data.name:
-    other = sources.limited(data.load(config.ood_data), config.ood_data.limit)
+  if "ood_data" in context.datasets:
+    other = context.datasets["ood_data"]
+    other = sources.limited(other, config.ood_data.limit)
     part = np.full(len(other), "ood")
     found.append(Source(sources.apart(other, "ood"), part))
   check_classes(found)

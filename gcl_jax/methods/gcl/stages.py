@@ -9,7 +9,7 @@ from typing import Any
 from gcl_jax.engine.ahead import Program, step_of
 from gcl_jax.engine.context import Stage
 from gcl_jax.methods.gcl import arms, data, pretrain, report
-from gcl_jax.methods.gcl.checks import check
+from gcl_jax.methods.gcl.config import check
 from gcl_jax.pipeline import segment, segmentation
 
 HEADLINE = "segment/dice/mean"  # the figure to compare runs by

@@ -1,4 +1,4 @@
-"""Stage `supcon` and its references: encoders pre-trained on the pool.
+"""Stage `supcon` and its arms: encoders pre-trained on the pool.
 
 supcon: SupCon on the severity bins (or any label sets); simclr: the same with
 no labels; moco, pcl: further baselines; random: no training at all.

@@ -61,7 +61,7 @@ def _cards(context) -> list[tuple[str, str, str]]:
   """Headline figures, ours beside its opponent."""
   config = context.config
   fraction = max(config.probe.fractions)
-  others = [name for name in ("simclr", "random") if name in config.references]
+  others = [name for name in ("simclr", "random") if name in config.arms]
   return [
     ("severity/spearman", "Score against true severity", "Spearman"),
     ("severity/auroc", "Severity score", "AUROC, healthy or diseased"),
@@ -84,13 +84,13 @@ def _sections(context, images, scores, metrics) -> list[html.Section]:
   ]
   if config.score.source == "autoencoder":
     made.append(_autoencoder(context, images))
-  names = (METHOD, *config.references)
+  names = (METHOD, *config.arms)
   return [
     *made,
     _bins(context, images),
     report.losses(
       context,
-      ("supcon", *config.references),
+      ("supcon", *config.arms),
       "Losses of different methods are on different scales: compare shapes,"
       " not heights.",
     ),

@@ -1,7 +1,7 @@
 """The stages of the severity method, in order, and what each of them reads.
 
 data -> gradcon -> score -> bin -> supcon -> probe -> report
-                     |       references -----^         ^
+                     |          arms -------^         ^
                      +-> grade ------------------------+
 """
 
@@ -25,7 +25,7 @@ from gcl_jax.methods.severity import (
   report,
   score,
 )
-from gcl_jax.methods.severity.checks import check
+from gcl_jax.methods.severity.config import check
 from gcl_jax.pipeline import contrast, encoders, few_labels, finetune
 
 HEADLINE = "probe/macro_auroc"  # the figure to compare runs by
@@ -45,7 +45,7 @@ def stages(config: Any) -> tuple[Stage, ...]:
   """
   check(config)
   scores = ("data", "gradcon") if _needs_autoencoder(config) else ("data",)
-  encoders_ = ("supcon", *config.references)
+  encoders_ = ("supcon", *config.arms)
   return (
     Stage("data", data.run, (), ("data", "healthy_data", "preprocess"), True),
     *([_gradcon()] if _needs_autoencoder(config) else []),
@@ -65,12 +65,12 @@ def stages(config: Any) -> tuple[Stage, ...]:
       host=True,
     ),
     Stage("supcon", pretrain.run, ("data", "score", "bin"), ENCODER),
-    *(_reference(name) for name in config.references),
+    *(_arm(name) for name in config.arms),
     Stage(
       "probe",
       _probe,
       ("data", *encoders_),
-      ("seed", "probe", "references", "finetune", "supcon"),
+      ("seed", "probe", "arms", "finetune", "supcon"),
     ),
     Stage(
       "report",
@@ -105,7 +105,7 @@ def programs(config: Any) -> list[Program]:
   if _needs_autoencoder(config):
     found += _autoencoder_programs(config, shape)
   numbers = contrast.plan(section, POOL, POOL)
-  for name in ("supcon", *config.references):
+  for name in ("supcon", *config.arms):
     if name not in ("random", few_labels.SUPERVISED):
       goal = pretrain.objective(section, name)
       found.append(
@@ -148,7 +148,7 @@ def _autoencoder_programs(config: Any, shape: tuple) -> list[Program]:
 
 def _probe(context: Any) -> dict[str, Any]:
   config = context.config
-  left_by = {METHOD: "supcon"} | {name: name for name in config.references}
+  left_by = {METHOD: "supcon"} | {name: name for name in config.arms}
   size = config.score.batch_size
   return few_labels.run(context, config.supcon, left_by, size)
 
@@ -174,7 +174,7 @@ def _gradcon() -> Stage:
   return Stage("gradcon", gradcon.run, ("data",), ("seed", "autoencoder"))
 
 
-def _reference(name: str) -> Stage:
+def _arm(name: str) -> Stage:
   if name == few_labels.SUPERVISED:
     sections = ("seed", "probe.fractions", "finetune", "supcon")
     return Stage(name, _supervised, ("data",), sections)

@@ -1,0 +1,327 @@
+"""Sections of configuration that methods share, and their checks.
+
+A section function returns defaults with the reason for each; a method updates
+what it wants otherwise. `check` refuses settings that cannot run.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from gcl_jax.engine import optim, parallel
+from gcl_jax.engine.settings import (
+  check_at_most,
+  check_choices,
+  check_numbers,
+)
+from gcl_jax.errors import ConfigError
+from gcl_jax.models import resnet
+
+DTYPES = ("float32", "bfloat16")
+# Choices of the sections below, by the field's name.
+CHOICES = {
+  "parallel": parallel.MODES,
+  "protocol": ("strict", "transductive"),
+  "duplicates": ("refuse", "drop"),
+  "group_unknown": ("refuse", "exclude", "image"),
+  "arch": resnet.ARCHITECTURES,
+  "stem": resnet.STEMS,
+  "dtype": DTYPES,
+  "optimizer": optim.OPTIMIZERS,
+  "schedule": optim.SCHEDULES,
+  "solver": ("lbfgs", "sgd"),
+  "select": ("last", "inner"),
+  "embedding": ("pca", "tsne"),
+}
+# Numbers that must be above 0 wherever they occur; others may be 0.
+POSITIVE = frozenset(
+  (
+    *("batch_size", "steps", "epochs", "eval_every", "learning_rate"),
+    *("temperature", "width", "head_hidden", "head_out", "folds", "count"),
+    *("steps_per_dispatch", "max_skipped", "log_every", "encoder_rate"),
+    *("neighbours", "queue", "kernel_width", "patients", "eval_fraction"),
+  )
+)
+SIGNED = ("ct_window",)  # numbers that may be below 0
+SHARES = ("eval_fraction", "validation_fraction", "fractions", "flip")
+
+
+def run(method: str) -> ConfigDict:
+  """What every run has, for the head of a method's configuration."""
+  return ConfigDict(
+    dict(
+      method=method,
+      preset="",
+      seed=0,
+      parallel="shard_map",  # or pmap, jit
+      platform="",  # gpu, tpu, cpu: stops where JAX finds something else
+      devices=0,  # 0: all; on a CPU one per core, at most 4
+      # Processes that read and prepare images and make the batches of
+      # pre-training; 0 does it in threads. The results are the same.
+      workers=0,
+      steps_per_dispatch=1,  # training steps in one program (train.fit)
+      strict=False,  # refuse a damaged checkpoint, not take the one before
+      log_every=20,  # steps between two lines of a fit in metrics.jsonl
+      max_skipped=10,  # consecutive non-finite steps before the run stops
+      # What pre-training may see of the groups kept for evaluation. strict:
+      # nothing. transductive: their images without labels.
+      protocol="strict",
+    )
+  )
+
+
+def _data(**more: Any) -> ConfigDict:
+  return ConfigDict(
+    dict(
+      name="",  # a reader of gcl_jax.data; "" = none
+      path="",
+      table="",  # a CSV with one row per image (or volume)
+      meta_columns=(),  # further columns to keep
+      # Rows whose column has this value are kept apart for testing out of
+      # distribution, such as "scale=uint8" of hippocampus. "" = none.
+      ood="",
+      eval_fraction=0.3,  # of the groups, where the set has no split
+      split_seed=0,  # which groups those are, whatever config.seed is
+      allow_group_overlap=False,  # written into the report when used
+      # Prepared images (or whole volumes) that are the same in two parts:
+      # refuse, or drop those that are not kept for testing.
+      duplicates="refuse",
+      # Compare every evaluation image with every training image and warn of
+      # those that look alike: 15 s for 30,000 images, a minute for 60,000.
+      near_copies=True,
+      max_bad=20,  # unreadable files before the run is refused
+      limit=0,  # at most this many groups, in the order of a hash; 0 = all
+    )
+    | more
+  )
+
+
+def image_data() -> ConfigDict:
+  """A data set of single images with labels in a table."""
+  return _data(
+    split="",  # of OLIVES: 2, 3, 1-clean; of a folder: its split column
+    id_column="id",
+    path_column="path",
+    group_column="group",
+    healthy_column="",
+    label_columns=(),
+    pattern="",  # file-name pattern with (?P<label>..) and (?P<group>..)
+    group_unknown="refuse",  # or exclude, or image = each its own group
+    train_table="",  # the published split files of OLIVES
+    test_table="",
+    phantom=ConfigDict(
+      dict(
+        patients=60,
+        visits=2,
+        scans=3,
+        size=(96, 256),
+        healthy_fraction=0.4,
+        seed=0,
+      )
+    ),
+  )
+
+
+def volume_data() -> ConfigDict:
+  """A data set of volumes with class maps."""
+  return _data(
+    axis="",  # axial, coronal, sagittal, stored; "" = the usual one
+    classes=(),  # of volumes: names of the label values 1..n
+    modality="",  # of mmwhs: mr or ct, "" = both
+    cine=False,  # of acdc: all frames of the film, without labels
+    ct_window=(-200.0, 800.0),  # Hounsfield units that become 0 and 255
+    heart=ConfigDict(
+      dict(
+        patients=60,
+        slices=8,
+        phases=2,
+        size=(64, 64),
+        conflict=1.0,  # strength of what marks a patient
+        domain="source",
+        seed=0,
+      )
+    ),
+  )
+
+
+def contrast() -> ConfigDict:
+  """A ResNet, its views and its contrastive pre-training."""
+  return ConfigDict(
+    dict(
+      arch="resnet18",
+      stem="oct",  # the repository's 7x7/2 without max-pool; cifar, imagenet
+      width=64,
+      dtype="float32",  # or bfloat16; parameters, norms and losses stay float32
+      remat=False,  # keep no activations inside residual blocks: less memory
+      head_hidden=512,
+      head_out=128,
+      batch_size=64,
+      epochs=25,
+      optimizer="sgd",
+      learning_rate=0.05,
+      momentum=0.9,
+      weight_decay=1e-4,
+      warmup_epochs=1.0,
+      schedule="cosine",
+      temperature=0.07,
+      block_size=0,  # rows and columns of a loss block, 0 = dense
+      queue=4096,  # of moco; shortened to the pool
+      momentum_encoder=0.999,  # of moco and pcl
+      clusters=(100, 200, 400),  # of pcl
+      crop_scale=(0.2, 1.0),
+      flip=0.5,
+      brightness=0.4,
+      contrast=0.4,
+      jitter=0.8,
+    )
+  )
+
+
+def probe() -> ConfigDict:
+  """Classification with few labels."""
+  return ConfigDict(
+    dict(
+      solver="lbfgs",  # or sgd, the published settings
+      fractions=(0.05, 0.1, 1.0),  # of the training groups, nested
+      neighbours=20,
+      bootstrap=1000,
+      finetune=False,  # also train every encoder on to the labels
+    )
+  )
+
+
+def finetune() -> ConfigDict:
+  """A classifier trained end to end."""
+  return ConfigDict(
+    dict(batch_size=64, steps=200, learning_rate=1e-3, optimizer="adamw")
+  )
+
+
+def unet() -> ConfigDict:
+  """The U-Net of segmentation."""
+  return ConfigDict(dict(widths=(16, 32, 64, 128), dtype="float32"))
+
+
+def warped_views() -> ConfigDict:
+  """Options of the warped views of slices and their class maps."""
+  return ConfigDict(
+    dict(
+      rotation=30.0,
+      scale=(0.7, 1.4),
+      flip_rows=0.0,
+      flip_columns=0.0,
+      shift=0.1,
+      elastic=(0.003, 0.011),
+      smoothness=0.044,
+      probability=0.67,
+      brightness=0.2,
+      contrast=0.2,
+      gamma=0.2,
+    )
+  )
+
+
+def segment() -> ConfigDict:
+  """Segmentation with few labelled patients."""
+  section = ConfigDict(
+    dict(
+      labelled=(2,),  # patients with labels; 0 = all
+      draws=(0,),  # which patients: a seed each
+      seeds=(0,),  # of decoder, order and views
+      batch_size=16,
+      steps=200,
+      optimizer="adamw",
+      learning_rate=2e-3,
+      encoder_rate=1.0,  # of the encoder, as a share of the learning rate
+      weight_decay=1e-4,
+      dice_weight=1.0,
+      class_weights=False,  # by inverse frequency in the labelled slices
+      # last: the model of the last step. inner: the best of ten on one of the
+      # labelled patients, left out of training (two or more are needed).
+      select="last",
+      views=warped_views(),
+    )
+  )
+  section.views.probability = 0.8
+  return section
+
+
+def check(
+  config: ConfigDict,
+  choices: Mapping[str, Sequence[str]],
+  positive: Sequence[str] = (),
+  shares: Sequence[str] = (),
+) -> None:
+  """Refuses words and numbers that no run can use.
+
+  Every number must be finite and, but for `SIGNED`, not negative; those named
+  in `POSITIVE` or `positive` above 0; shares at most 1.
+
+  Args:
+    config: of the run.
+    choices: dotted name -> words, of the method's own fields; those of shared
+      sections are known.
+    positive: dotted names of the method's own that must be above 0.
+    shares: dotted names of the method's own that must be at most 1.
+
+  Raises:
+    ConfigError: names the setting, what it is and what it may be.
+  """
+  found = dict(_leaves(config))
+  known = {
+    name: CHOICES[name.rsplit(".", 1)[-1]]
+    for name in found
+    if name.rsplit(".", 1)[-1] in CHOICES
+  }
+  check_choices(config, known | dict(choices))
+  above = [n for n in found if n.rsplit(".", 1)[-1] in POSITIVE]
+  numbers = [n for n in found if n.rsplit(".", 1)[-1] not in SIGNED]
+  check_numbers(config, [*above, *positive], numbers)
+  at_most = [n for n in found if n.rsplit(".", 1)[-1] in SHARES]
+  check_at_most(config, [*at_most, *shares], 1)
+  if "segment" in config:
+    _check_fits(config.segment)
+  if "spacing" in config.get("preprocess", {}):
+    _check_slices(config)
+
+
+def _leaves(config, prefix=""):
+  """(dotted name, value) of every setting."""
+  for name, value in config.items():
+    if isinstance(value, ConfigDict):
+      yield from _leaves(value, f"{prefix}{name}.")
+    else:
+      yield f"{prefix}{name}", value
+
+
+def _check_fits(segment: Any) -> None:
+  """Lists of what is fine-tuned: not empty, nothing twice or below 0."""
+  for name in ("labelled", "draws", "seeds"):
+    values = tuple(segment[name])
+    if not values or min(values) < 0 or len(set(values)) < len(values):
+      what = "numbers of patients with labels (0 = all)"
+      what = what if name == "labelled" else "whole numbers"
+      raise ConfigError(
+        f"segment.{name} {values}: one or more {what}, 0 or more, each once"
+      )
+  if segment.select == "inner" and 1 in segment.labelled:
+    raise ConfigError(
+      "segment.select inner leaves one labelled patient out of training, which"
+      " segment.labelled 1 does not have: take select=last"
+    )
+
+
+def _check_slices(config: Any) -> None:
+  size, levels = tuple(config.preprocess.size), len(config.unet.widths)
+  stride = 2 ** (levels - 1)
+  if len(size) != 2 or min(size) < stride or any(s % stride for s in size):
+    raise ConfigError(
+      f"preprocess.size {size}: (rows, columns), multiples of {stride} for a"
+      f" U-Net of {levels} levels"
+    )
+  if len(config.preprocess.spacing) not in (0, 2):
+    raise ConfigError(
+      f"preprocess.spacing {config.preprocess.spacing}: mm between rows and"
+      " between columns, or ()"
+    )
