@@ -11,11 +11,11 @@ import pytest
 from gcl_jax import data
 from gcl_jax.data import windows
 from gcl_jax.data.formats import read_volume
-from gcl_jax.data.public.acdc import acdc
-from gcl_jax.data.public.chd import chd
-from gcl_jax.data.public.hippocampus import hippocampus
-from gcl_jax.data.public.hvsmr import hvsmr
-from gcl_jax.data.public.mmwhs import mmwhs
+from gcl_jax.data.readers.acdc import read as acdc
+from gcl_jax.data.readers.chd import read as chd
+from gcl_jax.data.readers.hippocampus import read as hippocampus
+from gcl_jax.data.readers.hvsmr import read as hvsmr
+from gcl_jax.data.readers.mmwhs import read as mmwhs
 from gcl_jax.errors import ConfigError, DataError
 
 RNG = np.random.default_rng(3)

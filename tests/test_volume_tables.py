@@ -14,7 +14,7 @@ from volume_cases import (
 
 from gcl_jax.data import npz_volumes, volume_files, windows
 from gcl_jax.data.formats import read_volume
-from gcl_jax.data.volume_files import volume_table
+from gcl_jax.data.readers.volumes import read as volume_table
 from gcl_jax.errors import DataError
 
 # Your own table

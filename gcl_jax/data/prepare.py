@@ -25,8 +25,8 @@ from tqdm import tqdm
 
 from gcl_jax import data
 from gcl_jax.data import formats, preprocess
+from gcl_jax.data.readers.tfds import METADATA
 from gcl_jax.data.source import Dataset
-from gcl_jax.data.tfds_source import METADATA
 from gcl_jax.errors import ConfigError, DataError, UserError
 
 VERSION = "1.0.0"
@@ -279,7 +279,7 @@ def _flags() -> argparse.ArgumentParser:
   add("--source", dest="path", required=True, help="folder or file to read")
   add("--out", required=True, help="folder to write to")
   add("--name", default="", help="of the written set; default: the folder's")
-  add("--reader", default="folder", help=", ".join(data.NAMES))
+  add("--reader", default="folder", help=", ".join(data.reader_names()))
   add("--table", default="", help="CSV or .xlsx with one row per image")
   add("--size", default="", help="HxW, for example 96x256; default: as stored")
   add("--grey", action="store_true", help="turn colour into grey")

@@ -18,7 +18,7 @@ import tifffile
 from PIL import Image
 
 from gcl_jax.data import files, formats, prepare, preprocess, tiff
-from gcl_jax.data.folder import folder
+from gcl_jax.data.readers.folder import read as folder
 from gcl_jax.data.source import Dataset
 from gcl_jax.errors import DataError
 

@@ -13,15 +13,13 @@ from PIL import Image
 from gcl_jax import data
 from gcl_jax.binning import bin_aware_batch
 from gcl_jax.data import prepare, splits, tables
-from gcl_jax.data.folder import folder
-from gcl_jax.data.medmnist import medmnist
+from gcl_jax.data.readers.folder import read as folder
+from gcl_jax.data.readers.medmnist import read as medmnist
 from gcl_jax.data.source import Dataset
 from gcl_jax.engine import feed
 from gcl_jax.errors import ConfigError, DataError
 
-OPTIONS = dict(
-  label_columns=("fluid",), healthy_column="healthy", split_column="part"
-)
+OPTIONS = dict(label_columns=("fluid",), healthy_column="healthy", split="part")
 
 
 @pytest.fixture

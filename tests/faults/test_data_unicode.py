@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gcl_jax.data import prepare, splits, tables, text
-from gcl_jax.data.folder import folder
 from gcl_jax.data.names import files_named, pairs_named
-from gcl_jax.data.public.olives import BIOMARKERS, olives
+from gcl_jax.data.readers.folder import read as folder
+from gcl_jax.data.readers.olives import BIOMARKERS
+from gcl_jax.data.readers.olives import read as olives
+from gcl_jax.data.readers.tfds import read as tfds_source
+from gcl_jax.data.readers.volumes import read as volume_table
 from gcl_jax.data.source import Dataset
-from gcl_jax.data.tfds_source import tfds_source
-from gcl_jax.data.volume_files import volume_table
 from gcl_jax.errors import DataError
 from gcl_jax.evaluation import metrics
 from gcl_jax.evaluation import volumes as volume_metrics

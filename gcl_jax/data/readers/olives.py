@@ -8,6 +8,7 @@ shipped here: images, tables and published split files are the user's.
 import os
 import pathlib
 import re
+from collections.abc import Sequence
 
 import numpy as np
 from absl import logging
@@ -57,12 +58,12 @@ _SUFFIXES = (".tif", ".png", ".jpg", ".tiff", ".jpeg")
 _EVAL_FRACTION = 0.23  # 20 of 87 patients, as in the published splits
 
 
-def olives(
-  root: str | os.PathLike,
+def read(
+  path: str | os.PathLike,
   split: str = "2",
-  labels: tuple[str, ...] = LABELS,
+  label_columns: Sequence[str] = LABELS,
   *,
-  clinical_table: str | os.PathLike = "",
+  table: str | os.PathLike = "",
   biomarker_table: str | os.PathLike = "",
   train_table: str | os.PathLike = "",
   test_table: str | os.PathLike = "",
@@ -74,7 +75,7 @@ def olives(
   stored as .tif, .png or .jpg; fundus images are left out.
 
   Args:
-    root: the folder with Prime_FULL/ and "TREX DME"/, or the one above an
+    path: the folder with Prime_FULL/ and "TREX DME"/, or the one above an
       OLIVES/ folder with them.
     split: which scans are kept for evaluation, always whole patients but for
       the last name:
@@ -85,8 +86,9 @@ def olives(
         are left out altogether;
       "1-published": the eyes of `test_table`; the fellow eyes of 4 patients
         stay in training, which `splits.check_groups` refuses by default.
-    labels: short names out of `BIOMARKERS`.
-    clinical_table, biomarker_table: where they are not beside the images in
+    label_columns: short names out of `BIOMARKERS`.
+    table, biomarker_table: the clinical and the biomarker table, where they
+      are not beside the images in
       OLIVES_Dataset_Labels/{full_labels,ml_centric_labels}/.
     train_table, test_table: the published split files, as published; only
       their paths are used, labels come from the biomarker table.
@@ -101,12 +103,13 @@ def olives(
       split files that do not fit the tables or each other.
     ConfigError: an unknown split or biomarker.
   """
+  labels = tuple(label_columns)
   _check_names(split, labels)
-  folder = _images_root(root)
-  where = (folder, pathlib.Path(root), folder.parent)
-  clinical = _scans(_found(where, clinical_table, _CLINICAL))
+  folder = _images_root(path)
+  where = (folder, pathlib.Path(path), folder.parent)
+  clinical = _scans(_found(where, table, _CLINICAL))
   names = _paths(clinical)
-  table = {
+  columns = {
     "id": names,
     "group": clinical.filled("Patient_ID"),
     "CST": clinical.numbers("CST"),
@@ -116,13 +119,15 @@ def olives(
     "trial": np.array([_trial(name) for name in names.tolist()]),
   }
   _check_unique(clinical, names)
-  table |= _biomarkers(_found(where, biomarker_table, _BIOMARKER), table["id"])
+  columns |= _biomarkers(
+    _found(where, biomarker_table, _BIOMARKER), columns["id"]
+  )
   files = _files(folder, clinical, names)
-  parts, keep = _split(table, split, train_table, test_table)
-  table = {c: v[keep] for c, v in {**table, "split": parts}.items()}
+  parts, keep = _split(columns, split, train_table, test_table)
+  columns = {c: v[keep] for c, v in {**columns, "split": parts}.items()}
   files = [files[i] for i in np.flatnonzero(keep)]
   return Dataset(
-    "olives", table, lambda row: read_image(files[row]), tuple(labels), META
+    "olives", columns, lambda row: read_image(files[row]), labels, META
   )
 
 

@@ -23,7 +23,7 @@ _PARTS = ("train", "val", "test")
 _NAME = re.compile(r"(CNV|DME|DRUSEN|NORMAL)-(\d+)-(\d+)\.jpe?g", re.IGNORECASE)
 
 
-def kermany(path: str | os.PathLike, *, overlap: str = "drop") -> Dataset:
+def read(path: str | os.PathLike, *, overlap: str = "drop") -> Dataset:
   """Kermany OCT2017 in the Kaggle or the Mendeley layout.
 
   Patients are the middle field of the names. Some patients of the published

@@ -18,7 +18,7 @@ CODES = {1: "myocardium", 2: "blood pool"}
 _NAME = r"(training|testing)_axial_crop_pat\d+"
 
 
-def hvsmr(path: str | os.PathLike, *, axis: str = "axial") -> Dataset:
+def read(path: str | os.PathLike, *, axis: str = "axial") -> Dataset:
   """HVSMR 2016 as it is shipped, the axial, cropped volumes.
 
   Args:

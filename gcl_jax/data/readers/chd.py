@@ -38,7 +38,7 @@ CODES = {
 }
 
 
-def chd(
+def read(
   path: str | os.PathLike,
   *,
   axis: str = "axial",

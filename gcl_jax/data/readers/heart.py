@@ -8,6 +8,8 @@ the signature is.
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -86,6 +88,11 @@ def heart_phantom(
     read_mask=cohort.mask,
     classes=shapes.CLASSES,
   )
+
+
+def read(*, heart: Mapping[str, Any] | None = None) -> Dataset:
+  """The phantom with these arguments of `heart_phantom`, None: its defaults."""
+  return heart_phantom(**(heart or {}))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,7 @@ from gcl_jax.errors import ConfigError, DataError
 CODES = {1: "anterior", 2: "posterior"}
 
 
-def hippocampus(path: str | os.PathLike, *, axis: str = "axial") -> Dataset:
+def read(path: str | os.PathLike, *, axis: str = "axial") -> Dataset:
   """Volumes cropped to one hippocampus, from a folder or an npz file.
 
   The publisher does not say which two volumes are of one person, so every

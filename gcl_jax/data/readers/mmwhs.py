@@ -28,7 +28,7 @@ CODES = {
 _NAME = r"(ct|mr)_(train|test)_\d{4}"
 
 
-def mmwhs(
+def read(
   path: str | os.PathLike,
   *,
   modality: str = "",

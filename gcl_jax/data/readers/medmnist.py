@@ -12,7 +12,7 @@ from gcl_jax.errors import DataError
 _PARTS = ("train", "val", "test")
 
 
-def medmnist(path: str | os.PathLike, *, healthy_class: str = "") -> Dataset:
+def read(path: str | os.PathLike, *, healthy_column: str = "") -> Dataset:
   """A MedMNIST file, 2-D images only.
 
   The files hold no patient numbers, so every image is a group of its own and
@@ -21,7 +21,7 @@ def medmnist(path: str | os.PathLike, *, healthy_class: str = "") -> Dataset:
   Args:
     path: the npz file. `*_images` are uint8 [N, H, W] or [N, H, W, 3],
       `*_labels` integer [N, 1] (a class) or [N, K] (K binary labels).
-    healthy_class: the class that is healthy, as text ("0"); "" for none.
+    healthy_column: the class that is healthy, as text ("0"); "" for none.
 
   Returns:
     ids `train/0`...; labels `class_c` for each class but the healthy one (for
@@ -53,7 +53,7 @@ def medmnist(path: str | os.PathLike, *, healthy_class: str = "") -> Dataset:
     [np.arange(len(arrays[f"{p}_images"])) for p in parts]
   )
   ids = np.char.add(np.char.add(part_of, "/"), numbers.astype(str))
-  columns, labels = _labels(path, arrays, parts, healthy_class)
+  columns, labels = _labels(path, arrays, parts, healthy_column)
   held_out = "test" if "test" in parts else "val"
   table = {
     "id": ids,
@@ -63,10 +63,10 @@ def medmnist(path: str | os.PathLike, *, healthy_class: str = "") -> Dataset:
     **columns,
   }
 
-  def read(row: int) -> np.ndarray:
+  def image(row: int) -> np.ndarray:
     return arrays[f"{part_of[row]}_images"][numbers[row]]
 
-  return Dataset("medmnist", table, read, labels, ("part",))
+  return Dataset("medmnist", table, image, labels, ("part",))
 
 
 def _check(path, part: str, arrays: dict[str, np.ndarray]) -> None:

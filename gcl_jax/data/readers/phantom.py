@@ -8,6 +8,8 @@ scan vary so much by exposure and anatomy that they hardly follow severity.
 
 import dataclasses
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -65,6 +67,11 @@ def oct_phantom(
   """
   cohort = _Cohort(patients, visits, scans, size, healthy_fraction, seed)
   return Dataset("oct_phantom", cohort.table(), cohort.image, LABELS, META)
+
+
+def read(*, phantom: Mapping[str, Any] | None = None) -> Dataset:
+  """The phantom with these arguments of `oct_phantom`, None: its defaults."""
+  return oct_phantom(**(phantom or {}))
 
 
 def lesion_mask(row: int, **settings) -> np.ndarray:

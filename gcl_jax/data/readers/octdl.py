@@ -10,7 +10,7 @@ import os
 import numpy as np
 
 from gcl_jax.data.files import existing, read_npz
-from gcl_jax.data.folder import folder
+from gcl_jax.data.readers import folder
 from gcl_jax.data.source import Dataset
 from gcl_jax.errors import DataError
 
@@ -22,7 +22,7 @@ _COLUMNS = slice(4, 260)
 _WANTED = ("images", "labels", "group", "names", "is_val", "overlay")
 
 
-def octdl(path: str | os.PathLike) -> Dataset:
+def read(path: str | os.PathLike) -> Dataset:
   """OCTDL from the npz file, or from a folder of its JPEG files.
 
   The npz file: uint8 images of 96 x 256 (the middle columns), `group` = the
@@ -93,7 +93,7 @@ def _check(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> None:
 
 def _from_files(path: str | os.PathLike) -> Dataset:
   """By the names: class_patient_number.jpg."""
-  found = folder(
+  found = folder.read(
     path,
     pattern=r"(?i)(?P<label>no|amd|dme|erm|rao|rvo|vid)_(?P<group>\d+)_\d+\.",
     name="octdl",

@@ -24,9 +24,9 @@ _PARTS = {"train": "train", "eval": "eval", "": ""}
 _PARTS |= dict.fromkeys(("val", "valid", "validation", "test"), "eval")
 
 
-def folder(
+def read(
   path: str | os.PathLike,
-  table: str | os.PathLike | None = None,
+  table: str | os.PathLike = "",
   *,
   id_column: str = "id",
   path_column: str = "path",
@@ -34,7 +34,7 @@ def folder(
   label_columns: Sequence[str] = (),
   meta_columns: Sequence[str] = (),
   healthy_column: str = "",
-  split_column: str = "",
+  split: str = "",
   pattern: str = "",
   group_unknown: str = "refuse",
   name: str = "folder",
@@ -53,7 +53,7 @@ def folder(
 
   Args:
     path: the folder.
-    table: a CSV or .xlsx file; None or "" for names only.
+    table: a CSV or .xlsx file; "" for names only.
     id_column: unique name of each image.
     path_column: where the image is.
     group_column: the patient. Rows of one patient never cross a split.
@@ -62,7 +62,7 @@ def folder(
     meta_columns: further columns, numbers or text.
     healthy_column: binary column; without a table, the name of the class
       that is healthy.
-    split_column: column of train, eval (or val, test), or blank.
+    split: column of train, eval (or val, test), or blank.
     pattern: regular expression for file names, only without a table.
     group_unknown: what to do with images without a patient: "refuse",
       "exclude" them, or take each "image" for a patient of its own.
@@ -93,8 +93,8 @@ def folder(
   columns |= {column: rows.meta(column) for column in meta}
   if healthy_column:
     columns["healthy"] = rows.binary(healthy_column)
-  if split_column:
-    columns["split"] = _parts(rows, split_column)
+  if split:
+    columns["split"] = _parts(rows, split)
   return _dataset(name, columns, _files(root, rows, path_column), labels, meta)
 
 

@@ -23,9 +23,9 @@ METADATA = "gcl_jax"  # key under which `prepare` describes its columns
 _TRAIN = ("train", "images")
 
 
-def tfds_source(
+def read(
   path: str | os.PathLike,
-  builder: str = "",
+  table: str = "",
   *,
   id_column: str = "id",
   group_column: str = "group",
@@ -41,9 +41,9 @@ def tfds_source(
   taken, "train" as train and every other one as eval.
 
   Args:
-    path: the folder with dataset_info.json, one above it, or with `builder`
+    path: the folder with dataset_info.json, one above it, or with `table`
       the `data_dir` of tensorflow-datasets.
-    builder: name, config and version ("mnist:3.0.1"), as for
+    table: name, config and version ("mnist:3.0.1"), as for
       `tfds_folder.prepared_folder`; "" to find it.
     id_column: feature with a unique name; absent: `split/row`.
     group_column: feature with the patient.
@@ -60,7 +60,7 @@ def tfds_source(
     DataError: nothing prepared there, another file format than array_record,
       a missing feature, or a file that names code of its own.
   """
-  found = _builder(folder_of(path), builder)
+  found = _builder(folder_of(path), table)
   image = _image_feature(found)
   with one_error(found.data_path, "data set"):
     parts = [(name, _stored(found, name, image)) for name in found.info.splits]
@@ -69,23 +69,23 @@ def tfds_source(
     ]
     columns = _columns(parts, image)
 
-  def read(row: int) -> np.ndarray:
+  def image_of(row: int) -> np.ndarray:
     name, source, i = rows[row]
     return _image(source[i][image], f"{found.data_path}, {name} {i}")
 
   described = (found.info.metadata or {}).get(METADATA)
   if described:
-    return _described(described, columns, read, tuple(label_columns))
-  table, labels = _mapped(
+    return _described(described, columns, image_of, tuple(label_columns))
+  mapped, labels = _mapped(
     found, columns, label_columns, meta_columns, healthy_column
   )
   names = np.array([name for name, *_ in rows])
   default = [f"{name}/{i}" for name, _, i in rows]
   ids = columns.get(id_column, default)
-  table["id"] = _names(found, id_column, ids)
-  table["group"] = _groups(found, columns, group_column, group_unknown, table)
-  table["split"] = np.where(np.isin(names, _TRAIN), "train", "eval")
-  return Dataset(found.name, table, read, labels, tuple(meta_columns))
+  mapped["id"] = _names(found, id_column, ids)
+  mapped["group"] = _groups(found, columns, group_column, group_unknown, mapped)
+  mapped["split"] = np.where(np.isin(names, _TRAIN), "train", "eval")
+  return Dataset(found.name, mapped, image_of, labels, tuple(meta_columns))
 
 
 def _builder(path: pathlib.Path, name: str):

@@ -26,7 +26,7 @@ _PARTS = {"training": "train", "testing": "eval"}
 _PATIENT = re.compile(r"patient\d{3}")
 
 
-def acdc(
+def read(
   path: str | os.PathLike, *, cine: bool = False, axis: str = "stored"
 ) -> Dataset:
   """ACDC as it is shipped.
