@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from gcl_jax import data
-from gcl_jax.data import splits, tables
+from gcl_jax.data import splits, table_files
 from gcl_jax.data.readers.folder import read as folder
 from gcl_jax.errors import ConfigError, DataError
 
@@ -183,7 +183,7 @@ def test_canonical_text():
     "1.50": "1.50", True: "1", "-3.": "-3", "01-002": "01-002",
   }  # fmt: skip
   for cell, text in cells.items():
-    assert tables.canonical(cell) == text
+    assert table_files.canonical(cell) == text
 
 
 # Names instead of a table

@@ -10,6 +10,7 @@ import pathlib
 import numpy as np
 
 from gcl_jax.data.dicom_pixels import check_pixels, frame_count, number
+from gcl_jax.data.dtypes import narrow, to_float32
 from gcl_jax.data.files import (
   MAX_PIXELS,
   MAX_VOLUME_BYTES,
@@ -19,7 +20,7 @@ from gcl_jax.data.files import (
   folder_of,
   regular_file,
 )
-from gcl_jax.data.medical import extra, narrow, to_float32
+from gcl_jax.data.optional import extra
 from gcl_jax.data.quiet import one_error
 from gcl_jax.errors import DataError
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from gcl_jax.data.medical import extra
+from gcl_jax.data.optional import extra
 from gcl_jax.data.raster import check_markers
 from gcl_jax.errors import DataError
 

@@ -12,13 +12,14 @@ import struct
 
 import numpy as np
 
+from gcl_jax.data.dtypes import narrow
 from gcl_jax.data.files import (
   MAX_VOLUME_BYTES,
   MAX_VOXELS,
   check_bytes,
   check_size,
 )
-from gcl_jax.data.medical import extra, narrow
+from gcl_jax.data.optional import extra
 from gcl_jax.data.quiet import one_error
 from gcl_jax.errors import DataError
 

@@ -16,8 +16,8 @@ from gcl_jax.data.files import (
   npz_headers,
   read_npz,
 )
-from gcl_jax.data.medical import extra
 from gcl_jax.data.nifti import Grid, as_slices, directions_of
+from gcl_jax.data.optional import extra
 from gcl_jax.data.quiet import one_error
 from gcl_jax.errors import DataError
 

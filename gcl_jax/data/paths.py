@@ -7,7 +7,7 @@ says ü in one letter where a folder packed on a Mac has u and two dots.
 import os
 import pathlib
 
-from gcl_jax.data.tables import Table
+from gcl_jax.data.table_files import Table
 from gcl_jax.data.text import one_form
 
 

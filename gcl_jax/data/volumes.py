@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from gcl_jax.data import windows
+from gcl_jax.data import intensity
 from gcl_jax.data.source import Dataset
 from gcl_jax.errors import DataError
 
@@ -97,8 +97,8 @@ def volumes(
   name: str,
   entries: Sequence[Volume],
   *,
-  ct_window: tuple[float, float] = windows.CT_WINDOW,
-  mr_percentiles: tuple[float, float] = windows.MR_PERCENTILES,
+  ct_window: tuple[float, float] = intensity.CT_WINDOW,
+  mr_percentiles: tuple[float, float] = intensity.MR_PERCENTILES,
 ) -> Dataset:
   """The slices of volumes, volume after volume, first slice first.
 
@@ -108,9 +108,10 @@ def volumes(
   `spacing_y`, `spacing_x` in mm between slices, rows and columns; `labelled`
   1 or 0; and the volumes' own columns. `classes` are those of the labels.
 
-  `read` gives uint8 [H, W], scaled by the whole volume: `windows.window_ct` or
-  `windows.window_mr`. `read_mask` gives uint8 [H, W] of 0..n; it is None if no
-  volume has labels, and raises `DataError` for a row of one that has none.
+  `read` gives uint8 [H, W], scaled over the whole volume by
+  `intensity.window_ct` or `intensity.window_mr`. `read_mask` gives uint8 [H, W]
+  of 0..n; it is None if no volume has labels, and raises `DataError` for a
+  slice of an unlabelled volume.
 
   Args:
     name: of the data set.
@@ -223,8 +224,8 @@ def _cached_pixels(
 ) -> np.ndarray:
   values, where = _voxels(volume.image), volume.image.where
   if volume.modality == "ct":
-    return windows.window_ct(values, ct_window, where)
-  return windows.window_mr(values, mr_percentiles, where)
+    return intensity.window_ct(values, ct_window, where)
+  return intensity.window_mr(values, mr_percentiles, where)
 
 
 @functools.lru_cache(maxsize=2)

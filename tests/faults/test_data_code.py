@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 import gcl_jax
-from gcl_jax.data import files, formats, tables, tfds_folder
+from gcl_jax.data import files, formats, table_files, tfds_folder
 from gcl_jax.data.prepare import prepare
 from gcl_jax.data.readers.kermany import read as kermany
 from gcl_jax.data.readers.medmnist import read as medmnist
@@ -162,8 +162,8 @@ READERS = {
   "image": (formats.read_image, ".png"),
   "dicom": (formats.read_image, ".dcm"),
   "nifti": (formats.read_volume, ".nii"),
-  "table": (tables.read_table, ".csv"),
-  "workbook": (tables.read_table, ".xlsx"),
+  "table": (table_files.read_table, ".csv"),
+  "workbook": (table_files.read_table, ".xlsx"),
 }
 
 

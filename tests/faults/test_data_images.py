@@ -541,8 +541,8 @@ def test_row41_a_name_that_is_too_long_is_refused(tmp_path):
 
 LOCALE = """
   import locale, sys
-  from gcl_jax.data import formats, tables
-  table = tables.read_table(sys.argv[1])
+  from gcl_jax.data import formats, table_files
+  table = table_files.read_table(sys.argv[1])
   print(table.numbers("CST").tolist(), table.text("id").tolist())
   print(formats.read_image(sys.argv[2]).sum())
 """

@@ -20,11 +20,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gcl_jax.data.names import pairs_named
+from gcl_jax.data.file_names import pairs_named
+from gcl_jax.data.intensity import CT_WINDOW
 from gcl_jax.data.source import Dataset
 from gcl_jax.data.volume_files import nifti_volume
 from gcl_jax.data.volumes import Volume, volumes
-from gcl_jax.data.windows import CT_WINDOW
 from gcl_jax.errors import DataError
 
 CODES = {

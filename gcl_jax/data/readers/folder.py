@@ -11,11 +11,11 @@ import numpy as np
 from absl import logging
 
 from gcl_jax.data import formats
+from gcl_jax.data.file_names import from_names, known_suffix, scan
 from gcl_jax.data.files import folder_of
-from gcl_jax.data.names import from_names, known_suffix, scan
 from gcl_jax.data.paths import Paths, several
 from gcl_jax.data.source import Dataset
-from gcl_jax.data.tables import Table, read_table
+from gcl_jax.data.table_files import Table, read_table
 from gcl_jax.data.text import one_form
 from gcl_jax.errors import ConfigError, DataError
 

@@ -11,8 +11,8 @@ import os
 
 import numpy as np
 
+from gcl_jax.data.file_names import files_named, pairs_named
 from gcl_jax.data.files import existing, read_npz
-from gcl_jax.data.names import files_named, pairs_named
 from gcl_jax.data.nifti import nifti_grid
 from gcl_jax.data.source import Dataset
 from gcl_jax.data.volume_files import (

@@ -8,7 +8,7 @@ testing_axial_crop_pat10.nii.gz without labels.
 
 import os
 
-from gcl_jax.data.names import files_named
+from gcl_jax.data.file_names import files_named
 from gcl_jax.data.source import Dataset
 from gcl_jax.data.volume_files import nifti_volume
 from gcl_jax.data.volumes import Volume, volumes

@@ -11,9 +11,9 @@ import re
 import numpy as np
 from absl import logging
 
+from gcl_jax.data.file_names import class_columns, scan
 from gcl_jax.data.files import folder_of
 from gcl_jax.data.formats import read_image
-from gcl_jax.data.names import class_columns, scan
 from gcl_jax.data.source import Dataset
 from gcl_jax.errors import ConfigError, DataError
 

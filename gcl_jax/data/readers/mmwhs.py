@@ -7,11 +7,11 @@ test volumes (ct_test_2001_image.nii.gz) have no open labels.
 
 import os
 
-from gcl_jax.data.names import pairs_named
+from gcl_jax.data.file_names import pairs_named
+from gcl_jax.data.intensity import CT_WINDOW
 from gcl_jax.data.source import Dataset
 from gcl_jax.data.volume_files import nifti_volume
 from gcl_jax.data.volumes import MODALITIES, Volume, volumes
-from gcl_jax.data.windows import CT_WINDOW
 from gcl_jax.errors import ConfigError, DataError
 
 CODES = {

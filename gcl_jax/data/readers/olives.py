@@ -18,7 +18,7 @@ from gcl_jax.data.formats import read_image
 from gcl_jax.data.paths import Paths, several
 from gcl_jax.data.source import Dataset
 from gcl_jax.data.splits import check_groups, split_by_group
-from gcl_jax.data.tables import Table, read_table
+from gcl_jax.data.table_files import Table, read_table
 from gcl_jax.errors import ConfigError, DataError
 
 SPLITS = ("2", "3", "1-clean", "1-published")

@@ -15,7 +15,7 @@ from gcl_jax.data.files import folder_of
 from gcl_jax.data.quiet import one_error
 from gcl_jax.data.raster import decode_image
 from gcl_jax.data.source import Dataset
-from gcl_jax.data.tables import canonical_column
+from gcl_jax.data.table_files import canonical_column
 from gcl_jax.data.tfds_folder import prepared_folder
 from gcl_jax.errors import DataError
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from gcl_jax.data.files import folder_of
+from gcl_jax.data.intensity import CT_WINDOW
 from gcl_jax.data.paths import Paths, several
 from gcl_jax.data.source import Dataset
-from gcl_jax.data.tables import Table, read_table
+from gcl_jax.data.table_files import Table, read_table
 from gcl_jax.data.volume_files import nifti_volume
 from gcl_jax.data.volumes import volumes
-from gcl_jax.data.windows import CT_WINDOW
 from gcl_jax.errors import DataError
 
 

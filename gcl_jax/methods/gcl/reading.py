@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gcl_jax import data
-from gcl_jax.data import formats, slices, splits
+from gcl_jax.data import formats, slice_geometry, splits
 from gcl_jax.data.source import Dataset
 from gcl_jax.data.text import one_form
 from gcl_jax.engine import feed
@@ -197,7 +197,7 @@ def prepared(
   config: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
   """One slice by `config.preprocess`: uint8 [H, W] and its class map."""
-  image, mask = slices.prepare_slice(
+  image, mask = slice_geometry.prepare_slice(
     image,
     mask,
     spacing,
@@ -209,7 +209,7 @@ def prepared(
 
 def cropped(mask: np.ndarray, spacing: tuple, config: Any) -> int:
   """Labelled voxels [H, W] of a stored slice that no prediction can reach."""
-  reached = slices.restore(
+  reached = slice_geometry.restore(
     np.ones(tuple(config.size), np.uint8),
     mask.shape,
     spacing,

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from gcl_jax import disk
-from gcl_jax.data import slices as grids
+from gcl_jax.data import slice_geometry as grids
 from gcl_jax.data import splits
 from gcl_jax.engine import distributed
 from gcl_jax.engine.tables import pack

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from gcl_jax.data.files import MAX_TABLE_BYTES, check_bytes, regular_file
-from gcl_jax.data.medical import extra
+from gcl_jax.data.optional import extra
 from gcl_jax.data.quiet import one_error
 from gcl_jax.data.text import one_form, one_forms
 from gcl_jax.errors import DataError
