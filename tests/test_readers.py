@@ -5,11 +5,13 @@ import pathlib
 import sys
 import types
 
+import chex
 import numpy as np
 import pytest
+from PIL import Image
 
 from gcl_jax import data
-from gcl_jax.data import readers
+from gcl_jax.data import formats, readers
 from gcl_jax.data.source import Dataset
 from gcl_jax.errors import ConfigError, DataError
 
@@ -113,3 +115,56 @@ def test_a_phantom_needs_no_path():
   again = data.load(settings("heart", heart=small))
   np.testing.assert_array_equal(made.read(1), again.read(1))
   assert len(data.load(settings("heart"))) == 60 * 2 * 8
+
+
+# Colour
+
+
+def fundus(seed=0, size=(12, 16)):
+  rng = np.random.default_rng(seed)
+  return rng.integers(0, 256, (*size, 3), np.uint8)
+
+
+def test_a_folder_of_colour_photographs_keeps_its_channels(tmp_path):
+  images = [fundus(seed) for seed in range(3)]
+  for i, suffix in enumerate(("png", "tif", "bmp")):
+    Image.fromarray(images[i]).save(tmp_path / f"p{i}.{suffix}")
+  smooth = Image.fromarray(fundus(9, (2, 2))).resize((16, 12))
+  smooth.save(tmp_path / "p3.jpg", quality=95)
+  palette = smooth.quantize(16)
+  palette.save(tmp_path / "p4.png")
+  Image.fromarray(images[0][..., 0]).save(tmp_path / "p5.png")
+  found = data.load(
+    settings("folder", path=str(tmp_path), group_unknown="image")
+  )
+  assert found.ids.tolist() == [
+    "p0.png", "p1.tif", "p2.bmp", "p3.jpg", "p4.png", "p5.png",
+  ]  # fmt: skip
+  for row, image in enumerate(images):
+    chex.assert_trees_all_equal(found.read(row), image)
+  jpeg = np.asarray(Image.open(tmp_path / "p3.jpg"))
+  chex.assert_trees_all_equal(found.read(3), jpeg)
+  chex.assert_trees_all_equal(found.read(4), np.asarray(palette.convert("RGB")))
+  chex.assert_shape(found.read(5), (12, 16))  # grey stays grey
+
+
+def test_medmnist_keeps_colour(tmp_path):
+  images = np.stack([fundus(seed) for seed in range(4)])
+  labels = np.array([[0], [1], [1], [0]])
+  np.savez(tmp_path / "m.npz", train_images=images, train_labels=labels)
+  found = data.load(settings("medmnist", path=str(tmp_path / "m.npz")))
+  chex.assert_trees_all_equal(
+    np.stack([found.read(row) for row in range(4)]), images
+  )
+
+
+def test_colour_stays_colour_in_8_bits():
+  image = fundus().astype(np.float32) / 7 - 3
+  low, high = np.percentile(image, (0.5, 99.5))  # of all channels together
+  expected = np.floor(
+    255 * np.clip((image.astype(float) - low) / (high - low), 0, 1) + 0.5
+  )
+  got = formats.to_uint8(image)
+  chex.assert_shape(got, image.shape)
+  chex.assert_trees_all_close(got.astype(float), expected, atol=1)
+  chex.assert_trees_all_equal(formats.to_uint8(fundus()), fundus())

@@ -14,7 +14,7 @@ import functools
 import numpy as np
 from scipy import ndimage, sparse
 
-from gcl_jax.errors import DataError
+from gcl_jax.errors import ConfigError, DataError
 
 # Below this, a spread of intensities is the rounding of a constant image.
 _FLAT = 1e-9
@@ -144,28 +144,59 @@ def prepare(
   flatten: bool = True,
   normalise: bool = True,
   crop: bool = True,
+  channels: int = 1,
 ) -> np.ndarray:
-  """One stored B-scan to what the autoencoder and the encoder read.
+  """Prepares one stored image for the networks.
 
-  Order: grey, to twice `size`, flatten, normalise, crop to the centre two
-  thirds of the rows, to `size`.
+  Order: grey, resize to twice `size`, flatten, normalise, crop to the centre
+  two thirds of the rows, resize to `size`. With `channels=3` every channel is
+  resized and cropped by itself, so hue is kept.
 
   Args:
-    image: [H, W] or [H, W, C] of any real or boolean dtype; channels are
-      averaged. Without `normalise`, integers are read as a share of the
-      greatest value of their dtype and floats as lying in [0, 1].
+    image: [H, W] or [H, W, C] of any real or boolean dtype. Without
+      `normalise`, integers are read as a share of the greatest value of their
+      dtype and floats as lying in [0, 1].
     size: rows and columns of the result.
-    flatten: straighten the band.
-    normalise: 20th and 99.5th percentile to 0 and 1.
-    crop: keep the centre rows only.
+    flatten: straighten the retinal band of an OCT B-scan.
+    normalise: map the 20th and 99.5th percentile to 0 and 1.
+    crop: keep the centre two thirds of the rows.
+    channels: 1 averages the channels of a colour image. 3 keeps RGB, and
+      repeats a grey image three times; `flatten` and `normalise` are defined
+      for grey B-scans alone and must then be False.
 
   Returns:
-    uint8 [size[0], size[1]].
+    uint8 [size[0], size[1]], or [size[0], size[1], 3] with `channels=3`.
 
   Raises:
-    DataError: no pixels, not two or three axes, or NaN or infinite values.
+    DataError: no pixels, not two or three axes, NaN or infinite values, or
+      with `channels=3` a number of channels other than 1 and 3.
+    ConfigError: `channels` is neither 1 nor 3, or is 3 together with `flatten`
+      or `normalise`.
+
+  Example:
+    >>> image = np.full((96, 96, 3), (200, 100, 0), np.uint8)
+    >>> prepare(
+    ...   image, size=(2, 2), flatten=False, normalise=False, channels=3
+    ... )[0, 0]
+    array([200, 100,   0], dtype=uint8)
   """
-  scan = resize(_grey(image), (2 * size[0], 2 * size[1]))
+  steps = (size, flatten, normalise, crop)
+  if channels == 1:
+    return _prepared(_grey(image), *steps)
+  _check_colour_steps(channels, flatten, normalise)
+  planes = np.moveaxis(_rgb(image), -1, 0)
+  return np.stack([_prepared(plane, *steps) for plane in planes], axis=-1)
+
+
+def _prepared(
+  scan: np.ndarray,
+  size: tuple[int, int],
+  flatten: bool,
+  normalise: bool,
+  crop: bool,
+) -> np.ndarray:
+  """The steps of `prepare` on one channel: float64 [H, W] to uint8."""
+  scan = resize(scan, (2 * size[0], 2 * size[1]))
   if flatten:
     scan = _flatten(scan)
   if normalise:
@@ -176,8 +207,36 @@ def prepare(
   return np.floor(scan * 255 + 0.5).astype(np.uint8)
 
 
+def _check_colour_steps(channels: int, flatten: bool, normalise: bool) -> None:
+  if channels != 3:
+    raise ConfigError(f"channels={channels}: give 1 (grey) or 3 (RGB)")
+  if flatten or normalise:
+    raise ConfigError(
+      f"flatten={flatten} and normalise={normalise} with channels=3: both are"
+      " defined for grey OCT B-scans; set them to False, or channels to 1"
+    )
+
+
 def _grey(image: np.ndarray) -> np.ndarray:
-  """float64 [H, W]; integers as a share of their dtype's greatest value."""
+  """float64 [H, W], the mean over the channels."""
+  scan = _unit(image)
+  return scan.mean(2) if scan.ndim == 3 else scan
+
+
+def _rgb(image: np.ndarray) -> np.ndarray:
+  """float64 [H, W, 3], a grey image repeated."""
+  scan = _unit(image)
+  scan = scan[..., None] if scan.ndim == 2 else scan
+  if scan.shape[2] not in (1, 3):
+    raise DataError(
+      f"an image of shape {scan.shape} is neither grey nor RGB: convert it, or"
+      " use channels=1"
+    )
+  return np.broadcast_to(scan, (*scan.shape[:2], 3))
+
+
+def _unit(image: np.ndarray) -> np.ndarray:
+  """float64; integers as a share of the greatest value of their dtype."""
   image = np.asarray(image)
   if image.ndim not in (2, 3) or image.size == 0:
     raise DataError(
@@ -188,7 +247,7 @@ def _grey(image: np.ndarray) -> np.ndarray:
   scan = image.astype(np.float64) / top
   if not np.isfinite(scan).all():
     raise DataError("a scan holds NaN or infinite values: repair or drop it")
-  return scan.mean(2) if scan.ndim == 3 else scan
+  return scan
 
 
 def _scaled(image: np.ndarray) -> np.ndarray:
