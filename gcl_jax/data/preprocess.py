@@ -1,12 +1,12 @@
-"""Label-free preparation of OCT B-scans, on the host, in numpy.
+"""Preparation of images in numpy on the host; flattening of OCT B-scans.
 
-A B-scan shows the retina as a bright, curved band. Where the band lies and
-how it bends say more about how the eye was held than about disease, so a
-model of healthy scans spends its capacity on them. The steps below straighten
-the band, put every scan on one intensity scale, cut away the rows far from
-the band and shrink. None of them looks at a label or at another scan.
+A B-scan shows the retina as a bright, curved band. Position and curvature of
+the band depend on the alignment of the eye more than on disease, and an
+autoencoder of healthy scans would spend its capacity on them. The steps below
+flatten the band, normalise intensities, crop rows far from the band and
+downsample. They use neither labels nor other scans.
 
-All functions take one scan, rows (depth) first, and never change it.
+All functions take one image, rows (depth) first, and do not modify it.
 """
 
 import functools
@@ -16,20 +16,21 @@ from scipy import ndimage, sparse
 
 from gcl_jax.errors import ConfigError, DataError
 
-# Below this, a spread of intensities is the rounding of a constant image.
+# A smaller range of intensities is the rounding error of a constant image.
 _FLAT = 1e-9
 
-# Columns farther off than this times the root mean square are not fitted
-# again. Strict, because oedema and bright vitreous bend the first fit a lot.
+# Columns with a residual above this multiple of the root mean square are left
+# out of the second fit. Strict, as oedema and bright vitreous distort the first
+# one.
 _OUTLIER = 1.25
 
 
 def centre_row(image: np.ndarray) -> np.ndarray:
-  """The row of the band's centre in each column, as a smooth curve.
+  """Estimates the row of the band's centre in each column as a smooth curve.
 
-  Per column: the mean row weighted by the squared excess of the smoothed
-  image over its median; then a quadratic over the columns, fitted twice, the
-  second time without the columns that lie farthest off.
+  Per column: the mean row weighted by the squared excess of the smoothed image
+  over its median; then a quadratic over the columns, fitted twice, the second
+  time without outlying columns.
 
   Args:
     image: real [H, W], any intensity scale, finite.
@@ -101,7 +102,7 @@ def normalise(
 
 
 def crop_band(image: np.ndarray, rows_fraction: float = 2 / 3) -> np.ndarray:
-  """The centre rows, where a flattened scan has its band.
+  """Crops to the centre rows, which hold the band of a flattened scan.
 
   Args:
     image: [H, W].
@@ -117,7 +118,7 @@ def crop_band(image: np.ndarray, rows_fraction: float = 2 / 3) -> np.ndarray:
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """Resamples: box average along an axis that shrinks, linear if it grows.
+  """Resamples by box average (shrinking axes) or linear interpolation (others).
 
   Args:
     image: real [H, W].
@@ -128,12 +129,12 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   """
   rows = _resampling(image.shape[0], size[0])
   columns = _resampling(image.shape[1], size[1])
-  # Sparse products: a dense one of this size wakes a thread per core, which
-  # on a busy machine costs a hundred times the arithmetic.
+  # Sparse products: a dense one of this size starts a thread per core, which
+  # takes a hundred times as long on a busy machine.
   return (columns @ (rows @ np.asarray(image, np.float64)).T).T
 
 
-# `prepare` has switches that carry the names of the steps they switch.
+# Arguments of `prepare` have the names of these functions.
 _flatten, _normalise = flatten, normalise
 
 
@@ -251,10 +252,10 @@ def _unit(image: np.ndarray) -> np.ndarray:
 
 
 def _scaled(image: np.ndarray) -> np.ndarray:
-  """Least value 0, greatest 1, so that thresholds do not depend on units."""
+  """Scales to [0, 1], so that thresholds do not depend on the unit."""
   scan = np.asarray(image, np.float64)
   low, high = scan.min(), scan.max()
-  # Rounding of a sum leaves a constant image with a spread of about 1e-16.
+  # Rounding errors give a constant image a range of about 1e-16.
   if high - low <= 1e-12 * max(abs(low), abs(high)):
     return np.zeros(scan.shape)
   return (scan - low) / (high - low)
@@ -267,7 +268,7 @@ def _robust_quadratic(
   terms = np.vander(np.linspace(-1, 1, width), 3, increasing=True)
   keep = np.ones(len(columns), bool)
   for _ in range(2):
-    # Few columns get the shortest solution rather than an error.
+    # With too few columns lstsq returns the minimum-norm solution.
     found = np.linalg.lstsq(terms[columns[keep]], rows[keep], rcond=None)[0]
     off = np.abs(rows - terms[columns] @ found)
     keep = off <= _OUTLIER * np.sqrt(np.mean(off**2)) + _FLAT

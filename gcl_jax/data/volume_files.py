@@ -1,15 +1,15 @@
-"""Volumes out of NIfTI and npz files: headers at once, voxels when asked for.
+"""Volumes from NIfTI and npz files; headers are read at once, voxels on demand.
 
 Axes of a volume cut into slices, and the order of its slices, rows, columns:
 
   axial     foot to head; anterior row first; the patient's right first
   coronal   anterior to posterior; head row first; the patient's right first
   sagittal  right to left; head row first; anterior column first
-  stored    the file's third axis; its second; its first (no look at the affine)
+  stored    the file's third axis; its second; its first (ignores the affine)
 
-The first three follow the affine, so they do not depend on how a file is
-stored. "stored" is for stacks that were tilted to fit an organ, such as the
-short axis of the heart, whose slices follow no axis of the body.
+The first three follow the affine, so they do not depend on the order of the
+axes in a file. "stored" is for stacks that are oblique to the axes of the body,
+such as the short axis of the heart.
 """
 
 import functools
@@ -31,7 +31,7 @@ _BODY_AXES = ("IS", "PA", "LR")
 
 
 def check_axis(axis: str) -> None:
-  """Raises ConfigError unless the axis is one of `AXES`."""
+  """Refuses an axis that is not in `AXES` (ConfigError)."""
   if axis not in AXES:
     raise ConfigError(f"axis {axis!r}; known: {', '.join(AXES)}")
 
@@ -48,7 +48,7 @@ def cut(volume: np.ndarray, axis: str) -> np.ndarray:
   """
   if axis == "axial":
     return volume
-  # The head row comes first, as it is drawn.
+  # Row 0 is at the head.
   return volume.transpose(_ORDER[axis])[:, ::-1]
 
 
@@ -62,15 +62,16 @@ def nifti_volume(
   spacing: tuple[float, ...] | None = None,
   **facts,
 ) -> Volume:
-  """One volume of NIfTI or npz files; only their headers are read.
+  """Describes a volume of NIfTI or npz files; only their headers are read.
 
   Args:
     name: its id.
     image: the file of the image.
     label: the file of the class map, None if there is none.
     axis: one of `AXES`.
-    frame: of a film (four axes), from 0; None for a file with three axes.
-    spacing: mm along the stored axes, for an npz file that does not say.
+    frame: index in a time series (four axes), from 0; None for a file with
+      three axes.
+    spacing: mm along the stored axes, for an npz file without `spacing`.
     **facts: further fields of `Volume`.
 
   Raises:
@@ -118,7 +119,7 @@ def _label_voxels(image, grid: Grid, label, axis: str) -> Voxels:
 
 
 def _ordered(values: Sequence, grid: Grid, axis: str) -> tuple:
-  """Values of the stored axes (i, j, k) as those of slices, rows, columns."""
+  """Reorders values of the stored axes (i, j, k) to slices, rows, columns."""
   if axis == "stored":
     return tuple(values[::-1])
   stored = [
@@ -142,7 +143,7 @@ def _read(
   return cut(volume, axis) if canonical else volume
 
 
-# One frame cannot be read alone out of a packed film.
+# A compressed time series can only be unpacked as a whole.
 @functools.lru_cache(maxsize=1)
 def _cached_film(path, canonical: bool, changed: int) -> np.ndarray:
   return read_nifti_film(path, canonical=canonical)

@@ -1,4 +1,4 @@
-"""Your own images: a folder, with a table or with what its names say."""
+"""Your own images: a folder, described by a table or by file names."""
 
 import collections
 import dataclasses
@@ -39,7 +39,7 @@ def read(
   group_unknown: str = "refuse",
   name: str = "folder",
 ) -> Dataset:
-  r"""The images of a folder, described by a table or by their names.
+  r"""Reads the images of a folder, described by a table or by their names.
 
   With a table (CSV or .xlsx), one row is one image: `path_column` holds its
   path below the folder, or a file name without suffix that occurs once. A
@@ -64,8 +64,8 @@ def read(
       that is healthy.
     split: column of train, eval (or val, test), or blank.
     pattern: regular expression for file names, only without a table.
-    group_unknown: what to do with images without a patient: "refuse",
-      "exclude" them, or take each "image" for a patient of its own.
+    group_unknown: treatment of images without a patient: "refuse" them,
+      "exclude" them, or make each "image" a patient of its own.
     name: of the data set.
 
   Returns:
@@ -101,7 +101,7 @@ def read(
 def _with_groups(
   rows: Table, group_column: str, id_column: str, unknown: str
 ) -> Table:
-  """The rows that have a patient, by the rule for those that have none."""
+  """Applies `group_unknown` to the rows without a patient."""
   group_column = one_form(group_column)
   if group_column not in rows.columns and unknown == "image":
     groups = rows.text(id_column)
@@ -136,7 +136,7 @@ def _parts(rows: Table, column: str) -> np.ndarray:
 
 
 def _files(root: pathlib.Path, rows: Table, column: str) -> list[pathlib.Path]:
-  """The file of each row; DataError for one unknown, outside or repeated."""
+  """Finds the file of each row; DataError if missing, outside or repeated."""
   paths, by_stem = Paths(root), functools.cache(lambda: _stems(root))
   files, seen = [], {}
   for i, value in enumerate(rows.filled(column).tolist()):
@@ -158,10 +158,10 @@ def _files(root: pathlib.Path, rows: Table, column: str) -> list[pathlib.Path]:
 
 
 def _stems(root: pathlib.Path) -> tuple[dict[str, list[pathlib.Path]], ...]:
-  """Files by name without suffix, and by path below the root without it.
+  """Maps names and relative paths, without suffix, to files.
 
   Returns:
-    By these as they are stored, and by the same in one form.
+    The map by names as stored, and the map by names in canonical form.
   """
   stored, alike = collections.defaultdict(list), collections.defaultdict(list)
   for file in scan(root):
@@ -180,7 +180,7 @@ def _dataset(
   labels: tuple[str, ...],
   meta: tuple[str, ...],
 ) -> Dataset:
-  """The data set, volumes expanded to one row per slice."""
+  """Makes the data set; a volume is expanded to one row per slice."""
   rows, ids, reads = [], [], []
   for row, file in enumerate(files):
     for suffix, read in _entries(file):
@@ -197,7 +197,7 @@ def _entries(file: pathlib.Path) -> list[tuple[str, Callable]]:
   try:
     slices = formats.count_slices(file)
   except DataError as error:
-    # Whoever reads it gets the reason, and can go on with the other images.
+    # Reading this row raises the reason; all other images stay readable.
     return [("", functools.partial(_fail, str(error)))]
   if slices is None:
     return [("", functools.partial(formats.read_image, file))]

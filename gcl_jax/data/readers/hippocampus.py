@@ -28,10 +28,10 @@ CODES = {1: "anterior", 2: "posterior"}
 
 
 def read(path: str | os.PathLike, *, axis: str = "axial") -> Dataset:
-  """Volumes cropped to one hippocampus, from a folder or an npz file.
+  """Reads volumes cropped to one hippocampus, from a folder or an npz file.
 
-  The publisher does not say which two volumes are of one person, so every
-  volume is a group of its own.
+  It is not published which two volumes belong to one person, so every volume is
+  a group of its own.
 
   Args:
     path: the npz file, or the folder.
@@ -39,8 +39,8 @@ def read(path: str | os.PathLike, *, axis: str = "axial") -> Dataset:
 
   Returns:
     As `volumes.volumes`; meta `scale` is the type of the stored voxels: of the
-    200 volumes in the npz file 44 are "uint8" and 156 "float32", which lie on
-    scales up to 1e6; a model that learned one can be tested on the other.
+    200 volumes in the npz file 44 are "uint8" and 156 "float32" (values up to
+    1e6); a model trained on one type can be tested on the other.
 
   Raises:
     DataError: neither of the two, an image without its class map, or what

@@ -19,11 +19,11 @@ _NAME = r"(training|testing)_axial_crop_pat\d+"
 
 
 def read(path: str | os.PathLike, *, axis: str = "axial") -> Dataset:
-  """HVSMR 2016 as it is shipped, the axial, cropped volumes.
+  """Reads the axial, cropped volumes of HVSMR 2016 as published.
 
   Args:
-    path: a folder above the files; folders between do not matter, and a class
-      map may lie in another one than its image.
+    path: a folder above the files, at any depth; an image and its class map may
+      lie in different folders.
     axis: one of `volume_files.AXES`.
 
   Returns:
@@ -31,8 +31,8 @@ def read(path: str | os.PathLike, *, axis: str = "axial") -> Dataset:
     (labelled) or testing (not).
 
   Raises:
-    DataError: no such file, a training volume without its class map, or what
-      `nifti_volume` and `volumes` raise.
+    DataError: no file of such a name, a training volume without its class map,
+      or what `nifti_volume` and `volumes` raise.
     ConfigError: an unknown axis.
   """
   images = files_named(path, _NAME)

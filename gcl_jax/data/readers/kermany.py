@@ -24,7 +24,7 @@ _NAME = re.compile(r"(CNV|DME|DRUSEN|NORMAL)-(\d+)-(\d+)\.jpe?g", re.IGNORECASE)
 
 
 def read(path: str | os.PathLike, *, overlap: str = "drop") -> Dataset:
-  """Kermany OCT2017 in the Kaggle or the Mendeley layout.
+  """Reads Kermany OCT2017 in the Kaggle or the Mendeley layout.
 
   Patients are the middle field of the names. Some patients of the published
   test (or val) folder are in train as well; their training images are
@@ -40,7 +40,7 @@ def read(path: str | os.PathLike, *, overlap: str = "drop") -> Dataset:
     paths below the folder with train/.
 
   Raises:
-    DataError: no such layout, a file named otherwise or in the folder of
+    DataError: neither layout, a file with another name or in the folder of
       another class, or overlapping patients with overlap="refuse".
     ConfigError: any other `overlap`.
   """

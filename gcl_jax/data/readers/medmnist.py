@@ -13,7 +13,7 @@ _PARTS = ("train", "val", "test")
 
 
 def read(path: str | os.PathLike, *, healthy_column: str = "") -> Dataset:
-  """A MedMNIST file, 2-D images only.
+  """Reads a MedMNIST file of 2-D images.
 
   The files hold no patient numbers, so every image is a group of its own and
   a random split may put one patient on both sides: a warning says so.
@@ -30,7 +30,7 @@ def read(path: str | os.PathLike, *, healthy_column: str = "") -> Dataset:
     "train"; meta `part` (train, val or test) to tell them apart.
 
   Raises:
-    DataError: not such a file, or arrays that do not fit each other.
+    DataError: not a MedMNIST file, or arrays that do not match each other.
   """
   arrays = read_npz(path)
   parts = [p for p in _PARTS if f"{p}_images" in arrays]
@@ -106,7 +106,7 @@ def _labels(
   classes = [str(c) for c in np.unique(values)]
   if healthy and healthy not in classes:
     raise DataError(f"{path}: no class {healthy!r}; classes: {classes}")
-  # Of two classes the second says all; more need one column each.
+  # Two classes need one column; more need one each.
   dropped = healthy or (classes[0] if len(classes) == 2 else "")
   columns = {
     f"class_{c}": (values[:, 0] == int(c)).astype(float)

@@ -1,8 +1,8 @@
 """OLIVES: OCT volumes with biomarkers, of the trials PRIME and TREX-DME.
 
 Prabhushankar et al., NeurIPS Datasets and Benchmarks 2022, arXiv 2209.11195;
-images and label tables: Zenodo, doi 10.5281/zenodo.7105232. Nothing of it is
-shipped here: images, tables and published split files are the user's.
+images and label tables: Zenodo, doi 10.5281/zenodo.7105232. Images, tables and
+published split files must be downloaded by the user.
 """
 
 import os
@@ -68,22 +68,21 @@ def read(
   train_table: str | os.PathLike = "",
   test_table: str | os.PathLike = "",
 ) -> Dataset:
-  """All B-scans of the clinical table, with biomarkers where there are any.
+  """Reads all B-scans of the clinical table, with biomarkers where available.
 
-  Tables are read by column name, with 16 or 20 biomarker columns. Paths lose
-  a leading slash or everything up to a folder `Datasets`; a file may be
-  stored as .tif, .png or .jpg; fundus images are left out.
+  Tables are read by column name, with 16 or 20 biomarker columns. A leading
+  slash, or everything up to a folder `Datasets`, is removed from paths; a file
+  may be stored as .tif, .png or .jpg; fundus images are left out.
 
   Args:
     path: the folder with Prime_FULL/ and "TREX DME"/, or the one above an
       OLIVES/ folder with them.
-    split: which scans are kept for evaluation, always whole patients but for
-      the last name:
+    split: the evaluation part, by whole patients except in "1-published":
       "2", "3": the patients of `test_table`; without tables 23 % of the
-        patients, drawn by the number and stratified by trial (not the
-        published list, and a warning says so);
+        patients, drawn with this number as seed and stratified by trial (not
+        the published list, and a warning says so);
       "1-clean": the eyes of `test_table`; the other eyes of their patients
-        are left out altogether;
+        are left out;
       "1-published": the eyes of `test_table`; the fellow eyes of 4 patients
         stay in training, which `splits.check_groups` refuses by default.
     label_columns: short names out of `BIOMARKERS`.
@@ -132,7 +131,7 @@ def read(
 
 
 def clean_path(text: str) -> str:
-  """A path of any of the tables as "Prime_FULL/..." or "TREX DME/..."."""
+  """Converts a path of any table to "Prime_FULL/..." or "TREX DME/..."."""
   text = re.sub(r"^(?:.*/)?Datasets/", "", text.replace("\\", "/"))
   return text.lstrip("/")
 
@@ -155,7 +154,7 @@ def _images_root(root: str | os.PathLike) -> pathlib.Path:
 
 
 def _found(where: tuple, given: str | os.PathLike, names: tuple) -> Table:
-  """The given table, or the first with such a name in the usual places."""
+  """Reads the given table, or the first of these names in the usual folders."""
   if given:
     return read_table(given)
   for folder in where:
@@ -195,7 +194,7 @@ def _check_unique(table: Table, names: np.ndarray) -> None:
 
 
 def _stem(name: str) -> str:
-  """The path without its suffix: tables and disk differ in it."""
+  """The path without its suffix, which differs between tables and disk."""
   return name.rpartition(".")[0] or name
 
 
@@ -229,7 +228,7 @@ def _files(
 ) -> list[pathlib.Path]:
   """The stored file of each row, under the suffix it has on disk."""
   files, missing = [], []
-  # One look at each folder, not up to six at each of 78,185 files.
+  # Lists every folder once: not up to six look-ups for each of 78,185 files.
   paths, folders = Paths(root), {}
   for i, name in enumerate(names.tolist()):
     parent, _, last = name.rpartition("/")
@@ -253,7 +252,7 @@ def _files(
 def _stored(
   paths: Paths, folders: list[pathlib.Path], name: str
 ) -> list[pathlib.Path]:
-  """What has this name, or else this name with another suffix."""
+  """Files of this name, or else of this name with another suffix."""
   for option in (name, *(_stem(name) + suffix for suffix in _SUFFIXES)):
     found = [file for f in folders for file in paths.inside(f, option)]
     if found:
@@ -293,7 +292,7 @@ def _split(
 
 
 def _own_split(table: dict[str, np.ndarray], split: str) -> np.ndarray:
-  """A patient-wise split of our own, for want of the published files."""
+  """Draws a split by patient where the published files are missing."""
   if split not in ("2", "3"):
     raise DataError(
       f"split {split!r} of OLIVES needs the published files: give train_table"
@@ -311,8 +310,7 @@ def _own_split(table: dict[str, np.ndarray], split: str) -> np.ndarray:
 
 
 def _check_tables(groups, trained, tested, held_out, split: str) -> None:
-  """Published train and test files must not overlap in rows or, 2 and 3, in
-  patients."""
+  """Refuses published files that overlap in rows or (2, 3) in patients."""
   if split in ("2", "3"):
     parts = np.repeat(["train", "eval"], [len(trained), len(tested)])
     check_groups(np.concatenate([groups[trained], groups[tested]]), parts)

@@ -1,8 +1,8 @@
 """Data sets of tensorflow-datasets, stored as array_record.
 
-Read through `as_data_source`, which needs no TensorFlow. Images are decoded
-by `raster`, not by tensorflow-datasets: its own decoder cannot read 16 bits
-without OpenCV.
+Records are read through `as_data_source`, which needs no TensorFlow. Images are
+decoded by `raster`: the decoder of tensorflow-datasets needs OpenCV for 16
+bits.
 """
 
 import os
@@ -34,11 +34,11 @@ def read(
   healthy_column: str = "",
   group_unknown: str = "refuse",
 ) -> Dataset:
-  """A data set on disk, written by `prepare` or by any TFDS builder.
+  """Reads a data set on disk, written by `prepare` or by any TFDS builder.
 
-  What `prepare` wrote describes itself and needs none of the columns. Of
-  any other data set the names are those of its features; all its splits are
-  taken, "train" as train and every other one as eval.
+  Data written by `prepare` describe themselves and need none of the columns.
+  For any other data set the columns are names of its features; all its splits
+  are read, "train" as train and every other one as eval.
 
   Args:
     path: the folder with dataset_info.json, one above it, or with `table`
@@ -57,8 +57,8 @@ def read(
     The data set, rows in stored order.
 
   Raises:
-    DataError: nothing prepared there, another file format than array_record,
-      a missing feature, or a file that names code of its own.
+    DataError: no prepared data set, a file format other than array_record, a
+      missing feature, or a file that names classes other than TFDS features.
   """
   found = _builder(folder_of(path), table)
   image = _image_feature(found)
@@ -89,7 +89,7 @@ def read(
 
 
 def _builder(path: pathlib.Path, name: str):
-  """The builder of a prepared data set; never downloads, imports no builder."""
+  """Opens a prepared data set; downloads nothing, imports no builder code."""
   import tensorflow_datasets as tfds
 
   folder = prepared_folder(path, name)
@@ -143,7 +143,7 @@ def _image(value, where: str) -> np.ndarray:
 
 
 def _columns(parts: list, image: str) -> dict[str, list]:
-  """Every scalar feature of every row; one pass over the records."""
+  """Reads every scalar feature of every row in one pass over the records."""
   columns: dict[str, list] = {}
   for _, source in parts:
     for i in range(len(source)):
@@ -160,7 +160,7 @@ def _text(value) -> str:
 def _described(
   described: dict, columns: dict[str, list], read, wanted: tuple[str, ...]
 ) -> Dataset:
-  """What `prepare` wrote, exactly as it was."""
+  """Restores the data set that `prepare` wrote."""
   table = {}
   for feature, (column, kind) in described["columns"].items():
     values = columns[feature]
@@ -180,7 +180,7 @@ def _mapped(
   meta: Sequence[str],
   healthy: str,
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-  """Table columns and label names of the features that were asked for."""
+  """Table columns and label names of the requested features."""
   for name in (*labels, *meta, *([healthy] if healthy else [])):
     if name not in columns:
       raise DataError(
@@ -216,7 +216,7 @@ def _binary(builder, name: str, values: list) -> np.ndarray:
 
 
 def _names(builder, feature: str, values: list) -> np.ndarray:
-  """Ids or patients as a table would have them."""
+  """Ids or patients as canonical text."""
   where = f"{builder.data_path}, feature {feature!r}"
   return canonical_column(map(_text, values), where)
 
