@@ -45,7 +45,7 @@ from fuzz_sizes import (
   tiff_size,
 )
 
-from gcl_jax.data import files, formats, tables
+from gcl_jax.data import files, formats, table_files
 from gcl_jax.errors import DataError
 
 
@@ -113,7 +113,7 @@ def _npz_count(path: pathlib.Path) -> tuple[int]:
 
 
 def _table_shape(path: pathlib.Path) -> None:
-  table = tables.read_table(path)
+  table = table_files.read_table(path)
   assert len(table) > 0 and (np.diff(table.rows) > 0).all()
   for name, values in table.columns.items():
     assert values.shape == (len(table),), name

@@ -6,7 +6,8 @@
     Spearman of score and true severity 0.90
 
 Presets demo, tiny and paper, and every setting, are in
-gcl_jax/methods/severity/config.py; those of real data sets in configs/severity/.
+gcl_jax/methods/severity/config.py, those of real data sets in
+configs/severity/.
 After an install they work from any folder: gcl-jax --config=severity:octdl
 """
 

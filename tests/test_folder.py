@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from gcl_jax import data
-from gcl_jax.data import splits, tables
-from gcl_jax.data.folder import folder
+from gcl_jax.data import splits, table_files
+from gcl_jax.data.readers.folder import read as folder
 from gcl_jax.errors import ConfigError, DataError
 
 
@@ -59,7 +59,7 @@ OPTIONS = dict(
 def test_a_table_and_a_folder(scans, tmp_path):
   root, rows = scans
   table = write(rows, tmp_path / "t.csv")
-  found = folder(root, table, split_column="part", **OPTIONS)
+  found = folder(root, table, split="part", **OPTIONS)
   assert found.labels == ("fluid",) and found.meta == ("CST", "eye")
   assert found.ids.tolist() == [str(230 + i) for i in range(6)]
   assert found.groups.tolist() == ["p0", "p0", "p1", "p1", "p2", "p2"]
@@ -129,7 +129,7 @@ def test_a_wrong_cell_is_refused_by_row_and_column(
   rows[3].update(change)
   table = write(rows, tmp_path / "t.csv")
   with pytest.raises(DataError, match=message):
-    folder(root, table, split_column="part", **OPTIONS)
+    folder(root, table, split="part", **OPTIONS)
 
 
 def test_a_wrong_table_is_refused(scans, tmp_path):
@@ -172,7 +172,7 @@ def test_patients_that_are_not_known(scans, tmp_path):
 
 def test_a_patient_in_both_parts_can_be_found(scans, tmp_path):
   root, rows = scans
-  found = folder(root, write(rows, tmp_path / "t.csv"), split_column="part")
+  found = folder(root, write(rows, tmp_path / "t.csv"), split="part")
   with pytest.raises(DataError, match="p0, p2"):
     splits.check_groups(found.groups, found.column("split"))
 
@@ -183,7 +183,7 @@ def test_canonical_text():
     "1.50": "1.50", True: "1", "-3.": "-3", "01-002": "01-002",
   }  # fmt: skip
   for cell, text in cells.items():
-    assert tables.canonical(cell) == text
+    assert table_files.canonical(cell) == text
 
 
 # Names instead of a table
@@ -295,7 +295,7 @@ def test_load_reads_a_folder(scans, tmp_path):
   table = write(rows, tmp_path / "t.csv")
   options = {**OPTIONS, "path": str(root), "table": str(table)}
   found = data.load(config(**options, split="part"))
-  direct = folder(root, table, split_column="part", **OPTIONS)
+  direct = folder(root, table, split="part", **OPTIONS)
   assert found.fingerprint() == direct.fingerprint()
 
 

@@ -517,13 +517,13 @@ def test_real_nifti(real_data):
 
 
 def test_a_missing_extra_says_how_to_install_it(tmp_path, grey, monkeypatch):
-  from gcl_jax.data import medical
+  from gcl_jax.data import optional
 
   save_dicom(tmp_path / "a.dcm", grey)
 
   def absent(name):
     raise ImportError(name)
 
-  monkeypatch.setattr(medical.importlib, "import_module", absent)
+  monkeypatch.setattr(optional.importlib, "import_module", absent)
   with pytest.raises(DataError, match=r"pip install 'gcl-jax\[medical\]'"):
     formats.read_image(tmp_path / "a.dcm")

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage, stats
 
 from gcl_jax.data.phantoms import heart_scanner, heart_shapes
-from gcl_jax.data.phantoms.heart import heart_phantom
+from gcl_jax.data.readers.heart import heart_phantom
 from gcl_jax.errors import DataError
 
 PATIENTS, SLICES = 24, 8

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from gcl_jax.data import near_copies, preprocess
-from gcl_jax.data.phantoms.oct import oct_phantom
+from gcl_jax.data.readers.phantom import oct_phantom
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
-from gcl_jax.data.phantoms import oct, oct_layers, oct_lesions
+from gcl_jax.data.phantoms import oct_layers, oct_lesions
+from gcl_jax.data.readers import phantom as oct
 from gcl_jax.errors import DataError
 
 SETTINGS = dict(patients=12, visits=3, scans=4, seed=4)

@@ -1,13 +1,17 @@
 """Preparation of OCT B-scans: what it straightens, and what it must not see."""
 
+import doctest
+
+import chex
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from PIL import Image
 
 from gcl_jax.data import preprocess
-from gcl_jax.errors import DataError
+from gcl_jax.errors import ConfigError, DataError
 
 
 def _curve(width: int, bend: float = 14.0, tilt: float = 9.0) -> np.ndarray:
@@ -197,3 +201,98 @@ def test_prepare_refuses_values_that_are_not_finite(bad):
   image[3, 3] = bad
   with pytest.raises(DataError, match="NaN or infinite"):
     preprocess.prepare(image)
+
+
+# Colour
+
+COLOUR = dict(flatten=False, normalise=False, channels=3)
+
+
+def _fundus(height: int, width: int, seed: int = 0) -> np.ndarray:
+  """A bright orange disc with green and blue noise: uint8 [H, W, 3]."""
+  y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+  disc = (np.hypot(y, x) < 0.9)[..., None]
+  noise = np.random.default_rng(seed).integers(0, 60, (height, width, 3))
+  return (disc * ([190, 90, 20] + noise)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("factor", [2, 4, 10])
+def test_colour_is_resized_as_pillow_does(factor):
+  image = _fundus(24 * factor, 32 * factor)
+  got = preprocess.prepare(image, size=(24, 32), crop=False, **COLOUR)
+  chex.assert_shape(got, (24, 32, 3))
+  assert got.dtype == np.uint8
+  expected = Image.fromarray(image).resize((32, 24), Image.Resampling.BOX)
+  chex.assert_trees_all_close(
+    got.astype(float), np.asarray(expected, float), atol=1
+  )
+
+
+def test_colour_is_cropped_as_pillow_does():
+  image = _fundus(96, 128)
+  got = preprocess.prepare(image, size=(48, 64), **COLOUR)
+  band = Image.fromarray(image).crop((0, 16, 128, 80))
+  # 64 rows to 48: exact on rows that are repeated three times.
+  fine = band.resize((128, 192), Image.Resampling.NEAREST)
+  expected = fine.resize((64, 48), Image.Resampling.BOX)
+  chex.assert_trees_all_close(
+    got.astype(float), np.asarray(expected, float), atol=1
+  )
+
+
+@pytest.mark.parametrize("crop", [False, True])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "bool"])
+def test_every_channel_is_prepared_like_a_grey_image(dtype, crop):
+  image = _fundus(37, 71, seed=3) / 255
+  image = (image * {"uint8": 255, "uint16": 65535}.get(dtype, 1)).astype(dtype)
+  steps = dict(flatten=False, normalise=False, crop=crop, size=(20, 90))
+  got = preprocess.prepare(image, channels=3, **steps)
+  for c in range(3):
+    alone = preprocess.prepare(np.ascontiguousarray(image[..., c]), **steps)
+    chex.assert_trees_all_equal(got[..., c], alone)
+
+
+def test_a_grey_image_among_colour_ones_is_repeated():
+  image = _fundus(40, 50)[..., 0]
+  for stored in (image, image[..., None], np.stack([image] * 3, -1)):
+    got = preprocess.prepare(stored, size=(16, 24), crop=False, **COLOUR)
+    alone = preprocess.prepare(
+      image, size=(16, 24), crop=False, flatten=False, normalise=False
+    )
+    chex.assert_trees_all_equal(got, np.stack([alone] * 3, -1))
+
+
+def test_colour_leaves_its_input_alone():
+  image = _fundus(30, 40)
+  before = image.copy()
+  preprocess.prepare(image, size=(8, 8), **COLOUR)
+  chex.assert_trees_all_equal(image, before)
+
+
+@pytest.mark.parametrize("step", ["flatten", "normalise"])
+def test_steps_of_grey_scans_are_refused_for_colour(step):
+  with pytest.raises(ConfigError, match=f"{step}=True.*channels=3.*False, or"):
+    preprocess.prepare(_fundus(9, 9), **{**COLOUR, step: True})
+
+
+def test_other_numbers_of_channels_are_refused():
+  for channels in (0, 2, 4):
+    with pytest.raises(ConfigError, match=r"give 1 \(grey\) or 3"):
+      preprocess.prepare(_fundus(9, 9), **{**COLOUR, "channels": channels})
+  for channels in (2, 4):
+    with pytest.raises(DataError, match="neither grey nor RGB"):
+      preprocess.prepare(np.zeros((5, 5, channels), np.uint8), **COLOUR)
+  image = _fundus(9, 9) / 255
+  image[2, 2, 1] = np.nan
+  with pytest.raises(DataError, match="NaN or infinite"):
+    preprocess.prepare(image, **COLOUR)
+  assert preprocess.prepare(np.zeros((5, 5, 4), np.uint8)).ndim == 2
+
+
+def test_the_example_of_the_docstring():
+  found = doctest.DocTestFinder().find(
+    preprocess.prepare, globs={"np": np, "prepare": preprocess.prepare}
+  )
+  assert sum(len(test.examples) for test in found) == 2
+  for test in found:
+    assert not doctest.DocTestRunner().run(test).failed

@@ -10,10 +10,11 @@ from PIL import Image
 
 from gcl_jax import data
 from gcl_jax.data import splits
-from gcl_jax.data.medmnist import medmnist
-from gcl_jax.data.public.kermany import kermany
-from gcl_jax.data.public.octdl import octdl
-from gcl_jax.data.public.olives import BIOMARKERS, LABELS, clean_path, olives
+from gcl_jax.data.readers.kermany import read as kermany
+from gcl_jax.data.readers.medmnist import read as medmnist
+from gcl_jax.data.readers.octdl import read as octdl
+from gcl_jax.data.readers.olives import BIOMARKERS, LABELS, clean_path
+from gcl_jax.data.readers.olives import read as olives
 from gcl_jax.errors import ConfigError, DataError
 
 
@@ -123,7 +124,7 @@ def tables(tmp_path):
 
 
 def test_olives_joins_pool_and_biomarkers(tables):
-  found = olives(tables.root, labels=("IRF", "VD"))
+  found = olives(tables.root, label_columns=("IRF", "VD"))
   assert len(found) == 12 and found.labels == ("IRF", "VD")
   for row, (path, suffix, eye, patient, _) in enumerate(scans()):
     assert found.ids[row] == f"{path}.tif"
@@ -225,7 +226,7 @@ def test_olives_names_what_is_missing(tables):
   save(tables.root / "Prime_FULL/02-007/W0/OS/1.jpg")
   assert len(olives(tables.root)) == 12
   with pytest.raises(ConfigError, match="no biomarker 'fluid'"):
-    olives(tables.root, labels=("fluid",))
+    olives(tables.root, label_columns=("fluid",))
   path = tables.labels / "Biomarker_Clinical_Data_Images.csv"
   text = path.read_text()
   path.write_text(text.replace("Fluid (IRF)", "Fluid(IRF)"))
@@ -396,7 +397,7 @@ def mnist(path, **changes):
 
 def test_medmnist_classes(tmp_path):
   arrays = mnist(tmp_path / "m.npz")
-  found = medmnist(tmp_path / "m.npz", healthy_class="0")
+  found = medmnist(tmp_path / "m.npz", healthy_column="0")
   assert found.labels == ("class_1", "class_2") and len(found) == 11
   assert (found.groups == found.ids).all()
   parts = found.column("part").tolist()

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from gcl_jax import data
-from gcl_jax.data import windows
+from gcl_jax.data import intensity
 from gcl_jax.data.formats import read_volume
-from gcl_jax.data.public.acdc import acdc
-from gcl_jax.data.public.chd import chd
-from gcl_jax.data.public.hippocampus import hippocampus
-from gcl_jax.data.public.hvsmr import hvsmr
-from gcl_jax.data.public.mmwhs import mmwhs
+from gcl_jax.data.readers.acdc import read as acdc
+from gcl_jax.data.readers.chd import read as chd
+from gcl_jax.data.readers.hippocampus import read as hippocampus
+from gcl_jax.data.readers.hvsmr import read as hvsmr
+from gcl_jax.data.readers.mmwhs import read as mmwhs
 from gcl_jax.errors import ConfigError, DataError
 
 RNG = np.random.default_rng(3)
@@ -198,7 +198,7 @@ def test_hvsmr(tmp_path):
   for row, (patient_, k) in enumerate(
     ((p, k) for p in (0, 2) for k in range(4)), 4
   ):
-    expected = windows.window_mr(pixels[patient_])[::-1, ::-1, k].T
+    expected = intensity.window_mr(pixels[patient_])[::-1, ::-1, k].T
     np.testing.assert_allclose(found.read(row), expected.astype(int), atol=1)
     mask = masks[patient_][::-1, ::-1, k].T
     np.testing.assert_array_equal(found.read_mask(row), mask)
@@ -256,7 +256,7 @@ def test_mmwhs(tmp_path):
   hu = pixels["ct_train_1001"][::-1, ::-1, 0].T
   expected = np.floor(255 * np.clip((hu + 200) / 1000, 0, 1) + 0.5)
   np.testing.assert_array_equal(found.read(4), expected)
-  expected = windows.window_mr(pixels["mr_train_1001"])[::-1, ::-1, 0].T
+  expected = intensity.window_mr(pixels["mr_train_1001"])[::-1, ::-1, 0].T
   np.testing.assert_allclose(found.read(8), expected.astype(int), atol=1)
   only = mmwhs(tmp_path, modality="mr")
   assert set(only.column("modality")) == {"mr"}

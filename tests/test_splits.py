@@ -1,11 +1,15 @@
 """Splits keep groups whole, nest, and refuse leaks."""
 
+import hashlib
+
+import chex
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gcl_jax.data import splits
+from gcl_jax.data.source import Dataset
 from gcl_jax.errors import DataError
 
 
@@ -153,3 +157,47 @@ def test_the_hash_knows_shape_and_dtype():
   for other in others:
     assert splits.image_hash(flat) != splits.image_hash(other)
   assert splits.image_hash(flat) == splits.image_hash(flat[:, ::-1])
+
+
+def numbered(groups):
+  ids = np.array([f"i{k}" for k in range(len(groups))])
+  table = {"id": ids, "group": np.asarray(groups)}
+  return Dataset("numbered", table, lambda row: np.full((2, 2), row, np.uint8))
+
+
+def test_a_limit_takes_groups_by_the_hash_of_their_names():
+  groups, _ = cohort(5, patients=12)
+  dataset = numbered(groups)
+  digest = {name: hashlib.sha256(name.encode()).digest() for name in groups}
+  for count in (1, 5, 12):
+    kept = splits.limited(dataset, count)
+    wanted = []  # the groups that fewer than `count` others come before
+    for name in sorted(digest):
+      if sum(digest[n] < digest[name] for n in digest) < count:
+        wanted.append(name)
+    rows = [i for i, name in enumerate(groups) if name in wanted]
+    assert kept.ids.tolist() == [f"i{i}" for i in rows]
+    chex.assert_trees_all_equal(
+      [kept.read(i) for i in range(len(kept))], [dataset.read(i) for i in rows]
+    )
+  names = sorted(digest, key=digest.get)
+  assert names[:5] != sorted(digest)[:5]  # not the order of the names
+
+
+def test_a_limit_depends_on_names_alone_and_nests():
+  groups, _ = cohort(6, patients=20)
+  order = np.random.default_rng(1).permutation(len(groups))
+  kept = [set(splits.limited(numbered(groups), n).groups) for n in (3, 9)]
+  moved = splits.limited(numbered(groups[order]), 9)
+  assert set(moved.groups) == kept[1] > kept[0]
+  assert len(kept[0]) == 3 and len(kept[1]) == 9
+  numbers = splits.limited(numbered(np.arange(30) // 3), 4)  # not only text
+  assert len(numbers) == 12
+
+
+def test_a_limit_of_none_or_too_many_keeps_all():
+  dataset = numbered(["a", "b", "b"])
+  assert splits.limited(dataset, 0) is dataset
+  assert splits.limited(dataset, 7).ids.tolist() == dataset.ids.tolist()
+  with pytest.raises(DataError, match="limit -1: give a number of patients"):
+    splits.limited(dataset, -1)

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from gcl_jax import data
-from gcl_jax.data.tfds_source import tfds_source
+from gcl_jax.data.readers.tfds import read as tfds_source
 from gcl_jax.errors import DataError
 
 

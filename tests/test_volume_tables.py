@@ -12,9 +12,9 @@ from volume_cases import (
   stored,
 )
 
-from gcl_jax.data import npz_volumes, volume_files, windows
+from gcl_jax.data import intensity, npz_volumes, volume_files
 from gcl_jax.data.formats import read_volume
-from gcl_jax.data.volume_files import volume_table
+from gcl_jax.data.readers.volumes import read as volume_table
 from gcl_jax.errors import DataError
 
 # Your own table
@@ -39,7 +39,7 @@ def test_volumes_of_a_table(tmp_path):
   np.testing.assert_allclose(found.column("spacing_z"), 8)
   pixels = read_volume(image)
   np.testing.assert_allclose(found.read(2), mr_reference(pixels)[2], atol=1)
-  np.testing.assert_array_equal(found.read(4), windows.window_ct(pixels)[0])
+  np.testing.assert_array_equal(found.read(4), intensity.window_ct(pixels)[0])
   expected = LABEL[::-1, ::-1].transpose(2, 1, 0)
   np.testing.assert_array_equal(found.read_mask(1), expected[1])
   table.write_text("id,image\none,x/a.nii.gz\n")

@@ -16,8 +16,8 @@ from volume_cases import (
   stored,
 )
 
-from gcl_jax.data import nifti, windows
-from gcl_jax.data.slices import prepare_slice, restore
+from gcl_jax.data import intensity, nifti
+from gcl_jax.data.slice_geometry import prepare_slice, restore
 from gcl_jax.data.splits import label_draw
 from gcl_jax.data.volume_files import nifti_volume
 from gcl_jax.data.volumes import Volume, Voxels, volumes
@@ -30,25 +30,25 @@ from gcl_jax.errors import ConfigError, DataError
 @pytest.mark.parametrize("percentiles", [(1.0, 99.0), (0.0, 100.0)])
 def test_mr_against_float64(kind, percentiles):
   volume = (RNG.gamma(1.0, 25, (5, 24, 20))).astype(kind)
-  found = windows.window_mr(volume, percentiles)
+  found = intensity.window_mr(volume, percentiles)
   assert found.dtype == np.uint8
   expected = mr_reference(volume, percentiles)
   assert (expected == 255).any()  # some voxel lies beyond z = 3
   assert np.mean(found != expected) < 1e-3
   assert np.abs(found - expected).max() <= 1
-  again = windows.window_mr(volume.astype(np.float64) * 3e4 + 7, percentiles)
+  again = intensity.window_mr(volume.astype(np.float64) * 3e4 + 7, percentiles)
   assert np.abs(found.astype(int) - again).max() <= 1
 
 
 def test_a_large_offset_does_not_spoil_the_spread():
   volume = (1e6 + RNG.normal(size=(40, 40, 40))).astype(np.float32)
   expected = mr_reference(volume)
-  assert np.abs(windows.window_mr(volume) - expected).max() <= 1
+  assert np.abs(intensity.window_mr(volume) - expected).max() <= 1
 
 
 def test_ct_against_the_formula():
   hu = np.linspace(-1024, 3000, 4 * 5 * 6).reshape(4, 5, 6).astype(np.int16)
-  found = windows.window_ct(hu, (-160, 240))
+  found = intensity.window_ct(hu, (-160, 240))
   expected = [
     min(255, max(0, int((float(v) + 160) / 400 * 255 + 0.5 // 1)))
     if v > -160
@@ -57,12 +57,12 @@ def test_ct_against_the_formula():
   ]
   assert np.abs(found.ravel().astype(int) - expected).max() <= 1
   edges = np.array([-161, -160, 40, 240, 241]).reshape(1, 1, 5)
-  assert windows.window_ct(edges, (-160, 240)).ravel().tolist() == [
+  assert intensity.window_ct(edges, (-160, 240)).ravel().tolist() == [
     *(0, 0, 128, 255, 255)
   ]
-  assert windows.CT_WINDOW == (-200, 800)
+  assert intensity.CT_WINDOW == (-200, 800)
   with pytest.raises(DataError, match="first must be smaller"):
-    windows.window_ct(hu, (5, 5))
+    intensity.window_ct(hu, (5, 5))
 
 
 def test_a_slice_is_scaled_by_its_volume():
@@ -102,8 +102,8 @@ def test_a_volume_that_is_flat_but_for_specks_is_refused():
   speck = np.zeros((10, 20, 20))
   speck[0, 0, 0] = 1
   with pytest.raises(DataError, match="constant between its percentiles"):
-    windows.window_mr(speck)
-  assert windows.window_mr(speck, (0, 100)).max() == 255
+    intensity.window_mr(speck)
+  assert intensity.window_mr(speck, (0, 100)).max() == 255
 
 
 # Class maps

@@ -1,8 +1,7 @@
 """DICOM images and series, by pydicom (extra `medical`).
 
-Headers are read and checked before pixels are; anything the library raises on
-a damaged file ends as one `DataError`. No message holds what an element says:
-counts and sizes are given, texts are not.
+Headers are checked before pixels are read. Any exception of the library becomes
+a `DataError`. Messages give counts and sizes, never the text of an element.
 """
 
 import pathlib
@@ -10,6 +9,7 @@ import pathlib
 import numpy as np
 
 from gcl_jax.data.dicom_pixels import check_pixels, frame_count, number
+from gcl_jax.data.dtypes import narrow, to_float32
 from gcl_jax.data.files import (
   MAX_PIXELS,
   MAX_VOLUME_BYTES,
@@ -19,7 +19,7 @@ from gcl_jax.data.files import (
   folder_of,
   regular_file,
 )
-from gcl_jax.data.medical import extra, narrow, to_float32
+from gcl_jax.data.optional import extra
 from gcl_jax.data.quiet import one_error
 from gcl_jax.errors import DataError
 
@@ -27,7 +27,7 @@ _DEFLATED = ("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.8.1")
 
 
 def read_dicom(path: pathlib.Path) -> np.ndarray:
-  """[H, W] or [H, W, 3] of a DICOM file with one frame."""
+  """Reads [H, W] or [H, W, 3] from a DICOM file with one frame."""
   frames = dicom_frames(path)
   if frames > 1:
     raise DataError(f"{path}: holds {frames} frames; use read_volume")
@@ -35,31 +35,31 @@ def read_dicom(path: pathlib.Path) -> np.ndarray:
 
 
 def read_frames(path: pathlib.Path) -> np.ndarray:
-  """[frames, H, W] of a DICOM file."""
+  """Reads [frames, H, W] from a DICOM file."""
   return _only_grey(path, _dicom_pixels(path))
 
 
 def dicom_frames(path: pathlib.Path) -> int:
-  """Number of frames by the header."""
+  """Reads the number of frames from the header."""
   with one_error(path, "DICOM"):
     return frame_count(path, _header(path))
 
 
 def read_series(path: pathlib.Path) -> np.ndarray:
-  """[slices, H, W] of a folder that holds one DICOM series."""
+  """Reads [slices, H, W] from a folder with one DICOM series."""
   files = series_files(path)
   slices = [_only_grey(file, _dicom_pixels(file))[0] for file in files]
   kinds = {image.dtype for image in slices}
-  # Rescaling may differ by slice; float holds every integer kind exactly.
+  # Rescaling may differ by slice; float32 holds 16-bit integers exactly.
   return np.stack(slices).astype(kinds.pop() if len(kinds) == 1 else np.float32)
 
 
 def series_files(path: pathlib.Path) -> list[pathlib.Path]:
-  """The files of a series in anatomical order, by their headers.
+  """Sorts the files of a series in anatomical order by their headers.
 
   Raises:
-    DataError: no DICOM file, another file among them, several series or
-      sizes, or an order that positions and instance numbers leave open.
+    DataError: no DICOM file, a file of another kind, several series or sizes,
+      or slices that neither position nor instance number puts in order.
   """
   with one_error(path, "folder"):
     found = sorted(
@@ -77,7 +77,7 @@ def series_files(path: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _order(path: pathlib.Path, files: list, headers: list) -> list[int]:
-  """Positions of the slices, sorted along the normal."""
+  """Indices of the slices, sorted along the normal."""
   with one_error(path, "DICOM series"):
     for name in ("SeriesInstanceUID", "Rows", "Columns"):
       _all_equal(path, name, {str(h.get(name)) for h in headers})
@@ -117,7 +117,7 @@ def _along_normal(path: pathlib.Path, headers: list) -> list[float] | None:
   if np.abs(turns - turns[0]).max() > 1e-3:
     raise DataError(f"{path}: slices of different orientation in one folder")
   normal = np.cross(turns[0, :3], turns[0, 3:])
-  # Rounded, so that the same place written twice is seen as the same.
+  # Rounded, so that a repeated position is recognised.
   return [round(float(np.dot(np.array(p, float), normal)), 4) for p in places]
 
 
@@ -130,14 +130,14 @@ def _all_equal(path: pathlib.Path, name: str, values: set[str]) -> None:
 
 
 def _header(path: pathlib.Path):
-  """The data set without pixels, its declared size checked."""
+  """Reads the data set without pixels and checks its declared size."""
   pydicom = extra("pydicom")
   with path.open("rb") as file:
     if file.read(132)[128:] != b"DICM":
       raise DataError(f"{path}: not a DICOM file (no DICM mark)")
   check_bytes(path, path.stat().st_size, MAX_VOLUME_BYTES)
   meta = pydicom.filereader.read_file_meta_info(path)
-  # Inflating happens while parsing, so the size could not be checked first.
+  # Deflated files unpack while parsing, before a size could be checked.
   if str(meta.get("TransferSyntaxUID", "")) in _DEFLATED:
     raise DataError(f"{path}: deflated DICOM is not read; re-save it plain")
   header = pydicom.dcmread(path, stop_before_pixels=True)
@@ -173,7 +173,7 @@ def _dicom_pixels(path: pathlib.Path) -> np.ndarray:
 
 
 def _check_kind(path: pathlib.Path, dataset) -> None:
-  """What is none of DICOM's words may be any text, and is not repeated."""
+  """Refuses an unknown photometric interpretation without quoting it."""
   words = extra("pydicom.pixels.common").PhotometricInterpretation
   kind = str(dataset.get("PhotometricInterpretation"))
   if kind not in {word.value for word in words}:
@@ -183,7 +183,7 @@ def _check_kind(path: pathlib.Path, dataset) -> None:
 
 
 def _intensities(path, dataset, stored: np.ndarray) -> np.ndarray:
-  """Stored numbers to brightness in the declared unit."""
+  """Converts stored values to intensities in the declared unit."""
   pixels = extra("pydicom.pixels")
   kind = str(dataset.get("PhotometricInterpretation"))
   if kind == "PALETTE COLOR":

@@ -1,7 +1,7 @@
-"""Checks of the pixels of a DICOM file, made before they are decoded.
+"""Checks of DICOM pixel data before decoding.
 
-pydicom only warns where pixels are too many, too few or of another size than
-the header declares, and its warnings are not heard (see `quiet`).
+pydicom only warns if number or size of the pixels differ from the header, and
+its warnings are suppressed (see `quiet`).
 """
 
 import io
@@ -10,13 +10,13 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from gcl_jax.data.medical import extra
+from gcl_jax.data.optional import extra
 from gcl_jax.data.raster import check_markers
 from gcl_jax.errors import DataError
 
 _RLE = "1.2.840.10008.1.2.5"
-# What a byte can unpack to, so that a small file with a large size in its
-# header is refused before that size is allocated.
+# Most bytes that one byte of RLE unpacks to: a small file that declares a large
+# size is refused before memory of that size is allocated.
 _MOST_RLE = 64
 # Frame headers of JPEG; C4, C8 and CC are tables and an extension.
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
@@ -29,17 +29,17 @@ def number(
   default: float | None = None,
   kind: Callable = int,
 ) -> float:
-  """A number of the header.
+  """Reads a number from the header.
 
   Args:
     path: the file.
-    dataset: of pydicom.
+    dataset: the pydicom data set.
     name: keyword of the element.
     default: if the element is missing or blank; None refuses both.
     kind: int or float.
 
   Raises:
-    DataError: names the element and never what it holds.
+    DataError: the message names the element, never its content.
   """
   try:
     value = dataset.get(name)
@@ -47,7 +47,7 @@ def number(
       value = default
     if value is not None:
       return kind(value)
-  # pydicom reads an element when it is asked for, and fails in many ways.
+  # pydicom parses elements lazily and raises many kinds of exceptions.
   except Exception:
     words = "a whole number" if kind is int else "a number"
     raise DataError(f"{path}: {name} is not {words}") from None
@@ -55,16 +55,16 @@ def number(
 
 
 def frame_count(path: pathlib.Path, dataset) -> int:
-  """Number of frames by the header; missing, blank and 0 are 1."""
+  """Reads the number of frames; missing, blank and 0 count as 1."""
   return number(path, dataset, "NumberOfFrames", 1) or 1
 
 
 def check_pixels(path: pathlib.Path, dataset) -> None:
-  """Refuses pixels that cannot be those which the header declares.
+  """Refuses pixel data that do not match the header.
 
   Args:
     path: the file.
-    dataset: of pydicom, whole.
+    dataset: the complete pydicom data set.
 
   Raises:
     DataError: no pixels, no decoder for them, another number of bytes or
@@ -88,12 +88,12 @@ def check_pixels(path: pathlib.Path, dataset) -> None:
 
 
 def _check_decoder(path: pathlib.Path, dataset, syntax) -> None:
-  """Says what to install, which pydicom does in the midst of values."""
+  """Refuses pixels without a decoder and names the package to install."""
   uid = extra("pydicom.uid")
   try:
     decoder = extra("pydicom.pixels").get_decoder(syntax)
   except NotImplementedError:
-    # A name that is no more than the UID again may be anything.
+    # A name equal to the UID may be any text.
     name = syntax.name if syntax.name != str(syntax) else "an unknown one"
     raise DataError(
       f"{path}: pydicom does not decode its transfer syntax ({name}); convert"
@@ -111,7 +111,7 @@ def _check_decoder(path: pathlib.Path, dataset, syntax) -> None:
 
 
 def _packages(syntax) -> str:
-  """What decodes a transfer syntax that nothing here does."""
+  """Names the packages that decode a transfer syntax."""
   uid = extra("pydicom.uid")
   if syntax in uid.JPEGLSTransferSyntaxes:
     return "pyjpegls"
@@ -121,7 +121,7 @@ def _packages(syntax) -> str:
 
 
 def _check_frames(path: pathlib.Path, dataset, syntax, expected: int) -> None:
-  """Compressed frames must be as many and as large as the header declares."""
+  """Refuses compressed frames whose number or size differs from the header."""
   if syntax == _RLE and expected > _MOST_RLE * len(dataset.PixelData):
     raise DataError(
       f"{path}: the header declares {expected} bytes, more than"
@@ -144,7 +144,7 @@ def _check_frames(path: pathlib.Path, dataset, syntax, expected: int) -> None:
 
 
 def _check_picture(where: str, frame: bytes, size: tuple[int, int]) -> None:
-  """A JPEG or JPEG 2000 frame must be whole and of the declared size."""
+  """Refuses a JPEG or JPEG 2000 frame that is truncated or of another size."""
   if frame.startswith(b"\xff\xd8"):
     found = _jpeg_size(frame)
   else:
@@ -160,7 +160,7 @@ def _check_picture(where: str, frame: bytes, size: tuple[int, int]) -> None:
 
 
 def _jpeg_size(frame: bytes) -> tuple[int, int]:
-  """(rows, columns) by the frame header; Pillow opens 8 bits only."""
+  """Reads (rows, columns) from the frame header; Pillow opens 8 bits only."""
   place = 2
   while frame[place : place + 1] == b"\xff" and place + 9 <= len(frame):
     marker, length = frame[place + 1], frame[place + 2 : place + 4]
@@ -174,7 +174,7 @@ def _jpeg_size(frame: bytes) -> tuple[int, int]:
 def _check_rle(where: str, frame: bytes, size: tuple[int, int]) -> None:
   """Refuses planes that unpack to more bytes than the image has pixels.
 
-  The rest would be cut off; one byte more is what some encoders add.
+  The rest would be cut off. One byte more is accepted: some encoders add it.
   """
   pixels, words = size[0] * size[1], frame[:64]
   starts = [
@@ -191,7 +191,7 @@ def _check_rle(where: str, frame: bytes, size: tuple[int, int]) -> None:
 
 
 def _unpacked(segment: bytes) -> int:
-  """The number of bytes that an RLE segment unpacks to."""
+  """Counts the bytes that an RLE segment unpacks to."""
   total = place = 0
   while place + 1 < len(segment):
     code = segment[place]

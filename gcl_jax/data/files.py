@@ -1,8 +1,8 @@
-"""Checks made before any decoder sees a file.
+"""Checks of a file before it is decoded.
 
-Nothing here trusts a file: it must be a regular file with content (no FIFO
-can block the reader), and the size that its header declares must be
-acceptable before anything of that size is allocated.
+Files are not trusted: each must be a regular, non-empty file (a FIFO would
+block the reader), and the size declared in its header is checked before memory
+of that size is allocated.
 """
 
 import math
@@ -34,10 +34,11 @@ _KINDS = {
 
 
 def existing(path: str | os.PathLike) -> pathlib.Path:
-  """The path, if something is there (after following symbolic links).
+  """Returns the path if it exists, symbolic links followed.
 
   Raises:
-    DataError: nothing there, a loop of links, or no permission to look.
+    DataError: the path does not exist, its links form a loop, or permission is
+      denied.
   """
   path = pathlib.Path(path)
   try:
@@ -49,11 +50,11 @@ def existing(path: str | os.PathLike) -> pathlib.Path:
 
 
 def regular_file(path: str | os.PathLike) -> pathlib.Path:
-  """The path, if it is a regular file with at least one byte.
+  """Returns the path if it is a regular file of at least one byte.
 
   Raises:
-    DataError: nothing there, a folder, FIFO, device or loop of links, zero
-      bytes, or not readable. The file is not opened unless it is regular.
+    DataError: the path does not exist, is a folder, FIFO, device or loop of
+      links, is empty or not readable. Only a regular file is opened.
   """
   path = existing(path)
   found = path.stat()
@@ -70,7 +71,7 @@ def regular_file(path: str | os.PathLike) -> pathlib.Path:
 def check_bytes(
   path: str | os.PathLike, count: int, limit: int, what: str = "the file"
 ) -> None:
-  """Refuses more bytes than a reader is meant for, before it takes them in.
+  """Refuses more bytes than the limit, before they are read.
 
   Raises:
     DataError: `count` is above `limit`; the message names file and numbers.
@@ -83,10 +84,10 @@ def check_bytes(
 
 
 def read_bytes(path: str | os.PathLike, limit: int) -> bytes:
-  """The content of a regular file of at most `limit` bytes.
+  """Reads a regular file of at most `limit` bytes.
 
   Raises:
-    DataError: as `regular_file` and `check_bytes`, or the disk fails.
+    DataError: as `regular_file` and `check_bytes`, or reading fails.
   """
   path = regular_file(path)
   check_bytes(path, path.stat().st_size, limit)
@@ -97,10 +98,10 @@ def read_bytes(path: str | os.PathLike, limit: int) -> bytes:
 
 
 def folder_of(path: str | os.PathLike) -> pathlib.Path:
-  """The path, if it is a folder.
+  """Returns the path if it is a folder.
 
   Raises:
-    DataError: nothing there, or not a folder.
+    DataError: the path does not exist or is not a folder.
   """
   path = existing(path)
   if not path.is_dir():
@@ -111,7 +112,7 @@ def folder_of(path: str | os.PathLike) -> pathlib.Path:
 def check_size(
   path: str | os.PathLike, shape: tuple[int, ...], limit: int
 ) -> None:
-  """Refuses the size a header declares, before anything is decoded.
+  """Refuses a declared size that is empty or above the limit, before decoding.
 
   Args:
     path: for the message.
@@ -135,14 +136,14 @@ def check_size(
 def read_npz(
   path: str | os.PathLike, names: Sequence[str] | None = None
 ) -> dict[str, np.ndarray]:
-  """Arrays of an npz file, without unpickling anything.
+  """Reads arrays of an npz file; pickled objects are refused.
 
-  Each array's header must agree with the bytes that follow it, so a header
-  that declares a huge shape is refused before allocation.
+  Each array's header must match the number of bytes that follow it, so a header
+  that declares a huge shape is refused before memory is allocated.
 
   Args:
     path: the file.
-    names: of the arrays wanted, as far as they are there; None for all.
+    names: arrays to read, missing ones left out; None for all.
 
   Raises:
     DataError: not an npz file, an object (pickled) array, a header that does
@@ -158,7 +159,7 @@ def read_npz(
 def npz_headers(
   path: str | os.PathLike,
 ) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-  """Shape and type of every array of an npz file, by its header.
+  """Reads shape and dtype of every array of an npz file from the headers.
 
   Raises:
     DataError: as `read_npz`.
@@ -179,14 +180,14 @@ def npz_headers(
 
 
 def _check_names(path: pathlib.Path, names: list[str]) -> None:
-  """numpy would take one of two arrays of the same name, and not say which."""
+  """Refuses repeated names, of which numpy would silently use one."""
   twice = {name for name in names if names.count(name) > 1}
   if twice:
     raise DataError(f"{path}: holds the array {min(twice)!r} more than once")
 
 
 def kind_of(dtype: np.dtype) -> str:
-  """A type in words; the fields of a record may have any name."""
+  """Describes a dtype; field names of records are free text and left out."""
   return "records" if dtype.names else str(dtype)
 
 

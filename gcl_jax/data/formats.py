@@ -1,8 +1,8 @@
-"""Images and volumes from files, whole and with the right intensities.
+"""Reading of images and volumes, complete and with exact intensities.
 
-`read_image` and `read_volume` either return what the file holds, in full, or
-raise `DataError` with one line that names the file: never a half-decoded
-image, never a 16-bit image cut to 8 bits, never the first page of several.
+`read_image` and `read_volume` either return the whole content of a file or
+raise `DataError` with one line that names it. They never return a partly
+decoded image, a 16-bit image reduced to 8 bits, or the first of several pages.
 """
 
 import functools
@@ -21,8 +21,8 @@ from gcl_jax.data.files import (
 from gcl_jax.data.raster import decode_image
 from gcl_jax.errors import DataError
 
-# The suffix chooses the family of decoders, the content the member, because
-# files named .png that hold a JPEG are common.
+# The suffix selects the family of decoders and the content the format: JPEG
+# files named .png are common.
 PILLOW_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 DICOM_SUFFIXES = (".dcm", ".dicom")
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
@@ -30,13 +30,13 @@ SUFFIXES = (*PILLOW_SUFFIXES, *DICOM_SUFFIXES, *NIFTI_SUFFIXES)
 
 
 def read_image(path: str | os.PathLike) -> np.ndarray:
-  """One image as stored.
+  """Reads one image.
 
-  PNG, JPEG, TIFF and BMP by Pillow; .dcm, .dicom, or a file without a suffix
-  that starts like one, by pydicom. Colour palettes are looked up, CMYK and
-  YCbCr become RGB, an opaque alpha channel is dropped and any other one is
-  laid over black; "white is zero" images are inverted, so that more is always
-  brighter. DICOM: rescale slope and intercept applied, MONOCHROME1 inverted.
+  PNG, JPEG, TIFF and BMP by Pillow; .dcm, .dicom, or another file with the
+  DICOM marker, by pydicom. Palettes are resolved, CMYK and YCbCr are converted
+  to RGB, an opaque alpha channel is dropped and any other one is blended over
+  black; "white is zero" images are inverted, so that larger is brighter. DICOM:
+  rescale slope and intercept applied, MONOCHROME1 inverted.
 
   Args:
     path: a file.
@@ -65,7 +65,7 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
 
 
 def read_volume(path: str | os.PathLike) -> np.ndarray:
-  """All slices of a volume, in anatomical order.
+  """Reads all slices of a volume, in anatomical order.
 
   Args:
     path: a NIfTI file (.nii, .nii.gz), a multi-frame DICOM file, or a folder
@@ -79,8 +79,8 @@ def read_volume(path: str | os.PathLike) -> np.ndarray:
     instance number where positions are missing; frames keep their order.
 
   Raises:
-    DataError: none of the three, a folder with more than one series, slices
-      of different size, or any of the reasons of `read_image`.
+    DataError: none of these, a folder with more than one series, slices of
+      different size, or any of the reasons of `read_image`.
   """
   if pathlib.Path(path).is_dir():
     return dicom.read_series(pathlib.Path(path))
@@ -96,7 +96,7 @@ def read_volume(path: str | os.PathLike) -> np.ndarray:
 
 
 def count_slices(path: str | os.PathLike) -> int | None:
-  """How many slices a volume has, by its header; None if it is an image.
+  """Reads the number of slices from the header; None for an image.
 
   Raises:
     DataError: as `read_volume`, as far as headers tell.
@@ -113,9 +113,9 @@ def count_slices(path: str | os.PathLike) -> int | None:
 
 
 def read_slice(path: str | os.PathLike, number: int) -> np.ndarray:
-  """Slice `number` [H, W] of `read_volume(path)`.
+  """Reads slice `number` [H, W] of `read_volume(path)`.
 
-  The last two volumes stay in memory, so slices read in order cost little.
+  The last two volumes are cached, so slices read in order cost little.
   """
   changed = existing(path).stat().st_mtime_ns
   return _cached_volume(os.fspath(path), changed)[number].copy()
@@ -127,14 +127,14 @@ def _cached_volume(path: str, changed: int) -> np.ndarray:
 
 
 def without_colour(image: np.ndarray) -> np.ndarray:
-  """[H, W] if the image is grey or its three channels are equal, as given."""
+  """Returns [H, W] if all channels are equal, else the image unchanged."""
   if image.ndim == 3 and (image == image[..., :1]).all():
     return image[..., 0]
   return image
 
 
 def to_grey(image: np.ndarray) -> np.ndarray:
-  """Luminance (ITU-R 601), rounded as Pillow's `convert("L")` does.
+  """Computes the luminance (ITU-R 601), rounded as Pillow's `convert("L")`.
 
   Args:
     image: [H, W], [H, W, 1] or [H, W, 3], uint8, uint16 or float.
@@ -167,13 +167,13 @@ def _grey_or_stored(image: np.ndarray, grey: np.ndarray) -> np.ndarray:
 def to_uint8(
   image: np.ndarray, value_range: tuple[float, float] | None = None
 ) -> np.ndarray:
-  """Any image to 8 bits by one rule.
+  """Converts an image to 8 bits.
 
-  uint8 is returned untouched. Otherwise `value_range`, or the 0.5th and
-  99.5th percentile of the image, become 0 and 255; values outside are
-  clipped, halves rounded up. Where the two percentiles are equal (a small
-  object on a flat ground) minimum and maximum take their place; a constant
-  image becomes zeros.
+  uint8 is returned unchanged. Otherwise `value_range`, or the 0.5th and 99.5th
+  percentile over all pixels and channels, become 0 and 255; values outside are
+  clipped, halves rounded up. If the two percentiles are equal (a small object
+  on a constant background), minimum and maximum are used; a constant image
+  becomes zeros.
 
   Args:
     image: [H, W] or [H, W, 3], uint8, uint16 or float.
@@ -214,7 +214,7 @@ def _suffix(path: pathlib.Path) -> str:
 
 
 def _is_dicom(path: pathlib.Path) -> bool:
-  """By suffix, or by the mark after the preamble of a file without one."""
+  """Whether the suffix or the marker after the preamble is that of DICOM."""
   if _suffix(path) in DICOM_SUFFIXES:
     return True
   with path.open("rb") as file:

@@ -1,12 +1,11 @@
-"""Images of two parts of a split that look like the same scan.
+"""Near-duplicate images across the two parts of a split.
 
-The same scan exported twice differs in bytes: another brightness, compression
-or annotation, or a slight crop as far as the preparation aligns it. What stays
-is its detail, so images are compared by the differences between neighbouring
-cells of a coarse grid. On the real OCT
-set of OCTDL (1,590 B-scans) a correlation above 0.95 finds 104 of the 105
-pairs that correlate above 0.95 pixel by pixel, and 5 between groups, all of
-which are one scan to the eye.
+A scan that was exported twice may differ in brightness, compression, annotation
+or by a slight crop, but its structure stays. Images are therefore compared by
+the correlation of the differences between neighbouring cells of a coarse grid.
+On OCTDL (1,590 OCT B-scans) a correlation above 0.95 finds 104 of the 105 pairs
+that correlate above 0.95 pixel by pixel, and 5 more between groups, all of
+which show the same scan.
 """
 
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ _BLOCK = 1024  # images compared at once
 
 
 class Pair(NamedTuple):
-  """An evaluation image, the training image most like it, how much."""
+  """An evaluation image, its most similar training image, their correlation."""
 
   evaluation: str
   training: str
@@ -33,16 +32,17 @@ def near_copies(
   ids: Sequence,
   threshold: float = THRESHOLD,
 ) -> list[Pair]:
-  """Evaluation images that look like a training image, the likest first.
+  """Finds evaluation images that are near-duplicates of a training image.
 
   Args:
     images: uint8[N, H, W, C], all prepared alike.
     parts: [N], "train" or "eval".
     ids: [N], of the images.
-    threshold: least correlation of the details, 0 to 1.
+    threshold: pairs with a larger correlation are returned, 0 to 1.
 
   Returns:
-    One pair per such evaluation image. Flat images are like no other.
+    One pair per such evaluation image, in descending order of correlation. A
+    constant image has correlation 0 with every other.
   """
   parts, ids = np.asarray(parts), np.asarray(ids)
   train, held_out = (np.flatnonzero(parts == p) for p in ("train", "eval"))

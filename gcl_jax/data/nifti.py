@@ -1,7 +1,7 @@
 """NIfTI volumes, by nibabel (extra `medical`).
 
-The header is read and checked before voxels are; anything the library raises
-on a damaged file ends as one `DataError`.
+The header is checked before voxels are read. Any exception of the library
+becomes a `DataError`.
 """
 
 import dataclasses
@@ -12,18 +12,19 @@ import struct
 
 import numpy as np
 
+from gcl_jax.data.dtypes import narrow
 from gcl_jax.data.files import (
   MAX_VOLUME_BYTES,
   MAX_VOXELS,
   check_bytes,
   check_size,
 )
-from gcl_jax.data.medical import extra, narrow
+from gcl_jax.data.optional import extra
 from gcl_jax.data.quiet import one_error
 from gcl_jax.errors import DataError
 
-# What a byte can unpack to, so that a small file with a large size in its
-# header is refused before that size is allocated.
+# Most bytes that one byte of gzip unpacks to: a small file that declares a
+# large size is refused before memory of that size is allocated.
 _MOST_GZIP = 1032
 _MAX_EXTENSIONS = 2**24  # bytes between a NIfTI header and its voxels
 _SPACE_CODES = range(6)  # values of qform_code and sform_code
@@ -32,14 +33,14 @@ _MILLIMETRES = {"meter": 1e3, "mm": 1.0, "micron": 1e-3, "unknown": 1.0}
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-  """What the header says of the voxels, in the order they are stored.
+  """Geometry and type of the voxels by the header, axes as stored.
 
   Attributes:
     shape: (i, j, k), the lengths of the first three axes.
     spacing: (i, j, k) in mm.
-    directions: where each of the three runs to, closest of "L" or "R", "P" or
-      "A", "I" or "S" by the affine; () of a file without one.
-    frames: volumes in the file, 1 unless it is a film.
+    directions: anatomical direction of each axis by the affine, the closest of
+      "L" or "R", "P" or "A", "I" or "S"; () for a file without an affine.
+    frames: number of volumes, 1 unless there is a time axis.
     dtype: of the stored voxels.
   """
 
@@ -51,19 +52,19 @@ class Grid:
 
 
 def nifti_grid(path: pathlib.Path, *, film: bool = False) -> Grid:
-  """The grid of a NIfTI file, by its header alone.
+  """Reads the grid of a NIfTI file from its header.
 
   Args:
     path: .nii or .nii.gz.
-    film: accept a fourth axis.
+    film: accept a fourth axis, time.
 
   Raises:
     DataError: not such a file, a spacing that is not positive, or an affine
-      that gives two axes one direction.
+      that gives two axes the same direction.
   """
   with one_error(path, "NIfTI"):
     volume = _nifti(path, film)
-    # The header as it is: nibabel would turn a size of 0 into one of 1.
+    # The raw header: nibabel replaces a voxel size of 0 by 1.
     header, _ = _nifti_header(path)
     unit = _millimetres(path, header)
     spacing = tuple(float(s) * unit for s in header["pixdim"][1:4])
@@ -76,7 +77,7 @@ def nifti_grid(path: pathlib.Path, *, film: bool = False) -> Grid:
 
 
 def _millimetres(path: pathlib.Path, header) -> float:
-  """Millimetres of one unit of the header's spacing."""
+  """Millimetres per unit of the header's spacing."""
   try:
     return _MILLIMETRES[header.get_xyzt_units()[0]]
   except KeyError:
@@ -85,7 +86,7 @@ def _millimetres(path: pathlib.Path, header) -> float:
 
 
 def directions_of(path: pathlib.Path, affine: np.ndarray) -> tuple[str, ...]:
-  """`Grid.directions` by an affine; DataError if two axes share one."""
+  """Computes `Grid.directions`; DataError if two axes share a direction."""
   directions = extra("nibabel").aff2axcodes(affine)
   if None in directions:
     raise DataError(f"{path}: the affine does not tell the three axes apart")
@@ -93,9 +94,9 @@ def directions_of(path: pathlib.Path, affine: np.ndarray) -> tuple[str, ...]:
 
 
 def read_nifti(path: pathlib.Path, *, canonical: bool = True) -> np.ndarray:
-  """[slices, H, W] of a NIfTI file, axial, foot to head.
+  """Reads [slices, H, W] from a NIfTI file: axial slices from foot to head.
 
-  With canonical=False in the order of the file: its third axis, second, first.
+  With canonical=False the axes are the third, second and first of the file.
   """
   with one_error(path, "NIfTI"):
     return _frames(path, canonical, film=False)[0]
@@ -104,7 +105,7 @@ def read_nifti(path: pathlib.Path, *, canonical: bool = True) -> np.ndarray:
 def read_nifti_film(
   path: pathlib.Path, *, canonical: bool = True
 ) -> np.ndarray:
-  """[frames, slices, H, W] of a NIfTI file, each frame as `read_nifti`."""
+  """Reads [frames, slices, H, W], each frame as `read_nifti`."""
   with one_error(path, "NIfTI"):
     return _frames(path, canonical, film=True)
 
@@ -123,7 +124,7 @@ def _frames(path: pathlib.Path, canonical: bool, film: bool) -> np.ndarray:
 def as_slices(
   path: pathlib.Path, values: np.ndarray, canonical: bool
 ) -> np.ndarray:
-  """[i, j, k] or [i, j, k, frames] with the axes in the opposite order.
+  """Reverses the order of the axes of [i, j, k] or [i, j, k, frames].
 
   A canonical volume [R, A, S] becomes [S, P, L]: anterior row first, the
   patient's right first.
@@ -135,7 +136,7 @@ def as_slices(
 
 
 def nifti_slices(path: pathlib.Path) -> int:
-  """Number of axial slices by the header."""
+  """Reads the number of axial slices from the header."""
   with one_error(path, "NIfTI"):
     volume = _nifti(path)
     axes = extra("nibabel").io_orientation(volume.affine)[:, 0]
@@ -143,7 +144,7 @@ def nifti_slices(path: pathlib.Path) -> int:
 
 
 def _nifti(path: pathlib.Path, film: bool = False):
-  """The volume as stored, its header checked, its voxels not yet read."""
+  """Opens a volume: its header is checked, its voxels are not read."""
   header, kind = _nifti_header(path)
   shape = header.get_data_shape()
   axes = int(header["dim"][0])
@@ -164,7 +165,7 @@ def _nifti(path: pathlib.Path, film: bool = False):
 
 
 def _nifti_header(path: pathlib.Path):
-  """The header alone, and the class for the rest (what follows may be huge)."""
+  """Reads the header alone (extensions may be huge) and its nibabel class."""
   nibabel = extra("nibabel")
   with gzip.open(path) if _is_gzip(path) else path.open("rb") as file:
     block = file.read(540)
@@ -182,7 +183,7 @@ def _nifti_header(path: pathlib.Path):
 def _check_room(
   path: pathlib.Path, offset: float, shape: tuple[int, ...], itemsize: int
 ) -> None:
-  """The file must have room for the voxels that its header declares."""
+  """Refuses a file too small for the voxels that its header declares."""
   if not 0 <= offset <= _MAX_EXTENSIONS:
     raise DataError(f"{path}: the header puts the voxels at byte {offset:.6g}")
   declared = int(offset) + math.prod(shape) * itemsize
@@ -200,7 +201,7 @@ def _is_gzip(path: pathlib.Path) -> bool:
 
 
 def _check_gzip(path: pathlib.Path) -> None:
-  """Unpacks to the end, where the checksum is; nibabel stops at the voxels."""
+  """Verifies the checksum at the end; nibabel stops after the voxels."""
   total = 0
   with gzip.open(path) as file:
     while block := file.read(2**20):

@@ -16,21 +16,21 @@ from gcl_jax.data.files import (
   npz_headers,
   read_npz,
 )
-from gcl_jax.data.medical import extra
 from gcl_jax.data.nifti import Grid, as_slices, directions_of
+from gcl_jax.data.optional import extra
 from gcl_jax.data.quiet import one_error
 from gcl_jax.errors import DataError
 
 
 def is_npz(path: pathlib.Path) -> bool:
-  """Whether the name of a file says so."""
+  """Whether the suffix of a file is .npz."""
   return path.suffix.lower() == ".npz"
 
 
 def npz_grid(
   path: pathlib.Path, kind: str, spacing: tuple[float, ...] | None = None
 ) -> Grid:
-  """The grid of a volume; its voxels are not unpacked.
+  """Reads the grid of a volume without unpacking its voxels.
 
   Args:
     path: the file.
@@ -38,8 +38,8 @@ def npz_grid(
     spacing: (i, j, k) in mm, for a file without `spacing`.
 
   Raises:
-    DataError: no such array, one that is no volume, a spacing that is missing
-      or not positive, or an affine that is none.
+    DataError: the array is missing or not a volume, the spacing is missing or
+      not positive, or the affine is not valid.
   """
   headers = npz_headers(path)
   if kind not in headers:
@@ -71,7 +71,7 @@ def npz_grid(
 def read_npz_volume(
   path: pathlib.Path, kind: str, *, canonical: bool
 ) -> np.ndarray:
-  """[slices, H, W] of `image` or `label`, as `nifti.read_nifti`."""
+  """Reads [slices, H, W] of `image` or `label`, as `nifti.read_nifti`."""
   arrays = read_npz(path, (kind, "affine"))
   values = arrays[kind]
   if canonical:

@@ -1,28 +1,28 @@
-"""Files that a table names, found in whatever form their names are stored.
+"""Files named in a table, found in any Unicode form of their names.
 
-A name is opened as it is stored and compared in one form (see `text`): a table
-says ü in one letter where a folder packed on a Mac has u and two dots.
+Names are compared in canonical form (see `text`) and opened as stored: a table
+may hold a composed ü where a folder packed on macOS has a decomposed one.
 """
 
 import os
 import pathlib
 
-from gcl_jax.data.tables import Table
+from gcl_jax.data.table_files import Table
 from gcl_jax.data.text import one_form
 
 
 class Paths:
-  """What lies below a folder, by the path that a table gives."""
+  """Lookup of files below a folder by the paths in a table."""
 
   def __init__(self, root: pathlib.Path):
     self.root = root
     self._names: dict[pathlib.Path, dict[str, list[pathlib.Path]]] = {}
 
   def cell(self, rows: Table, i: int, column: str) -> tuple[str, str]:
-    """The path in a cell, with the very characters and in one form.
+    """Returns the path in a cell, as written and in canonical form.
 
     Raises:
-      DataError: it leads out of the folder.
+      DataError: the path is outside the folder.
     """
     cells = rows.as_written(column)[i], rows.text(column)[i]
     both = [os.path.normpath(str(c).replace("\\", "/")) for c in cells]
@@ -33,19 +33,19 @@ class Paths:
     return tuple(both)
 
   def exact(self, path: str) -> list[pathlib.Path]:
-    """What has this very path below the root, if anything has."""
+    """Returns the file with exactly this path below the root, if it exists."""
     found = self.root / path
     return [found] if os.path.lexists(found) else []
 
   def alike(self, path: str) -> list[pathlib.Path]:
-    """Everything whose path below the root is this one, in one form."""
+    """Returns all files whose path below the root has this canonical form."""
     found = [self.root]
     for part in pathlib.PurePosixPath(path).parts:
       found = [file for above in found for file in self.inside(above, part)]
     return found
 
   def inside(self, folder: pathlib.Path, name: str) -> list[pathlib.Path]:
-    """Entries of a folder with this name, in one form; it is listed once."""
+    """Returns entries of a folder by canonical name; it is listed once."""
     if folder not in self._names:
       names = self._names[folder] = {}
       for file in _entries(folder):
@@ -54,7 +54,7 @@ class Paths:
 
 
 def several(files: list[pathlib.Path]) -> str:
-  """What to say of a number of files where one was expected."""
+  """Describes a number of files where one was expected, for a message."""
   if not files:
     return "no such file"
   forms = {one_form(str(file)) for file in files}

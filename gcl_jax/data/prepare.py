@@ -1,12 +1,12 @@
-"""Writes any data set as array_record, once, checked and fast to read.
+"""Writes any data set as array_record, checked and fast to read.
 
   python -m gcl_jax.data.prepare --source=scans --table=scans.csv \\
       --label_columns=fluid,drusen --healthy_column=healthy --out=prepared
 
-Every file is read in full. What cannot be read is left out and listed in
-OUT/quarantine.csv with the reason; more than --max_bad such files end the
-run. The result is a tensorflow-datasets data set (TensorFlow is not needed
-to write or read it) that keeps ids, groups and labels exactly.
+Every file is read in full. Unreadable files are left out and listed in
+OUT/quarantine.csv with the reason; more than --max_bad of them end the run. The
+result is a tensorflow-datasets data set (TensorFlow is not needed to write or
+read it) that keeps ids, groups and labels exactly.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from tqdm import tqdm
 
 from gcl_jax import data
 from gcl_jax.data import formats, preprocess
+from gcl_jax.data.readers.tfds import METADATA
 from gcl_jax.data.source import Dataset
-from gcl_jax.data.tfds_source import METADATA
 from gcl_jax.errors import ConfigError, DataError, UserError
 
 VERSION = "1.0.0"
@@ -42,11 +42,11 @@ def prepare(
   grey: bool = False,
   max_bad: int = 100,
 ) -> tuple[pathlib.Path, list[tuple[str, str]]]:
-  """Writes the data set below `out` and lists what could not be read.
+  """Writes the data set below `out` and lists unreadable images.
 
-  8 and 16 bits are kept, float images become 8 bits by `formats.to_uint8`.
-  The first good image decides between grey and colour, 8 and 16 bits; what
-  cannot be stored so without loss is quarantined.
+  8 and 16 bits are kept, float images become 8 bits by `formats.to_uint8`. The
+  first readable image decides between grey and colour, 8 and 16 bits; images
+  that cannot be stored like it without loss are quarantined.
 
   Args:
     dataset: what to write.
@@ -54,14 +54,14 @@ def prepare(
     name: of the written data set; "" takes that of `dataset`.
     size: rows and columns to resize to (box average); None keeps each size.
     grey: turn colour into luminance (`formats.to_grey`).
-    max_bad: how many unreadable images are accepted.
+    max_bad: number of unreadable images that are accepted.
 
   Returns:
     The folder written, OUT/name/1.0.0, and (id, reason) per bad image.
 
   Raises:
-    DataError: `out` cannot be written or holds this data set already, more
-      than `max_bad` bad images, or no good one. Nothing half-written stays.
+    DataError: `out` cannot be written or holds this data set already, more than
+      `max_bad` bad images, or no readable one. Partial output is removed.
   """
   name = re.sub(r"\W+", "_", name or dataset.name).strip("_").lower() or "data"
   target = pathlib.Path(out) / name / VERSION
@@ -80,7 +80,7 @@ def prepare(
 
 
 class _Examples:
-  """The good images of a data set as encoded features, in order."""
+  """Encoded features of the readable images of a data set, in order."""
 
   def __init__(
     self, dataset: Dataset, size, grey: bool, max_bad: int, bad: list
@@ -89,7 +89,7 @@ class _Examples:
     self.max_bad, self.bad = max_bad, bad
     self.columns = _features(dataset)
     self.kind: tuple[int, np.dtype] | None = None
-    # Up to the first good image, which says what is stored; it is kept.
+    # The first readable image decides what is stored; it is kept.
     self.first = next(self._good(0), None)
     if self.first is None:
       raise DataError(f"no readable image in data set {dataset.name!r}")
@@ -128,7 +128,7 @@ class _Examples:
     example = {"image": encoded}
     for feature, (column, kind) in self.columns.items():
       value = self.dataset.table[column][row]
-      # float32 would round clinical values, text does not.
+      # Stored as text, as float32 would round clinical values.
       example[feature] = {
         "binary": np.float32,
         "number": lambda value: repr(float(value)),
@@ -189,7 +189,7 @@ def _of_kind(image: np.ndarray, wanted: tuple[int, np.dtype]) -> np.ndarray:
 
 
 def _write(examples: _Examples, out: str | os.PathLike, name: str) -> None:
-  """By a builder of tensorflow-datasets, which writes aside and renames."""
+  """Writes with a TFDS builder, which renames a temporary folder at the end."""
   import tensorflow_datasets as tfds
 
   channels, dtype = examples.kind
@@ -229,14 +229,14 @@ def _write(examples: _Examples, out: str | os.PathLike, name: str) -> None:
 
   Prepared.name = name
   tfds.disable_progress_bar()
-  # It prints about a download that does not happen.
+  # The builder announces a download that does not take place.
   with contextlib.redirect_stdout(io.StringIO()):
     builder = Prepared(data_dir=os.fspath(out), file_format="array_record")
     builder.download_and_prepare()
 
 
 def _quarantine(out: pathlib.Path, bad: list[tuple[str, str]]) -> None:
-  """OUT/quarantine.csv; none if there is nothing to list or nowhere to."""
+  """Writes OUT/quarantine.csv if there are bad images and `out` exists."""
   if not bad or not out.is_dir():
     return
   with (out / "quarantine.csv").open("w", encoding="utf-8", newline="") as file:
@@ -279,7 +279,7 @@ def _flags() -> argparse.ArgumentParser:
   add("--source", dest="path", required=True, help="folder or file to read")
   add("--out", required=True, help="folder to write to")
   add("--name", default="", help="of the written set; default: the folder's")
-  add("--reader", default="folder", help=", ".join(data.NAMES))
+  add("--reader", default="folder", help=", ".join(data.reader_names()))
   add("--table", default="", help="CSV or .xlsx with one row per image")
   add("--size", default="", help="HxW, for example 96x256; default: as stored")
   add("--grey", action="store_true", help="turn colour into grey")

@@ -1,12 +1,12 @@
-"""Label-free preparation of OCT B-scans, on the host, in numpy.
+"""Preparation of images in numpy on the host; flattening of OCT B-scans.
 
-A B-scan shows the retina as a bright, curved band. Where the band lies and
-how it bends say more about how the eye was held than about disease, so a
-model of healthy scans spends its capacity on them. The steps below straighten
-the band, put every scan on one intensity scale, cut away the rows far from
-the band and shrink. None of them looks at a label or at another scan.
+A B-scan shows the retina as a bright, curved band. Position and curvature of
+the band depend on the alignment of the eye more than on disease, and an
+autoencoder of healthy scans would spend its capacity on them. The steps below
+flatten the band, normalise intensities, crop rows far from the band and
+downsample. They use neither labels nor other scans.
 
-All functions take one scan, rows (depth) first, and never change it.
+All functions take one image, rows (depth) first, and do not modify it.
 """
 
 import functools
@@ -14,22 +14,23 @@ import functools
 import numpy as np
 from scipy import ndimage, sparse
 
-from gcl_jax.errors import DataError
+from gcl_jax.errors import ConfigError, DataError
 
-# Below this, a spread of intensities is the rounding of a constant image.
+# A smaller range of intensities is the rounding error of a constant image.
 _FLAT = 1e-9
 
-# Columns farther off than this times the root mean square are not fitted
-# again. Strict, because oedema and bright vitreous bend the first fit a lot.
+# Columns with a residual above this multiple of the root mean square are left
+# out of the second fit. Strict, as oedema and bright vitreous distort the first
+# one.
 _OUTLIER = 1.25
 
 
 def centre_row(image: np.ndarray) -> np.ndarray:
-  """The row of the band's centre in each column, as a smooth curve.
+  """Estimates the row of the band's centre in each column as a smooth curve.
 
-  Per column: the mean row weighted by the squared excess of the smoothed
-  image over its median; then a quadratic over the columns, fitted twice, the
-  second time without the columns that lie farthest off.
+  Per column: the mean row weighted by the squared excess of the smoothed image
+  over its median; then a quadratic over the columns, fitted twice, the second
+  time without outlying columns.
 
   Args:
     image: real [H, W], any intensity scale, finite.
@@ -101,7 +102,7 @@ def normalise(
 
 
 def crop_band(image: np.ndarray, rows_fraction: float = 2 / 3) -> np.ndarray:
-  """The centre rows, where a flattened scan has its band.
+  """Crops to the centre rows, which hold the band of a flattened scan.
 
   Args:
     image: [H, W].
@@ -117,7 +118,7 @@ def crop_band(image: np.ndarray, rows_fraction: float = 2 / 3) -> np.ndarray:
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """Resamples: box average along an axis that shrinks, linear if it grows.
+  """Resamples by box average (shrinking axes) or linear interpolation (others).
 
   Args:
     image: real [H, W].
@@ -128,12 +129,12 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   """
   rows = _resampling(image.shape[0], size[0])
   columns = _resampling(image.shape[1], size[1])
-  # Sparse products: a dense one of this size wakes a thread per core, which
-  # on a busy machine costs a hundred times the arithmetic.
+  # Sparse products: a dense one of this size starts a thread per core, which
+  # takes a hundred times as long on a busy machine.
   return (columns @ (rows @ np.asarray(image, np.float64)).T).T
 
 
-# `prepare` has switches that carry the names of the steps they switch.
+# Arguments of `prepare` have the names of these functions.
 _flatten, _normalise = flatten, normalise
 
 
@@ -144,28 +145,59 @@ def prepare(
   flatten: bool = True,
   normalise: bool = True,
   crop: bool = True,
+  channels: int = 1,
 ) -> np.ndarray:
-  """One stored B-scan to what the autoencoder and the encoder read.
+  """Prepares one stored image for the networks.
 
-  Order: grey, to twice `size`, flatten, normalise, crop to the centre two
-  thirds of the rows, to `size`.
+  Order: grey, resize to twice `size`, flatten, normalise, crop to the centre
+  two thirds of the rows, resize to `size`. With `channels=3` every channel is
+  resized and cropped by itself, so hue is kept.
 
   Args:
-    image: [H, W] or [H, W, C] of any real or boolean dtype; channels are
-      averaged. Without `normalise`, integers are read as a share of the
-      greatest value of their dtype and floats as lying in [0, 1].
+    image: [H, W] or [H, W, C] of any real or boolean dtype. Without
+      `normalise`, integers are read as a share of the greatest value of their
+      dtype and floats as lying in [0, 1].
     size: rows and columns of the result.
-    flatten: straighten the band.
-    normalise: 20th and 99.5th percentile to 0 and 1.
-    crop: keep the centre rows only.
+    flatten: straighten the retinal band of an OCT B-scan.
+    normalise: map the 20th and 99.5th percentile to 0 and 1.
+    crop: keep the centre two thirds of the rows.
+    channels: 1 averages the channels of a colour image. 3 keeps RGB, and
+      repeats a grey image three times; `flatten` and `normalise` are defined
+      for grey B-scans alone and must then be False.
 
   Returns:
-    uint8 [size[0], size[1]].
+    uint8 [size[0], size[1]], or [size[0], size[1], 3] with `channels=3`.
 
   Raises:
-    DataError: no pixels, not two or three axes, or NaN or infinite values.
+    DataError: no pixels, not two or three axes, NaN or infinite values, or
+      with `channels=3` a number of channels other than 1 and 3.
+    ConfigError: `channels` is neither 1 nor 3, or is 3 together with `flatten`
+      or `normalise`.
+
+  Example:
+    >>> image = np.full((96, 96, 3), (200, 100, 0), np.uint8)
+    >>> prepare(
+    ...   image, size=(2, 2), flatten=False, normalise=False, channels=3
+    ... )[0, 0]
+    array([200, 100,   0], dtype=uint8)
   """
-  scan = resize(_grey(image), (2 * size[0], 2 * size[1]))
+  steps = (size, flatten, normalise, crop)
+  if channels == 1:
+    return _prepared(_grey(image), *steps)
+  _check_colour_steps(channels, flatten, normalise)
+  planes = np.moveaxis(_rgb(image), -1, 0)
+  return np.stack([_prepared(plane, *steps) for plane in planes], axis=-1)
+
+
+def _prepared(
+  scan: np.ndarray,
+  size: tuple[int, int],
+  flatten: bool,
+  normalise: bool,
+  crop: bool,
+) -> np.ndarray:
+  """The steps of `prepare` on one channel: float64 [H, W] to uint8."""
+  scan = resize(scan, (2 * size[0], 2 * size[1]))
   if flatten:
     scan = _flatten(scan)
   if normalise:
@@ -176,8 +208,36 @@ def prepare(
   return np.floor(scan * 255 + 0.5).astype(np.uint8)
 
 
+def _check_colour_steps(channels: int, flatten: bool, normalise: bool) -> None:
+  if channels != 3:
+    raise ConfigError(f"channels={channels}: give 1 (grey) or 3 (RGB)")
+  if flatten or normalise:
+    raise ConfigError(
+      f"flatten={flatten} and normalise={normalise} with channels=3: both are"
+      " defined for grey OCT B-scans; set them to False, or channels to 1"
+    )
+
+
 def _grey(image: np.ndarray) -> np.ndarray:
-  """float64 [H, W]; integers as a share of their dtype's greatest value."""
+  """float64 [H, W], the mean over the channels."""
+  scan = _unit(image)
+  return scan.mean(2) if scan.ndim == 3 else scan
+
+
+def _rgb(image: np.ndarray) -> np.ndarray:
+  """float64 [H, W, 3], a grey image repeated."""
+  scan = _unit(image)
+  scan = scan[..., None] if scan.ndim == 2 else scan
+  if scan.shape[2] not in (1, 3):
+    raise DataError(
+      f"an image of shape {scan.shape} is neither grey nor RGB: convert it, or"
+      " use channels=1"
+    )
+  return np.broadcast_to(scan, (*scan.shape[:2], 3))
+
+
+def _unit(image: np.ndarray) -> np.ndarray:
+  """float64; integers as a share of the greatest value of their dtype."""
   image = np.asarray(image)
   if image.ndim not in (2, 3) or image.size == 0:
     raise DataError(
@@ -188,14 +248,14 @@ def _grey(image: np.ndarray) -> np.ndarray:
   scan = image.astype(np.float64) / top
   if not np.isfinite(scan).all():
     raise DataError("a scan holds NaN or infinite values: repair or drop it")
-  return scan.mean(2) if scan.ndim == 3 else scan
+  return scan
 
 
 def _scaled(image: np.ndarray) -> np.ndarray:
-  """Least value 0, greatest 1, so that thresholds do not depend on units."""
+  """Scales to [0, 1], so that thresholds do not depend on the unit."""
   scan = np.asarray(image, np.float64)
   low, high = scan.min(), scan.max()
-  # Rounding of a sum leaves a constant image with a spread of about 1e-16.
+  # Rounding errors give a constant image a range of about 1e-16.
   if high - low <= 1e-12 * max(abs(low), abs(high)):
     return np.zeros(scan.shape)
   return (scan - low) / (high - low)
@@ -208,7 +268,7 @@ def _robust_quadratic(
   terms = np.vander(np.linspace(-1, 1, width), 3, increasing=True)
   keep = np.ones(len(columns), bool)
   for _ in range(2):
-    # Few columns get the shortest solution rather than an error.
+    # With too few columns lstsq returns the minimum-norm solution.
     found = np.linalg.lstsq(terms[columns[keep]], rows[keep], rcond=None)[0]
     off = np.abs(rows - terms[columns] @ found)
     keep = off <= _OUTLIER * np.sqrt(np.mean(off**2)) + _FLAT

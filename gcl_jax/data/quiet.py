@@ -1,14 +1,14 @@
-"""Readers that repeat nothing of what a file says of a person.
+"""Suppression of library messages, which may quote patient data.
 
-pydicom, nibabel and Pillow quote elements of a file (name, birth date, number
-of the patient) in what they log, in what they warn of and in what they raise.
-Inside `quiet` nothing that they log or warn of is heard, and `one_error` says
-in words of our own what kind of failure it was.
+pydicom, nibabel, Pillow and openpyxl quote the content of a file (name, birth
+date and number of the patient) in log records, warnings and exceptions. Inside
+`quiet` their log records and warnings are suppressed; `one_error` replaces
+their exceptions by a `DataError` in fixed words.
 
-Silence is a matter of the thread that reads. Filters of `logging` and of
-`warnings` belong to the whole process, so ours stay where they are put and
-look at the thread that speaks: threads may come and go in any order, and an
-application's own messages pass while others read.
+Only messages of the reading thread are suppressed. Filters of `logging` and
+`warnings` apply to the whole process, so those installed here stay in place and
+check which thread emits a message: threads may start and end in any order, and
+messages of other threads pass.
 """
 
 import contextlib
@@ -24,15 +24,14 @@ from collections.abc import Iterator
 
 from gcl_jax.errors import DataError
 
-# What they are called in `logging`, decoders that pydicom may use included.
+# Names of their loggers, including those of decoders that pydicom may use.
 _LIBRARIES = frozenset(
   "PIL nibabel pydicom pylibjpeg libjpeg openjpeg jpeg_ls openpyxl".split()
 )
-# Pillow makes these loggers when it meets the first file of the kind, and so
-# in the middle of a reading.
+# Pillow creates these loggers with the first file of the kind, during a read.
 _LATER = ("PIL.PngImagePlugin", "PIL.TiffImagePlugin")
 
-# What a failure means where its class tells; the first that fits.
+# Meaning of a failure by its class; the first match is used.
 _CLASSES = (
   (EOFError, "it is truncated"),
   (gzip.BadGzipFile, "its packed data or their checksum (CRC) are damaged"),
@@ -42,7 +41,7 @@ _CLASSES = (
   (MemoryError, "it needs more memory than there is"),
   (RecursionError, "its elements are nested too deeply"),
 )
-# And where the library has one class for many failures, by words of its text.
+# By words of its text, where a library has one class for many failures.
 _WORDS = {
   "truncated": "it is truncated",
   "could the file be damaged": "it is truncated",
@@ -54,7 +53,7 @@ _here = threading.local()
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-  """Silences what libraries log and warn of in this thread."""
+  """Suppresses log records and warnings of libraries in this thread."""
   depth = getattr(_here, "depth", 0)
   if not depth:
     watch()
@@ -68,9 +67,9 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_error(path: str | os.PathLike, kind: str) -> Iterator[None]:
-  """Reads quietly and turns whatever a library raises into a DataError.
+  """Reads quietly and converts any exception of a library to a DataError.
 
-  The error holds no text of the library and is not chained to its exception,
+  The error contains no text of the library and is not chained to its exception,
   which a traceback would print.
   """
   try:
@@ -83,7 +82,7 @@ def one_error(path: str | os.PathLike, kind: str) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-  """What kind of failure it was, in words that no file can choose."""
+  """Describes a failure in fixed words that do not depend on the file."""
   if isinstance(error, OSError) and error.errno:
     return os.strerror(error.errno)
   for kind, words in _CLASSES:
@@ -97,9 +96,9 @@ def reason(error: Exception) -> str:
 
 
 def watch() -> None:
-  """Puts our filter on the loggers of the libraries that there are by now.
+  """Adds the filter to all loggers of the libraries that exist by now.
 
-  A filter of a logger does not see what its children log, so every one has it.
+  A filter does not apply to child loggers, so each one needs it.
   """
   for name in _LATER:
     logging.getLogger(name)
@@ -118,18 +117,18 @@ def _not_while_reading(_: logging.LogRecord) -> bool:
 
 
 class _WhileReading:
-  """Stands for a pattern of module names in an entry of `warnings.filters`."""
+  """Replaces the pattern of module names in an entry of `warnings.filters`."""
 
   def match(self, _: str) -> bool:
     return _reading()
 
 
 def _watch_warnings() -> None:
-  """Puts our entry before all others in `warnings.filters`, once.
+  """Puts the entry of this module first in `warnings.filters`, once.
 
-  It says "ignore" to a thread that reads and nothing to others. Somebody may
-  have put another before it, or another list in place of this one. The new
-  entry goes in before the old one goes out, so that no thread is without.
+  It ignores warnings of a reading thread and does not match in others. Other
+  code may have inserted entries before it or replaced the list. The new entry
+  is inserted before the old one is removed, so that one is always active.
   """
   filters = warnings.filters
   if filters and isinstance(filters[0][3], _WhileReading):

@@ -1,4 +1,4 @@
-"""PNG, JPEG, TIFF and BMP by Pillow, without its silent losses."""
+"""Decoding of PNG, JPEG, TIFF and BMP by Pillow, without silent losses."""
 
 import io
 import os
@@ -21,10 +21,11 @@ _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 _SAMPLES, _PLANES = 277, 284
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
 
-# JPEG markers that end pixels; 00 is a pixel's FF, D0 to D7 are restarts.
+# JPEG markers that end pixel data; FF 00 is an escaped FF, D0 to D7 are
+# restart markers.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _END = 0xD9
-# Chunks that a message may name; another four letters may be out of a text.
+# Chunk types that a message may quote; any other four letters are free text.
 _CHUNKS = frozenset(
   b"IHDR PLTE IDAT IEND acTL bKGD cHRM cICP eXIf fcTL fdAT gAMA hIST iCCP iTXt"
   b" oFFs pCAL pHYs sBIT sCAL sPLT sRGB tEXt tIME tRNS zTXt".split()
@@ -46,7 +47,7 @@ def decode_image(content: bytes, name: str | os.PathLike) -> np.ndarray:
     DataError: as `formats.read_image`.
   """
   # A damaged file makes Pillow raise anything from SyntaxError to
-  # struct.error; all of them mean that the image cannot be had in full.
+  # struct.error; each means that the image cannot be decoded in full.
   with one_error(name, "image"), _open(content, name) as image:
     check_size(name, image.size[::-1], MAX_PIXELS)
     _check_whole(content, image, name)
@@ -54,7 +55,7 @@ def decode_image(content: bytes, name: str | os.PathLike) -> np.ndarray:
 
 
 def _open(content: bytes, name) -> Image.Image:
-  """The image, its header read and checked, and no pixel yet."""
+  """Opens an image: its header is read and checked, pixels are not decoded."""
   try:
     return Image.open(io.BytesIO(content), formats=_FORMATS)
   except UnidentifiedImageError:
@@ -69,7 +70,7 @@ def _open(content: bytes, name) -> Image.Image:
 
 
 def _check_whole(content: bytes, image: Image.Image, name) -> None:
-  """What Pillow lets pass: missing end marks, further pages, lost bits."""
+  """Refuses what Pillow accepts: missing end markers, more pages, lost bits."""
   if image.format == "PNG":
     _check_chunks(content, name)
   if image.format == "JPEG":
@@ -90,16 +91,16 @@ def _check_whole(content: bytes, image: Image.Image, name) -> None:
 
 
 def _check_covered(image: Image.Image, name) -> None:
-  """The strips or tiles of a file must make up the whole image.
+  """Refuses a file whose strips or tiles do not cover the whole image.
 
-  Pillow leaves black what none of them covers.
+  Pillow leaves uncovered pixels black.
   """
   boxes = {tile[1] for tile in image.tile}
   covered = sum((right - x) * (low - y) for x, y, right, low in boxes)
   if image.format == "TIFF" and image.tag_v2.get(_PLANES) == 2:
     layers = len(image.tile) // max(1, len(boxes))
     raw = image.tile and image.tile[0][0] == "raw"
-    # Each colour has strips of its own; libtiff looks after its own ones.
+    # Each colour plane has its own strips; libtiff checks those it decodes.
     covered *= not raw or layers >= image.tag_v2.get(_SAMPLES, 1)
   if covered < image.width * image.height:
     raise DataError(
@@ -109,7 +110,7 @@ def _check_covered(image: Image.Image, name) -> None:
 
 
 def _check_chunks(content: bytes, name) -> None:
-  """Every chunk of a PNG must match its checksum; Pillow skips the pixels'."""
+  """Refuses a chunk with a wrong checksum; Pillow skips those of pixels."""
   place, kind, view = 8, b"", memoryview(content)
   while kind != b"IEND":
     end = place + 8 + int.from_bytes(content[place : place + 4])
@@ -127,17 +128,17 @@ def _check_chunks(content: bytes, name) -> None:
 
 
 def check_markers(content: bytes, name: str | os.PathLike) -> None:
-  """Refuses a JPEG that does not go on to its end mark.
+  """Refuses a JPEG without an end marker.
 
-  At a marker it does not know the decoder stops and leaves the rest grey. The
-  end mark of a thumbnail is inside a segment and does not count.
+  At an unknown marker the decoder stops and leaves the remaining pixels grey.
+  The end marker of an embedded thumbnail lies in a segment and is skipped.
 
   Args:
     content: the bytes of the image.
     name: for messages.
 
   Raises:
-    DataError: no end mark, or a marker among the pixels.
+    DataError: no end marker, or an unknown marker in the pixel data.
   """
   place = 2
   while found := _MARKER.search(content, place):
@@ -152,7 +153,7 @@ def check_markers(content: bytes, name: str | os.PathLike) -> None:
 
 
 def _check_bits(image: Image.Image, name) -> None:
-  """Refuses what Pillow would silently decode to 8 bits or misread."""
+  """Refuses pixels that Pillow would silently reduce to 8 bits or misread."""
   deep = any(";16" in str(tile[3]) for tile in image.tile)
   signed = False
   if image.format == "TIFF":
@@ -168,7 +169,7 @@ def _check_bits(image: Image.Image, name) -> None:
 
 
 def _pixels(image: Image.Image, name) -> np.ndarray:
-  """Decodes to one of the promised arrays."""
+  """Decodes to one of the arrays that `formats.read_image` documents."""
   mode = image.mode
   if mode in ("L", "RGB"):
     return np.array(image)
@@ -203,6 +204,6 @@ def _grey32(image: Image.Image) -> np.ndarray:
 
 
 def _over_black(pixels: np.ndarray) -> np.ndarray:
-  """[H, W, 4] -> [H, W, 3]: each colour times alpha, rounded."""
+  """Blends [H, W, 4] over black: colour times alpha, rounded, [H, W, 3]."""
   colour = pixels[..., :3] * pixels[..., 3:].astype(np.uint32)
   return ((colour + 127) // 255).astype(np.uint8)

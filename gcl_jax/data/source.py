@@ -1,4 +1,4 @@
-"""What a data set is: one table row and one readable image per id."""
+"""The data set: a table with one row per image, and the reading of an image."""
 
 import dataclasses
 import difflib
@@ -15,22 +15,22 @@ from gcl_jax.errors import DataError
 class Dataset:
   """Images addressed by row, described by a table, joined by id.
 
-  All texts of the table are brought to one form (see `text`), whoever made
-  them, so that one patient is one group; a warning says where two met.
+  All texts of the table are converted to canonical form (see `text`), so that
+  one patient is one group; a warning reports merged spellings.
 
   Attributes:
     name: short name, used in messages and manifests.
     table: one array of length N per column. `id` (unique) and `group` (the
-      patient, or what must not cross a split) are always there. Known names:
-      `healthy` (1, 0 or nan = unknown) and `split` ("train", "eval" or "" =
-      undecided). Label columns are 1, 0 or nan = missing.
+      patient, or another unit that must not cross a split) are required.
+      Optional are `healthy` (1, 0 or nan = unknown) and `split` ("train",
+      "eval" or "" = undecided). Label columns are 1, 0 or nan = missing.
     read: row -> the stored image, [H, W] or [H, W, 3], uint8, uint16 or float.
       Raises `DataError` for a file that cannot be read in full.
-    labels: names of the binary columns a probe is trained on.
+    labels: names of the binary columns that a probe is trained on.
     meta: names of further columns (clinical values, visit, eye).
-    read_mask: row -> uint8 [H, W], the class of each pixel of `read(row)`, 0
-      = background, i = `classes[i - 1]`; None if there are no masks. Raises
-      `DataError` for a row without one or a class that is not declared.
+    read_mask: row -> uint8 [H, W], the class of each pixel of `read(row)`, 0 =
+      background, i = `classes[i - 1]`; None if there are no masks. Raises
+      `DataError` for a row without a mask or an undeclared class.
     classes: names of the classes 1..n of the masks.
   """
 
@@ -49,7 +49,7 @@ class Dataset:
           f"data set {self.name!r} has no column {column!r};"
           f" it has: {', '.join(self.table)}"
         )
-    # The one place that every reader, table and second data set goes through.
+    # Every data set passes here, whatever its reader.
     table = {
       column: one_forms(values, f"data set {self.name!r}, column {column!r}")
       for column, values in self.table.items()
@@ -70,7 +70,7 @@ class Dataset:
     return self.table["group"]
 
   def column(self, name: str) -> np.ndarray:
-    """One column [N]; DataError that names the nearest one if there is none."""
+    """Returns one column [N]; DataError with the nearest name if unknown."""
     if name in self.table:
       return self.table[name]
     near = difflib.get_close_matches(name, self.table, 1)
@@ -81,7 +81,7 @@ class Dataset:
     )
 
   def select(self, rows: np.ndarray) -> "Dataset":
-    """The data set of these rows (integer positions or a boolean mask)."""
+    """Returns the data set of these rows (positions or a boolean mask)."""
     rows = np.arange(len(self))[rows]
     table = {name: values[rows] for name, values in self.table.items()}
     read, read_mask = self.read, self.read_mask

@@ -1,9 +1,8 @@
-"""Splits that keep patients whole, and the checks that prove it.
+"""Splits by patient, and checks for leaks between the parts of a split.
 
-All functions work on one group (patient) per row and know nothing of images;
-results depend on the names of the groups and the seed, not on row order.
-Names that differ only in the form of their letters (see `text`) are one group,
-and a warning says so.
+Functions take the group (patient) of every row. Results depend on the names of
+the groups and the seed, not on the order of rows. Names with the same canonical
+form (see `text`) are one group, and a warning reports them.
 """
 
 import collections
@@ -12,8 +11,39 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gcl_jax.data.source import Dataset
 from gcl_jax.data.text import one_forms
 from gcl_jax.errors import DataError
+
+
+def limited(dataset: Dataset, groups: int) -> Dataset:
+  """Keeps the first groups in the order of the SHA-256 of their names.
+
+  A hash, not the file order: neighbouring folders often hold similar patients.
+  A smaller limit keeps a subset of a larger one, and the choice depends on the
+  names of the groups alone.
+
+  Args:
+    dataset: the whole data set.
+    groups: number of groups (patients) to keep; 0 keeps all, as does any
+      number above theirs.
+
+  Returns:
+    The data set of these groups, rows in their own order.
+
+  Raises:
+    DataError: a negative number.
+  """
+  if groups < 0:
+    raise DataError(f"limit {groups}: give a number of patients, or 0 for all")
+  if not groups:
+    return dataset
+  names = sorted(set(dataset.groups.tolist()), key=_name_hash)
+  return dataset.select(np.isin(dataset.groups, names[:groups]))
+
+
+def _name_hash(name: object) -> str:
+  return hashlib.sha256(str(name).encode()).hexdigest()
 
 
 def split_by_group(
@@ -29,9 +59,9 @@ def split_by_group(
     fraction: share of the rows to draw, in (0, 1); met as nearly as whole
       groups allow, within each stratum.
     seed: of the draw.
-    stratify: [N] class of each row (nan is a class of its own); a group
-      belongs to the class most of its rows have. Every class with at least
-      two groups has one on both sides.
+    stratify: [N] class of each row (nan is a class of its own); a group belongs
+      to the most frequent class of its rows. Every class with at least two
+      groups has one on both sides.
 
   Returns:
     bool [N], True = evaluation; never all or none of the rows.
@@ -59,7 +89,7 @@ def nested_fractions(
   seed: int,
   stratify: np.ndarray | None = None,
 ) -> dict[float, np.ndarray]:
-  """Training subsets of whole groups, each inside the next larger one.
+  """Draws nested training subsets of whole groups.
 
   Args:
     groups: [N], the group of each row.
@@ -81,7 +111,7 @@ def nested_fractions(
     _check_fraction(fraction, upper=1, closed=True)
     chosen = []
     for names, sizes in strata:
-      # Rounding of the sum must not pull in one group more.
+      # A rounding error of the sum must not add a group.
       goal = fraction * sizes.sum() * (1 - 1e-12)
       count = int(np.searchsorted(np.cumsum(sizes), goal)) + 1
       chosen += names[:count]
@@ -90,9 +120,9 @@ def nested_fractions(
 
 
 def label_draw(groups: np.ndarray, count: int, seed: int) -> np.ndarray:
-  """Draws the groups whose labels may be used, whatever their sizes.
+  """Draws a number of groups whose labels may be used.
 
-  With the same groups and seed, a draw lies inside every larger one.
+  For the same groups and seed, a draw is a subset of every larger one.
 
   Args:
     groups: [N], the group of each row that may be drawn.
@@ -115,7 +145,7 @@ def label_draw(groups: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def folds(groups: np.ndarray, k: int, seed: int) -> np.ndarray:
-  """Cuts whole groups into k folds of nearly equal numbers of rows.
+  """Assigns whole groups to k folds with nearly equal numbers of rows.
 
   Args:
     groups: [N], the group of each row.
@@ -149,15 +179,14 @@ def check_groups(
 
   Args:
     groups: [N], the group of each row.
-    parts: [N], the part of each row ("train", "eval" ...); "" counts for
-      none.
+    parts: [N], the part of each row ("train", "eval" ...); "" is ignored.
     allow: return the groups instead of refusing them.
 
   Returns:
     The crossing groups, sorted; empty unless `allow`.
 
   Raises:
-    DataError: a group crosses; the message lists up to 10.
+    DataError: a group is in two parts; the message lists up to 10.
   """
   groups = one_forms(groups, "groups of a split")
   parts = np.asarray(parts).astype(str)
@@ -184,7 +213,7 @@ def check_duplicates(
 
   Args:
     images: N arrays, or N hashes of them (str or bytes).
-    parts: [N], the part of each row; "" counts for none.
+    parts: [N], the part of each row; "" is ignored.
     ids: [N], for the message.
 
   Raises:
@@ -210,7 +239,7 @@ def check_duplicates(
 def copies(
   hashes: Sequence[str], parts: np.ndarray, ids: np.ndarray
 ) -> dict[int, str]:
-  """Rows outside the evaluation part whose image is also inside it.
+  """Finds rows outside the evaluation part whose image is also inside it.
 
   Args:
     hashes: N hashes of the images.
@@ -262,7 +291,7 @@ def _strata(
 
 
 def _nearest(names: list, sizes: np.ndarray, fraction: float) -> list:
-  """Groups in order as long as each brings the sum nearer to the goal."""
+  """Takes groups in order while each brings the sum closer to the goal."""
   goal, taken, chosen = fraction * sizes.sum(), 0, []
   for name, size in zip(names, sizes, strict=True):
     if taken + size / 2 <= goal:

@@ -1,17 +1,17 @@
-"""One form for the texts that name a patient, an image or a file.
+"""Canonical form of the texts that name patients, images and files.
 
-One name is stored in several ways that look alike: ü as one letter or as u
-and two dots, with a zero-width space out of a web page, with a space that
-does not break. Texts are therefore compared in one form:
+One name can be stored in several ways that look alike: with ü composed or
+decomposed, with zero-width spaces copied from a web page, with no-break spaces.
+Texts are therefore compared in a canonical form:
 
-- letters are composed (Unicode NFC, not NFKC, which would take a superscript
-  for a digit: two ids may differ in that alone);
-- what is not seen is left out: format characters (category Cf: zero-width
-  spaces and joiners, the byte order mark, soft hyphens, marks of direction),
+- letters are composed (Unicode NFC, not NFKC, which turns a superscript into a
+  digit: two ids may differ in that alone);
+- invisible characters are removed: format characters (category Cf: zero-width
+  spaces and joiners, the byte order mark, soft hyphens, direction marks),
   variation selectors and the grapheme joiner;
-- every space (Zs: no-break, thin, ideographic) is a plain one.
+- every space (Zs: no-break, thin, ideographic) becomes a plain space.
 
-Case, leading zeros, and how many spaces there are, are kept.
+Case, leading zeros and the number of spaces are kept.
 """
 
 import re
@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-# Unseen like Cf, but filed under Mn: the joiner, and what chooses a glyph.
+# Invisible characters of category Mn: grapheme joiner, variation selectors.
 _UNSEEN = re.compile(
   "[\u034f\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]"
 )
 
 
 def one_form(text: str) -> str:
-  """The text in the form in which texts are compared; ASCII is in it."""
+  """Returns the canonical form of a text; ASCII is unchanged."""
   if text.isascii():
     return text
   seen = "".join(map(_seen, _UNSEEN.sub("", text)))
@@ -42,13 +42,13 @@ def one_forms(
   form: Callable[[str], str] = one_form,
   rows: Sequence[int] | None = None,
 ) -> np.ndarray:
-  """An array with its texts in one form; a warning where two have met.
+  """Returns an array with canonical texts; warns where spellings are merged.
 
   Args:
-    values: [N]; what is neither str nor UTF-8 bytes stays as it is.
-    where: what the array is, for the warning.
-    form: how a text that is not ASCII gets its form.
-    rows: int [N], how the warning counts the rows; None = from 0.
+    values: [N]; values other than str and UTF-8 bytes are kept.
+    where: name of the array, for the warning.
+    form: converts a text that is not ASCII.
+    rows: int [N], row numbers for the warning; None = from 0.
 
   Returns:
     [N], `values` itself if nothing changed.
@@ -70,13 +70,13 @@ def warn_of_meetings(
   where: str,
   rows: Sequence[int] | None = None,
 ) -> None:
-  """Says how many texts were written in several forms, if any, and where.
+  """Warns of texts with several spellings of one canonical form.
 
   Args:
     before: [N], as written.
-    after: [N], in one form.
-    where: what they are, for the message, which names no text: it may be that
-      of a person.
+    after: [N], in canonical form.
+    where: name of the array, for the message. No text is quoted, as it may be
+      the name of a person.
     rows: as in `one_forms`.
   """
   first: dict[Any, int] = {}
@@ -108,7 +108,7 @@ def _formed(value: Any, form: Callable[[str], str]) -> Any:
   if not isinstance(value, str | bytes) or value.isascii():
     return value
   if isinstance(value, bytes):
-    # Bytes of another code come back as they were.
+    # Bytes of another encoding are returned unchanged.
     text = form(value.decode("utf-8", "surrogateescape"))
     return text.encode("utf-8", "surrogateescape")
   return form(value)

@@ -1,9 +1,9 @@
-"""The folder of a prepared data set, and a look at what its files name.
+"""Folder of a prepared TFDS data set, and a check of the classes it names.
 
-tensorflow-datasets imports the module of every class that a data set names,
-and looks for a data set of a given name in its own code, in registries and on
-the network. So the folder is found here, and its files are looked at before
-tensorflow-datasets reads them.
+tensorflow-datasets imports the module of every class that a data set names, and
+searches for a data set of a given name in its own code, in registries and on
+the network. The folder is therefore located here, and its files are checked
+before tensorflow-datasets reads them.
 """
 
 import json
@@ -23,24 +23,24 @@ _NAME = re.compile(
   re.ASCII,
 )
 _VERSION = re.compile(r"\d+\.\d+\.\d+", re.ASCII)
-# What is not a dotted name is never imported: the "type" of a statistic.
+# A name without a dot (the "type" of a statistic) is never imported.
 _CLASS = re.compile(
   r"[^.]*|tensorflow_datasets\.core\.features(?:\.[a-zA-Z]\w*)+", re.ASCII
 )
-# str.format would follow attributes, and pad a name to any length.
+# str.format would access attributes and pad a name to any length.
 _TEMPLATE = re.compile(r"(?:\{[A-Z_]+\}|[^{}])*")
 _RULES = {
   "pythonClassName": _CLASS,
-  "python_class_name": _CLASS,  # the same field to a reader of protobuf
+  "python_class_name": _CLASS,  # the same field for protobuf's JSON parser
   "type": _CLASS,  # the same in old data sets
   "filepathTemplate": _TEMPLATE,
   "filepath_template": _TEMPLATE,
 }
-_JSON = ("json", "content")  # fields whose text is JSON once more
+_JSON = ("json", "content")  # fields that hold JSON as text
 
 
 def prepared_folder(path: pathlib.Path, name: str = "") -> pathlib.Path:
-  """Finds the one data set in a folder and looks through its files.
+  """Finds the data set in a folder and checks its files.
 
   Args:
     path: the folder with dataset_info.json or up to three levels above it;
@@ -50,11 +50,11 @@ def prepared_folder(path: pathlib.Path, name: str = "") -> pathlib.Path:
       configurations none.
 
   Returns:
-    The folder with dataset_info.json; its path is absolute, so that nobody
-    takes it for one in a home folder or in a cloud.
+    The absolute path of the folder with dataset_info.json; a relative one could
+    be read as a home folder or as a bucket of a cloud.
 
   Raises:
-    DataError: none there, or several; or as `check_names`.
+    DataError: no data set, or several; or as `check_names`.
   """
   found = _named(path, name) if name else _only(path)
   check_names(found)
@@ -62,11 +62,11 @@ def prepared_folder(path: pathlib.Path, name: str = "") -> pathlib.Path:
 
 
 def check_names(folder: pathlib.Path) -> None:
-  """Refuses a data set whose files name code other than that of features.
+  """Refuses a data set whose files name classes other than TFDS features.
 
   Raises:
     DataError: dataset_info.json or features.json is missing, too large, not
-      JSON, or names a class or a file that is not to be loaded.
+      JSON, or names another class or not a plain file name.
   """
   for file in (folder / INFO, folder / FEATURES):
     try:
@@ -85,7 +85,7 @@ def _parsed(file: pathlib.Path, text: str) -> Any:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  """An object without equal keys, of which a reader may take either value."""
+  """Refuses a repeated key, of which parsers may use either value."""
   found = dict(pairs)
   if len(found) < len(pairs):
     raise ValueError("a key is there twice")
@@ -93,7 +93,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check(file: pathlib.Path, value: Any) -> None:
-  """Looks at every text of the file, however deep it is."""
+  """Checks every text of the file, at any depth."""
   left = [value]
   while left:
     value = left.pop()
@@ -154,7 +154,7 @@ def _named(path: pathlib.Path, name: str) -> pathlib.Path:
 
 
 def _versions(home: pathlib.Path) -> list[str]:
-  """Versions of the data sets right below a folder, oldest first."""
+  """Versions of the data sets directly below a folder, oldest first."""
   found = [file.parent.name for file in home.glob(f"*/{INFO}")]
   found = [version for version in found if _VERSION.fullmatch(version)]
   return sorted(found, key=lambda version: [*map(int, version.split("."))])

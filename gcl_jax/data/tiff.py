@@ -1,8 +1,8 @@
-"""The directory of a TIFF: entries that decide what the pixels are.
+"""Checks of the TIFF directory entries that define the pixels.
 
-Pillow leaves out an entry that it cannot read, with a warning or without one,
-and takes the default in its place: floats become whole numbers, 8 bits become
-one, black becomes white.
+Pillow ignores an entry that it cannot read, sometimes without a warning, and
+uses the default instead: floats are read as integers, 8 bits as one, black as
+white.
 """
 
 import os
@@ -10,7 +10,7 @@ import struct
 
 from gcl_jax.errors import DataError
 
-# Tag -> name; those of _ONE have a single value.
+# Tag -> name of the entries with a single value.
 _ONE = {
   256: "ImageWidth",
   257: "ImageLength",
@@ -34,21 +34,21 @@ _TAGS = _ONE | {
   338: "ExtraSamples",
   339: "SampleFormat",
 }
-_EXTRA_SAMPLES = 338  # no value says that there are none
-# Types that are whole numbers -> bytes of one.
+_EXTRA_SAMPLES = 338  # may be empty: no extra samples
+# Integer types -> bytes of one value.
 _TYPES = {1: 1, 3: 2, 4: 4, 6: 1, 8: 2, 9: 4, 13: 4, 16: 8}
 
 
 def check_directory(content: bytes, name: str | os.PathLike) -> None:
-  """Refuses a first directory that cannot be read as it was meant.
+  """Refuses a file with an unreadable pixel entry in its first directory.
 
   Args:
     content: the bytes of the file.
     name: for messages.
 
   Raises:
-    DataError: a directory that is cut off, or an entry for the pixels whose
-      type or number of values is wrong or whose values lie outside the file.
+    DataError: the directory is truncated, or a pixel entry has a wrong type, a
+      wrong number of values, or values outside the file.
   """
   order = "<" if content[:2] == b"II" else ">"
   big = 43 in content[2:4]
@@ -71,7 +71,7 @@ def check_directory(content: bytes, name: str | os.PathLike) -> None:
 def _is_sound(
   tag: int, kind: int, count: int, value: bytes, order: str, end: int
 ) -> bool:
-  """Whether an entry has whole numbers, as many as it may, in the file."""
+  """Whether an entry has integers, as many as allowed, inside the file."""
   if not count and tag == _EXTRA_SAMPLES:
     return True
   size = count * _TYPES.get(kind, 0)

@@ -1,32 +1,27 @@
-"""Volumes out of NIfTI and npz files: headers at once, voxels when asked for.
+"""Volumes from NIfTI and npz files; headers are read at once, voxels on demand.
 
 Axes of a volume cut into slices, and the order of its slices, rows, columns:
 
   axial     foot to head; anterior row first; the patient's right first
   coronal   anterior to posterior; head row first; the patient's right first
   sagittal  right to left; head row first; anterior column first
-  stored    the file's third axis; its second; its first (no look at the affine)
+  stored    the file's third axis; its second; its first (ignores the affine)
 
-The first three follow the affine, so they do not depend on how a file is
-stored. "stored" is for stacks that were tilted to fit an organ, such as the
-short axis of the heart, whose slices follow no axis of the body.
+The first three follow the affine, so they do not depend on the order of the
+axes in a file. "stored" is for stacks that are oblique to the axes of the body,
+such as the short axis of the heart.
 """
 
 import functools
-import os
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
-from gcl_jax.data.files import existing, folder_of, regular_file
+from gcl_jax.data.files import existing, regular_file
 from gcl_jax.data.nifti import Grid, nifti_grid, read_nifti, read_nifti_film
 from gcl_jax.data.npz_volumes import is_npz, npz_grid, read_npz_volume
-from gcl_jax.data.paths import Paths, several
-from gcl_jax.data.source import Dataset
-from gcl_jax.data.tables import Table, read_table
-from gcl_jax.data.volumes import Volume, Voxels, volumes
-from gcl_jax.data.windows import CT_WINDOW
+from gcl_jax.data.volumes import Volume, Voxels
 from gcl_jax.errors import ConfigError, DataError
 
 AXES = ("axial", "coronal", "sagittal", "stored")
@@ -36,7 +31,7 @@ _BODY_AXES = ("IS", "PA", "LR")
 
 
 def check_axis(axis: str) -> None:
-  """Raises ConfigError unless the axis is one of `AXES`."""
+  """Refuses an axis that is not in `AXES` (ConfigError)."""
   if axis not in AXES:
     raise ConfigError(f"axis {axis!r}; known: {', '.join(AXES)}")
 
@@ -53,7 +48,7 @@ def cut(volume: np.ndarray, axis: str) -> np.ndarray:
   """
   if axis == "axial":
     return volume
-  # The head row comes first, as it is drawn.
+  # Row 0 is at the head.
   return volume.transpose(_ORDER[axis])[:, ::-1]
 
 
@@ -67,15 +62,16 @@ def nifti_volume(
   spacing: tuple[float, ...] | None = None,
   **facts,
 ) -> Volume:
-  """One volume of NIfTI or npz files; only their headers are read.
+  """Describes a volume of NIfTI or npz files; only their headers are read.
 
   Args:
     name: its id.
     image: the file of the image.
     label: the file of the class map, None if there is none.
     axis: one of `AXES`.
-    frame: of a film (four axes), from 0; None for a file with three axes.
-    spacing: mm along the stored axes, for an npz file that does not say.
+    frame: index in a time series (four axes), from 0; None for a file with
+      three axes.
+    spacing: mm along the stored axes, for an npz file without `spacing`.
     **facts: further fields of `Volume`.
 
   Raises:
@@ -123,7 +119,7 @@ def _label_voxels(image, grid: Grid, label, axis: str) -> Voxels:
 
 
 def _ordered(values: Sequence, grid: Grid, axis: str) -> tuple:
-  """Values of the stored axes (i, j, k) as those of slices, rows, columns."""
+  """Reorders values of the stored axes (i, j, k) to slices, rows, columns."""
   if axis == "stored":
     return tuple(values[::-1])
   stored = [
@@ -147,91 +143,7 @@ def _read(
   return cut(volume, axis) if canonical else volume
 
 
-# One frame cannot be read alone out of a packed film.
+# A compressed time series can only be unpacked as a whole.
 @functools.lru_cache(maxsize=1)
 def _cached_film(path, canonical: bool, changed: int) -> np.ndarray:
   return read_nifti_film(path, canonical=canonical)
-
-
-def volume_table(
-  path: str | os.PathLike,
-  table: str | os.PathLike,
-  *,
-  classes: Sequence[str] = (),
-  axis: str = "axial",
-  meta_columns: Sequence[str] = (),
-  ct_window: tuple[float, float] = CT_WINDOW,
-  name: str = "volumes",
-) -> Dataset:
-  """Your own NIfTI or npz volumes, one row of a table each.
-
-  Columns of the table: `id`; `image`, the file below the folder; and, where
-  there are any, `label` (the file of the class map, blank for none),
-  `patient` (blank: a patient of its own), `phase`, and `modality` ("mr", the
-  default, or "ct"). What arrays an npz file has: see `npz_volumes`; where it
-  has no `spacing`, `spacing_1`, `spacing_2` and `spacing_3` give the mm along
-  its axes.
-
-  Args:
-    path: the folder.
-    table: a CSV or .xlsx file.
-    classes: names of the label values 1, 2, ...; needed if there are labels.
-    axis: one of `AXES`.
-    meta_columns: further columns, numbers or text.
-    ct_window: Hounsfield units that become 0 and 255.
-    name: of the data set.
-
-  Returns:
-    As `volumes.volumes`.
-
-  Raises:
-    DataError: naming the row: a missing file or one outside the folder, an id
-      twice; or what `nifti_volume` and `volumes` raise.
-    ConfigError: an unknown axis.
-  """
-  paths, rows = Paths(folder_of(path)), read_table(table)
-  texts = {c: _optional(rows, c) for c in ("label", "patient", "phase")}
-  modality = _optional(rows, "modality")
-  extra = {column: rows.meta(column) for column in meta_columns}
-  codes, spacings = dict(enumerate(classes, 1)), _spacings(rows)
-  rows.filled("image")
-  entries = [
-    nifti_volume(
-      volume,
-      _file(paths, rows, i, "image"),
-      _file(paths, rows, i, "label") if texts["label"][i] else None,
-      axis=axis,
-      spacing=spacings[i],
-      codes=codes,
-      patient=str(texts["patient"][i]),
-      phase=str(texts["phase"][i]),
-      modality=str(modality[i]) or "mr",
-      columns={column: values[i] for column, values in extra.items()},
-    )
-    for i, volume in enumerate(rows.unique("id").tolist())
-  ]
-  return volumes(name, entries, ct_window=ct_window)
-
-
-def _optional(rows: Table, column: str) -> np.ndarray:
-  blank = np.full(len(rows), "")
-  return rows.text(column) if column in rows.columns else blank
-
-
-def _spacings(rows: Table) -> list[tuple[float, ...] | None]:
-  """mm along the stored axes of every row; None where nothing is filled in."""
-  names = [f"spacing_{axis}" for axis in (1, 2, 3)]
-  if not any(name in rows.columns for name in names):
-    return [None] * len(rows)
-  found = np.stack([rows.numbers(name) for name in names], 1)
-  return [None if np.isnan(mm).all() else tuple(mm.tolist()) for mm in found]
-
-
-def _file(paths: Paths, rows: Table, i: int, column: str) -> pathlib.Path:
-  written, text = paths.cell(rows, i, column)
-  found = [f for f in paths.exact(written) if f.is_file()]
-  found = found or [f for f in paths.alike(text) if f.is_file()]
-  if len(found) != 1:
-    value = str(rows.text(column)[i])
-    raise rows.error(i, column, f"{value!r}: {several(found)} in {paths.root}")
-  return found[0]

@@ -1,8 +1,8 @@
-"""Volumes as data sets of slices, with class maps where there are any.
+"""Volumes as data sets of slices, with class maps where available.
 
-Making the data set reads headers; voxels are read when a slice is asked for,
-and the last few volumes of a process stay in memory, so that slices read in
-order cost little.
+Only headers are read when the data set is made. Voxels are read with the first
+slice of a volume, and the last two volumes of a process are cached, so that
+slices read in order cost little.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from gcl_jax.data import windows
+from gcl_jax.data import intensity
 from gcl_jax.data.source import Dataset
 from gcl_jax.errors import DataError
 
@@ -23,7 +23,7 @@ MODALITIES = ("mr", "ct")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Voxels:
-  """Voxels that are read when asked for.
+  """Voxels that are read on demand.
 
   Attributes:
     where: the file (and the array in it), for messages.
@@ -47,10 +47,10 @@ class Volume:
     label: its class map on the same grid, None if there is none.
     codes: stored label value -> name of the class. The classes are numbered
       from 1 in this order; 0 is background. Two values may share a name.
-    patient: "" if not known: the volume is then a group of its own.
+    patient: "" if unknown: the volume is then a group of its own.
     phase: of the heart cycle, or the visit; "" if there is none.
     modality: "mr" or "ct"; it decides how intensities become 8 bits.
-    columns: further facts, a number or a text each.
+    columns: further columns, a number or a text each.
 
   Raises:
     DataError: image and label of different shape, labels without codes, an
@@ -97,10 +97,10 @@ def volumes(
   name: str,
   entries: Sequence[Volume],
   *,
-  ct_window: tuple[float, float] = windows.CT_WINDOW,
-  mr_percentiles: tuple[float, float] = windows.MR_PERCENTILES,
+  ct_window: tuple[float, float] = intensity.CT_WINDOW,
+  mr_percentiles: tuple[float, float] = intensity.MR_PERCENTILES,
 ) -> Dataset:
-  """The slices of volumes, volume after volume, first slice first.
+  """Makes a data set of the slices, in the order of volumes and slices.
 
   Columns: `id` "<volume>_s012" and `group` (the patient, or the volume where
   the patient is unknown); meta `volume`; `patient`; `position` = (slice + 1) /
@@ -108,9 +108,10 @@ def volumes(
   `spacing_y`, `spacing_x` in mm between slices, rows and columns; `labelled`
   1 or 0; and the volumes' own columns. `classes` are those of the labels.
 
-  `read` gives uint8 [H, W], scaled by the whole volume: `windows.window_ct` or
-  `windows.window_mr`. `read_mask` gives uint8 [H, W] of 0..n; it is None if no
-  volume has labels, and raises `DataError` for a row of one that has none.
+  `read` gives uint8 [H, W], scaled over the whole volume by
+  `intensity.window_ct` or `intensity.window_mr`. `read_mask` gives uint8 [H, W]
+  of 0..n; it is None if no volume has labels, and raises `DataError` for a
+  slice of an unlabelled volume.
 
   Args:
     name: of the data set.
@@ -180,7 +181,7 @@ def _slices(volume: Volume) -> int:
 
 
 def _repeat(entries: Sequence[Volume], values: Sequence) -> np.ndarray:
-  """One value a volume to one value a slice."""
+  """Repeats one value per volume for each of its slices."""
   return np.repeat(np.array(values), [_slices(v) for v in entries])
 
 
@@ -198,7 +199,7 @@ def _common_classes(name: str, labelled: Sequence[Volume]) -> tuple[str, ...]:
   return first.classes
 
 
-# Threads that read neighbouring slices would each read the same volume.
+# Threads that read neighbouring slices would each read the whole volume.
 _ONE_READER = threading.RLock()
 
 
@@ -216,15 +217,15 @@ def _classes(volume: Volume) -> np.ndarray:
     return _cached_classes(volume)
 
 
-# A volume is compared by identity, so data sets never share an entry.
+# Volumes are hashed by identity, so data sets never share an entry.
 @functools.lru_cache(maxsize=2)
 def _cached_pixels(
   volume: Volume, ct_window: tuple, mr_percentiles: tuple
 ) -> np.ndarray:
   values, where = _voxels(volume.image), volume.image.where
   if volume.modality == "ct":
-    return windows.window_ct(values, ct_window, where)
-  return windows.window_mr(values, mr_percentiles, where)
+    return intensity.window_ct(values, ct_window, where)
+  return intensity.window_mr(values, mr_percentiles, where)
 
 
 @functools.lru_cache(maxsize=2)

@@ -16,8 +16,7 @@ import jax
 import numpy as np
 
 from gcl_jax import disk
-from gcl_jax.data import slices as grids
-from gcl_jax.data import splits
+from gcl_jax.data import slice_geometry, splits
 from gcl_jax.engine import distributed
 from gcl_jax.engine.context import Context
 from gcl_jax.engine.tables import pack
@@ -297,7 +296,7 @@ def score(
   restored = [
     np.stack(
       [
-        grids.restore(
+        slice_geometry.restore(
           predicted[row], truth.shape[1:], images.spacing(row), spacing
         )
         for row in rows.tolist()

@@ -1,7 +1,6 @@
 """The data sets of a run, and the part of the split that each row is in."""
 
 import dataclasses
-import hashlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -114,18 +113,3 @@ def _out_of_distribution(dataset: Dataset, wanted: str) -> np.ndarray:
       " value and others do not"
     )
   return found
-
-
-def limited(dataset: Dataset, groups: int) -> Dataset:
-  """The first `groups` groups in the order of a hash, or everything for 0.
-
-  A hash and not the file order: neighbours in a folder are often alike.
-  """
-  if not groups:
-    return dataset
-  names = sorted(set(dataset.groups.tolist()), key=_stable_hash)
-  return dataset.select(np.isin(dataset.groups, names[:groups]))
-
-
-def _stable_hash(name: Any) -> str:
-  return hashlib.sha256(str(name).encode()).hexdigest()

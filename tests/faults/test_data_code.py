@@ -21,14 +21,14 @@ import numpy as np
 import pytest
 
 import gcl_jax
-from gcl_jax.data import files, formats, tables, tfds_folder
-from gcl_jax.data.medmnist import medmnist
+from gcl_jax.data import files, formats, table_files, tfds_folder
 from gcl_jax.data.prepare import prepare
-from gcl_jax.data.public.kermany import kermany
-from gcl_jax.data.public.octdl import octdl
-from gcl_jax.data.public.olives import olives
+from gcl_jax.data.readers.kermany import read as kermany
+from gcl_jax.data.readers.medmnist import read as medmnist
+from gcl_jax.data.readers.octdl import read as octdl
+from gcl_jax.data.readers.olives import read as olives
+from gcl_jax.data.readers.tfds import read as tfds_source
 from gcl_jax.data.source import Dataset
-from gcl_jax.data.tfds_source import tfds_source
 from gcl_jax.engine.checkpoint import (
   Checkpoints,
   load_artifact,
@@ -162,8 +162,8 @@ READERS = {
   "image": (formats.read_image, ".png"),
   "dicom": (formats.read_image, ".dcm"),
   "nifti": (formats.read_volume, ".nii"),
-  "table": (tables.read_table, ".csv"),
-  "workbook": (tables.read_table, ".xlsx"),
+  "table": (table_files.read_table, ".csv"),
+  "workbook": (table_files.read_table, ".xlsx"),
 }
 
 

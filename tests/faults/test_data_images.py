@@ -18,7 +18,7 @@ import tifffile
 from PIL import Image
 
 from gcl_jax.data import files, formats, prepare, preprocess, tiff
-from gcl_jax.data.folder import folder
+from gcl_jax.data.readers.folder import read as folder
 from gcl_jax.data.source import Dataset
 from gcl_jax.errors import DataError
 
@@ -541,8 +541,8 @@ def test_row41_a_name_that_is_too_long_is_refused(tmp_path):
 
 LOCALE = """
   import locale, sys
-  from gcl_jax.data import formats, tables
-  table = tables.read_table(sys.argv[1])
+  from gcl_jax.data import formats, table_files
+  table = table_files.read_table(sys.argv[1])
   print(table.numbers("CST").tolist(), table.text("id").tolist())
   print(formats.read_image(sys.argv[2]).sum())
 """

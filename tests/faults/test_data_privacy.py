@@ -28,7 +28,7 @@ from gcl_jax.data import files, formats, npz_volumes
 from gcl_jax.data.nifti import nifti_grid
 from gcl_jax.data.quiet import _WhileReading as Pattern
 from gcl_jax.data.quiet import quiet
-from gcl_jax.data.tables import read_table
+from gcl_jax.data.table_files import read_table
 from gcl_jax.engine import feed
 from gcl_jax.errors import DataError
 

@@ -11,17 +11,15 @@ import pytest
 from PIL import Image
 
 from gcl_jax import data
-from gcl_jax.data import prepare, splits, tables
-from gcl_jax.data.folder import folder
-from gcl_jax.data.medmnist import medmnist
+from gcl_jax.data import prepare, splits, table_files
+from gcl_jax.data.readers.folder import read as folder
+from gcl_jax.data.readers.medmnist import read as medmnist
 from gcl_jax.data.source import Dataset
 from gcl_jax.engine import feed
 from gcl_jax.errors import ConfigError, DataError
 from gcl_jax.pipeline import sampling
 
-OPTIONS = dict(
-  label_columns=("fluid",), healthy_column="healthy", split_column="part"
-)
+OPTIONS = dict(label_columns=("fluid",), healthy_column="healthy", split="part")
 
 
 @pytest.fixture
@@ -187,7 +185,7 @@ def test_row30_what_is_no_table(tmp_path, content, suffix):
   path = tmp_path / f"t{suffix}"
   path.write_bytes(content)
   with pytest.raises(DataError, match="t[.]"):
-    tables.read_table(path)
+    table_files.read_table(path)
 
 
 DRESSES = {
@@ -229,20 +227,20 @@ def test_row30_the_same_table_in_another_dress(scans, tmp_path, dress):
 def test_row30_leading_zeros_are_other_people():
   cells = {"007": "007", "7": "7", 7.0: "7", "7.0": "7", "7.5": "7.5"}
   for cell, text in cells.items():
-    assert tables.canonical(cell) == text
+    assert table_files.canonical(cell) == text
 
 
 def test_row24_a_table_that_unpacks_to_too_much(tmp_path, monkeypatch):
-  monkeypatch.setattr(tables, "MAX_TABLE_BYTES", 2**20)
+  monkeypatch.setattr(table_files, "MAX_TABLE_BYTES", 2**20)
   path = tmp_path / "t.xlsx"
   with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
     archive.writestr("xl/sharedStrings.xml", bytes(2**21))
   with pytest.raises(DataError, match="unpacked table has 2097152 bytes"):
-    tables.read_table(path)
+    table_files.read_table(path)
   path = tmp_path / "t.csv"
   path.write_bytes(b"id\n" + b"1\n" * 2**20)
   with pytest.raises(DataError, match="limit of 1048576"):
-    tables.read_table(path)
+    table_files.read_table(path)
 
 
 # Rows 31 to 33
@@ -356,7 +354,7 @@ def test_row41_decimal_commas_are_refused_by_row(scans, tmp_path, delimiter):
   rows[3]["CST"] = "250,5"
   table = write(rows, tmp_path / "t.csv", delimiter=delimiter)
   with pytest.raises(DataError, match="row 5, column 'CST': '250,5' is not a"):
-    tables.read_table(table).numbers("CST")
+    table_files.read_table(table).numbers("CST")
 
 
 def test_row41_names_of_every_script(tmp_path):

@@ -16,13 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from gcl_jax.data import prepare, splits, tables, text
-from gcl_jax.data.folder import folder
-from gcl_jax.data.names import files_named, pairs_named
-from gcl_jax.data.public.olives import BIOMARKERS, olives
+from gcl_jax.data import prepare, splits, table_files, text
+from gcl_jax.data.file_names import files_named, pairs_named
+from gcl_jax.data.readers.folder import read as folder
+from gcl_jax.data.readers.olives import BIOMARKERS
+from gcl_jax.data.readers.olives import read as olives
+from gcl_jax.data.readers.tfds import read as tfds_source
+from gcl_jax.data.readers.volumes import read as volume_table
 from gcl_jax.data.source import Dataset
-from gcl_jax.data.tfds_source import tfds_source
-from gcl_jax.data.volume_files import volume_table
 from gcl_jax.errors import DataError
 from gcl_jax.evaluation import metrics
 from gcl_jax.evaluation import volumes as volume_metrics
@@ -73,22 +74,22 @@ def said(caplog):
 
 @pytest.mark.parametrize("written", FORMS)
 def test_row51_one_form(written):
-  assert tables.canonical(written) == NAME
+  assert table_files.canonical(written) == NAME
   assert text.one_form(written).strip() == NAME
 
 
 @pytest.mark.parametrize("letter", [*UNSEEN])
 def test_row51_what_is_not_seen_does_not_count(letter):
   for written in (f"p{letter}1", f"{letter} p1", f"p1{letter}", f"p1 {letter}"):
-    assert tables.canonical(written) == "p1"
-  assert tables.canonical(letter) == ""
-  assert tables.canonical(f"232{letter}.0") == "232"
+    assert table_files.canonical(written) == "p1"
+  assert table_files.canonical(letter) == ""
+  assert table_files.canonical(f"232{letter}.0") == "232"
 
 
 @pytest.mark.parametrize("letter", [*SPACES])
 def test_row51_every_space_is_a_plain_one(letter):
-  assert tables.canonical(f"p{letter}1{letter}") == "p 1"
-  assert tables.canonical(f"p{letter}{letter}1") == "p  1"
+  assert table_files.canonical(f"p{letter}1{letter}") == "p 1"
+  assert table_files.canonical(f"p{letter}{letter}1") == "p  1"
 
 
 def test_row51_what_is_kept():
@@ -96,7 +97,7 @@ def test_row51_what_is_kept():
   kept += ["p  1", "x\u00b2", "x2", "\uff17", "\ufb01", "fi", "\u00df", "ss"]
   kept += ["\u0421\u0410", "CA", "O\u2019Neill", "O'Neill", "1\u20112", "1-2"]
   kept += ["\u0131", "i", "\U0001f441", "x\u0302"]
-  assert [tables.canonical(name) for name in kept] == kept
+  assert [table_files.canonical(name) for name in kept] == kept
   assert len({text.one_form(name) for name in kept}) == len(kept)
 
 
@@ -163,7 +164,7 @@ def test_row51_a_cell_of_unseen_characters_is_blank(tmp_path, caplog):
   with pytest.raises(DataError, match="row 3, column 'group': no patient"):
     folder(tmp_path, write(tmp_path / "t.csv", rows))
   rows = [["id", "x"], ["a", ""], ["", "\u00ad"], ["b", "\u200b", "\ufeff"]]
-  found = tables.read_table(write(tmp_path / "u.csv", rows))
+  found = table_files.read_table(write(tmp_path / "u.csv", rows))
   assert found.text("id").tolist() == ["a", "b"]
   assert found.text("x").tolist() == ["", ""]
   assert not said(caplog)
@@ -171,7 +172,7 @@ def test_row51_a_cell_of_unseen_characters_is_blank(tmp_path, caplog):
 
 def test_row51_the_names_of_columns(tmp_path):
   header = ["\ufeffid", unicodedata.normalize("NFD", "\u00d6l"), "n\u200b"]
-  table = tables.read_table(
+  table = table_files.read_table(
     write(tmp_path / "t.csv", [header, ["1", "1\u200b", "2"]])
   )
   assert list(table.columns) == ["id", "\u00d6l", "n"]
@@ -181,7 +182,7 @@ def test_row51_the_names_of_columns(tmp_path):
     assert table.as_written(name).tolist() == ["1\u200b"]
   twice = [[*header, "\u00d6l"], ["1", "1", "2", "0"]]
   with pytest.raises(DataError, match="more than one column '\u00d6l'"):
-    tables.read_table(write(tmp_path / "t.csv", twice))
+    table_files.read_table(write(tmp_path / "t.csv", twice))
 
 
 def test_row51_columns_of_patients_in_either_form(tmp_path):

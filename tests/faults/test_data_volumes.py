@@ -15,7 +15,7 @@ from PIL import Image
 from pydicom import encaps, uid
 
 from gcl_jax.data import files, formats, nifti, prepare, preprocess
-from gcl_jax.data.folder import folder
+from gcl_jax.data.readers.folder import read as folder
 from gcl_jax.errors import DataError
 
 

@@ -1,8 +1,8 @@
 """The MR scanner of the heart phantom: tissue contrast, signature, noise.
 
-Signals run from 0 (air) to about 1 (blood). A patient's *signature* is what a
-scan's brightness tells of the patient, whatever the slice: gain, offset, bias
-field and the texture of all that is not heart.
+Signals run from 0 (air) to about 1 (blood). A patient's *signature* is the
+appearance common to all slices of the patient: gain, offset, bias field and the
+texture outside the heart.
 """
 
 from typing import NamedTuple
@@ -18,14 +18,14 @@ _FAT, _RV_WALL = 0.10, 0.05
 
 
 class Scanner(NamedTuple):
-  """How a scanner sees tissue.
+  """Tissue signals, contrast and noise of a scanner.
 
   Attributes:
     blood, myocardium, fat, muscle, liver, lung: signals.
     gamma: exponent of the contrast curve.
     noise: standard deviation of each of the two Rician channels.
-    gain: factor by which brightness varies between patients, up and down.
-    offset: most by which the background level varies, up and down.
+    gain: largest factor between patients' brightness and the mean, up and down.
+    offset: largest change of the background level, up and down.
     texture: standard deviation of the texture.
     cells: the texture's blocks along the field of view.
     spacing: in mm: (slice distance with 8 slices, pixel distance with 64).
@@ -81,7 +81,7 @@ SCANNERS = {
 
 
 class Signature(NamedTuple):
-  """A patient's look on one scanner.
+  """Appearance of a patient on one scanner.
 
   Attributes:
     gain: brightness factor.
@@ -99,7 +99,7 @@ class Signature(NamedTuple):
 def draw_signature(
   rng: np.random.Generator, scanner: Scanner, conflict: float
 ) -> Signature:
-  """A patient's signature; at `conflict` 0 all patients look alike."""
+  """Draws a patient's signature; at `conflict` 0 it is the same for all."""
   gain, offset, *slope = rng.uniform(-1, 1, 4)
   texture = rng.normal(0, scanner.texture, (scanner.cells,) * 2)
   return Signature(
@@ -116,7 +116,7 @@ def paint(
   signature: Signature,
   scanner: Scanner,
 ) -> np.ndarray:
-  """The signal without noise, float[H, W], edges smooth to a pixel.
+  """Renders the signal without noise, float[H, W], with antialiased edges.
 
   Args:
     contours: from `heart_shapes.distances`.
@@ -153,7 +153,7 @@ def expose(
   conflict: float,
   rng: np.random.Generator,
 ) -> np.ndarray:
-  """The picture as stored: bias, blur, Rician noise, gain, offset; uint8[H, W].
+  """Applies bias, blur, Rician noise, gain and offset; returns uint8[H, W].
 
   The grey scale is fixed for a data set: it leaves room for every gain and
   offset that this `conflict` allows, so that hardly a pixel saturates.
@@ -173,7 +173,7 @@ def expose(
 def _fill(
   picture: np.ndarray, layers: tuple[tuple[np.ndarray, float], ...]
 ) -> np.ndarray:
-  """The picture with contours filled one upon the other, (distance, signal)."""
+  """Fills contours (distance, signal) in order, later ones on top."""
   for distance, signal in layers:
     picture = picture + _cover(distance) * (signal - picture)
   return picture

@@ -1,9 +1,9 @@
-"""Anatomy of the heart phantom: what a short-axis slice cuts.
+"""Anatomy of the heart phantom: contours of a short-axis slice.
 
 Lengths are halves of the field of view: `x` runs from -1 (left edge of the
 picture) to 1, `y` from -1 (top) to 1. Angles are measured from the right edge
-towards the bottom. `position` runs from 0 (base) to 1 (apex). Every random
-quantity comes from the generator that is handed in.
+towards the bottom. `position` runs from 0 (base) to 1 (apex). All randomness
+comes from the generator that is passed in.
 """
 
 from typing import NamedTuple
@@ -26,11 +26,11 @@ _CORNER = 0.06
 
 
 class Anatomy(NamedTuple):
-  """What stays the same in all slices and phases of a patient.
+  """Properties shared by all slices and phases of a patient.
 
   Attributes:
     scale: size of the heart, 0.8 to 1.2.
-    shift: (y, x) by which the body lies off the middle.
+    shift: (y, x) of the body's centre.
     rv_angle: direction from the left ventricle to the right one.
     elongation: ratio of the axes of the left ventricle, 0.9 to 1.1.
     axis: angle of its long axis.
@@ -52,14 +52,14 @@ class Anatomy(NamedTuple):
 
 
 class Section(NamedTuple):
-  """The heart as one slice cuts it at one phase.
+  """Cross-section of the heart in one slice at one phase.
 
   Attributes:
     centre: (y, x) of the left ventricle.
     cavity: mean radius of its blood pool.
     wall: thickness of the myocardium.
     rv_width: widest gap between septum and right free wall; 0 = no RV.
-    papillary: how much of the papillary muscles is cut, 0 to 1.
+    papillary: visible share of the papillary muscles, 0 to 1.
   """
 
   centre: np.ndarray
@@ -70,7 +70,7 @@ class Section(NamedTuple):
 
 
 def draw_anatomy(rng: np.random.Generator) -> Anatomy:
-  """A patient's anatomy."""
+  """Draws a patient's anatomy."""
   return Anatomy(
     scale=rng.uniform(0.8, 1.2),
     shift=rng.uniform(-_SHIFT, _SHIFT, 2),
@@ -87,7 +87,7 @@ def draw_anatomy(rng: np.random.Generator) -> Anatomy:
 def cut(
   anatomy: Anatomy, position: float, phase: str, breath: np.ndarray
 ) -> Section:
-  """What a slice shows of a heart.
+  """Computes the cross-section of the heart in a slice.
 
   With q = position / apex, at most 1, the cavity's radius is proportional to
   1 - 0.75 q^2.2 and the width of the RV to sqrt(1 - q / 0.9); the RV is left
@@ -97,8 +97,8 @@ def cut(
 
   Args:
     position: 0 to 1.
-    phase: "ED" or "ES"; changes sizes, never what is visible.
-    breath: (y, x) by which this slice's breath-hold moved the heart.
+    phase: "ED" or "ES"; changes sizes, not which classes are visible.
+    breath: (y, x) shift of the heart in this slice's breath-hold.
   """
   depth = min(position / anatomy.apex, 1)
   crescent = np.sqrt(max(1 - depth / _RV_END, 0))
@@ -123,11 +123,12 @@ def grid(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
 def distances(
   anatomy: Anatomy, section: Section, size: tuple[int, int]
 ) -> dict[str, np.ndarray]:
-  """Distance of every pixel outside each contour; negative inside.
+  """Computes the signed distance of every pixel to each contour.
 
   Contours: `cavity` and `epicardium` of the left ventricle, `rv` (ends at the
-  epicardium) and `papillary` muscles; inf where there is none. Exact on a
-  contour, roughly Euclidean beside it: good for edges soft to a pixel or two.
+  epicardium) and `papillary` muscles; inf where there is none. Negative inside;
+  exact on a contour, roughly Euclidean beside it: good for edges soft to a
+  pixel or two.
 
   Returns:
     {contour: float[H, W]} in halves of the field of view.
@@ -175,7 +176,7 @@ def _right_ventricle(
 
 
 def _intersection(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-  """Distance outside two shapes' common part, its corners rounded off.
+  """Signed distance to the intersection of two shapes, with rounded corners.
 
   Sharp corners would leave single pixels in a mask.
   """
@@ -219,7 +220,7 @@ def class_mask(contours: dict[str, np.ndarray]) -> np.ndarray:
 def surroundings(
   anatomy: Anatomy, position: float, size: tuple[int, int]
 ) -> dict[str, np.ndarray]:
-  """Distance outside what lies around the heart; lung is everything else.
+  """Computes signed distances to the tissues around the heart except lung.
 
   Chest wall at the top left (`muscle`, under the skin `fat`), `liver` at the
   bottom left and `stomach` at the bottom right, both higher up towards the

@@ -2,7 +2,7 @@
 
 Lengths are fractions of the scan: `x` of its width (0 left, 1 right), rows of
 its height (0 top, 1 bottom); `z` is the slice position in the volume, -1 to 1.
-Every random quantity comes from the generator that is handed in.
+All randomness comes from the generator that is passed in.
 """
 
 from typing import NamedTuple
@@ -18,12 +18,12 @@ THICKNESS = np.array(
 REFLECTIVITY = np.array(
   [0.02, 0.70, 0.43, 0.52, 0.28, 0.48, 0.22, 0.82, 0.46, 0.95, 0.42, 0.42]
 )
-# How much of each retinal layer is gone in the middle of the foveal pit.
+# Share of each retinal layer that is missing at the centre of the foveal pit.
 _PIT = np.array([0.95, 0.92, 0.85, 0.75, 0.45, -0.30, -0.15, -0.1, 0.0])
 
 
 class Eye(NamedTuple):
-  """What stays the same in all scans of an eye.
+  """Properties shared by all scans of an eye.
 
   Attributes:
     thickness: float[9] of the layers NFL to RPE, fractions of the height.
@@ -48,7 +48,7 @@ class Eye(NamedTuple):
 
 
 class View(NamedTuple):
-  """How one scan sees the eye: where it lies and what the device adds.
+  """Alignment and exposure of one scan.
 
   Attributes:
     z: slice position, -1 to 1.
@@ -72,10 +72,10 @@ class View(NamedTuple):
 def draw_eye(
   patient: np.random.Generator, eye: np.random.Generator, side: int
 ) -> Eye:
-  """An eye: mostly the patient's anatomy, with a little of its own.
+  """Draws an eye: the patient's anatomy with small variations of its own.
 
   Args:
-    patient: generator that both eyes of a patient start afresh.
+    patient: generator with the same seed for both eyes of a patient.
     eye: generator of this eye.
     side: 0 for the right eye (OD), 1 for the left (OS).
   """
@@ -109,7 +109,7 @@ def _draw_vessels(eye: np.random.Generator) -> np.ndarray:
 def draw_view(
   visit: np.random.Generator, scan: np.random.Generator, z: float
 ) -> View:
-  """How a scan at slice `z` of a visit turns out."""
+  """Draws alignment and exposure of a scan at slice `z` of a visit."""
   return View(
     z=z,
     row=0.64 + visit.normal(0, 0.02) + scan.normal(0, 0.01),
@@ -149,7 +149,7 @@ def outline(eye: Eye, view: View, width: int) -> np.ndarray:
 def paint(
   boundaries: np.ndarray, values: np.ndarray, height: int
 ) -> np.ndarray:
-  """Fills the layers between `boundaries` with edges smooth to a pixel.
+  """Fills the layers between `boundaries`, with antialiased edges.
 
   Args:
     boundaries: float[K, W], rows in pixels, from the top down.
@@ -226,10 +226,10 @@ def vitreous_face(
 def expose(
   reflectivity: np.ndarray, view: View, rng: np.random.Generator
 ) -> np.ndarray:
-  """The picture a device stores: speckle, shading, background; uint8[H, W].
+  """Adds speckle, shading and background; returns uint8[H, W].
 
-  Speckle multiplies and is correlated over about a pixel; the background's
-  noise adds and is white.
+  Speckle is multiplicative and correlated over about a pixel; background noise
+  is additive and white.
   """
   height, width = reflectivity.shape
   speckle = rng.standard_normal(reflectivity.shape, np.float32)

@@ -13,8 +13,8 @@ from scipy import ndimage
 from gcl_jax.data.phantoms import oct_layers as layers
 
 FLUID, DRUSEN, FOCI = KINDS = 1, 2, 3
-# A druse moves the brightest layers and a focus is the brightest spot, so the
-# same area of them disturbs the scan more than fluid does.
+# A druse displaces the brightest layers and a focus is the brightest spot, so
+# they change a scan more than fluid of the same area.
 WEIGHTS = np.array([1.0, 2.0, 2.0])
 _COUNTS = np.array([21.0, 17.0, 50.0])
 _HALF_AXES = np.array([[0.030, 0.036, 0.0095], [0.048, 0.054, 0.019]])
@@ -46,15 +46,16 @@ class Lesions(NamedTuple):
   onset: np.ndarray
 
   def where(self, chosen: np.ndarray) -> "Lesions":
-    """The lesions for which bool[L] `chosen` holds."""
+    """Returns the lesions where bool[L] `chosen` is True."""
     return Lesions(*(values[chosen] for values in self))
 
 
 def draw_lesions(rng: np.random.Generator) -> Lesions:
-  """The lesions a diseased eye gets over its life.
+  """Draws all lesions of a diseased eye.
 
-  The number is Poisson around a load (gamma, differs widely between eyes) that
-  a Dirichlet draw divides among the kinds; each kind has its own site.
+  Their number is Poisson with a mean that is gamma distributed (it differs
+  widely between eyes) and divided among the kinds by a Dirichlet draw; each
+  kind has its own location.
   """
   load = rng.gamma(2.2, 0.45)
   mix = rng.dirichlet((0.9, 0.9, 0.9))
@@ -76,10 +77,10 @@ def draw_lesions(rng: np.random.Generator) -> Lesions:
 
 
 def cut(lesions: Lesions, z: float, visit: int) -> Lesions:
-  """The cross-sections that a slice at `z` shows at a visit.
+  """Computes the cross-sections of lesions in a slice at `z` at a visit.
 
-  A lesion starts at 60 % of its final half axes and closes in on them by a
-  factor 0.4 per visit.
+  A lesion starts at 60 % of its final half axes; the remaining difference
+  shrinks by a factor of 0.4 per visit.
   """
   age = visit - lesions.onset
   grown = 1 - 0.4 ** (1 + np.clip(age, 0, None))
@@ -107,7 +108,7 @@ def severity(lesions: Lesions) -> float:
 
 
 def bumps(lesions: Lesions, width: int) -> np.ndarray:
-  """Half ellipses of all given lesions, tallest counts, float[W]."""
+  """Computes the upper envelope of the lesions' half ellipses, float[W]."""
   across = layers.columns(width) - lesions.x[:, None]
   squared = (across / lesions.across[:, None]) ** 2
   height = lesions.tall[:, None] * np.sqrt(np.clip(1 - squared, 0, None))
@@ -115,10 +116,10 @@ def bumps(lesions: Lesions, width: int) -> np.ndarray:
 
 
 def swell(layer: np.ndarray, lesions: Lesions) -> np.ndarray:
-  """Makes room in the retinal layers float[9, W] for fluid and drusen.
+  """Deforms the retinal layers float[9, W] around fluid and drusen.
 
-  The nuclear layers thicken around fluid, in gentle waves; over drusen the
-  outer nuclear layer is pressed thin.
+  The nuclear layers thicken smoothly around fluid; the outer nuclear layer gets
+  thinner above drusen.
   """
   width = layer.shape[1]
   layer = layer.copy()
@@ -137,11 +138,11 @@ def swell(layer: np.ndarray, lesions: Lesions) -> np.ndarray:
 def cover(
   lesions: Lesions, boundaries: np.ndarray, height: int
 ) -> dict[int, np.ndarray]:
-  """How far each pixel belongs to each kind: {kind: float[H, W], 0 to 1}.
+  """Computes the cover of each pixel: {kind: float[H, W], 0 to 1}.
 
   Args:
     lesions: cross-sections in this scan.
-    boundaries: float[11, W], rows in pixels, of the layers as deformed.
+    boundaries: float[11, W], rows in pixels, of the deformed layers.
     height: rows of the scan.
   """
   masks = {FLUID: np.zeros((height, boundaries.shape[1]))}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gcl_jax.data import formats, slices
+from gcl_jax.data import formats, slice_geometry, splits
 from gcl_jax.data.source import Dataset
 from gcl_jax.engine.context import Context
 from gcl_jax.errors import DataError
@@ -26,11 +26,11 @@ def run(context: Context) -> dict[str, Any]:
       other classes.
   """
   config = context.config
-  main = sources.limited(context.datasets["data"], config.data.limit)
+  main = splits.limited(context.datasets["data"], config.data.limit)
   found = [Source(main, sources.parts(main, config.data))]
   if "ood_data" in context.datasets:
     other = context.datasets["ood_data"]
-    other = sources.limited(other, config.ood_data.limit)
+    other = splits.limited(other, config.ood_data.limit)
     part = np.full(len(other), "ood")
     found.append(Source(sources.apart(other, "ood"), part))
   check_classes(found)
@@ -80,7 +80,9 @@ def read(
   if dataset.table.get("labelled", np.ones(len(dataset)))[row]:
     codes = [0, *(classes.index(name) + 1 for name in dataset.classes)]
     truth = np.array(codes, np.uint8)[dataset.read_mask(row)]
-  image, mask = slices.prepare_slice(image, truth, spacing, target, size)
+  image, mask = slice_geometry.prepare_slice(
+    image, truth, spacing, target, size
+  )
   voxels = {"labelled_voxels": 0, "cropped_voxels": 0}
   if truth is not None:
     voxels["labelled_voxels"] = int((truth > 0).sum())
@@ -96,5 +98,5 @@ def spacing_of(table: dict[str, np.ndarray], row: int) -> tuple[float, float]:
 def _cropped(truth, spacing, target, size) -> int:
   """Labelled voxels of a stored slice that no prediction can reach."""
   everywhere = np.ones(size, np.uint8)
-  reached = slices.restore(everywhere, truth.shape, spacing, target)
+  reached = slice_geometry.restore(everywhere, truth.shape, spacing, target)
   return int(((truth > 0) & (reached == 0)).sum())

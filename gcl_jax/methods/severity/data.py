@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gcl_jax.data import formats, preprocess
+from gcl_jax.data import formats, preprocess, splits
 from gcl_jax.data.source import Dataset
 from gcl_jax.engine.context import Context
 from gcl_jax.errors import DataError
@@ -22,12 +22,12 @@ def run(context: Context) -> dict[str, Any]:
     and size of the stored scan say.
   """
   config = context.config
-  pool = sources.limited(context.datasets["data"], config.data.limit)
+  pool = splits.limited(context.datasets["data"], config.data.limit)
   found = [Source(pool, sources.parts(pool, config.data))]
   if "healthy_data" in context.datasets:
     healthy = _only_healthy(context.datasets["healthy_data"])
     healthy = sources.apart(healthy, "healthy_data")
-    healthy = sources.limited(healthy, config.healthy_data.limit)
+    healthy = splits.limited(healthy, config.healthy_data.limit)
     found.append(Source(healthy, np.full(len(healthy), "train"), pool=False))
   if config.score.source == "autoencoder":
     _check_healthy(found)

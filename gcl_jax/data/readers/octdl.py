@@ -10,7 +10,7 @@ import os
 import numpy as np
 
 from gcl_jax.data.files import existing, read_npz
-from gcl_jax.data.folder import folder
+from gcl_jax.data.readers import folder
 from gcl_jax.data.source import Dataset
 from gcl_jax.errors import DataError
 
@@ -22,8 +22,8 @@ _COLUMNS = slice(4, 260)
 _WANTED = ("images", "labels", "group", "names", "is_val", "overlay")
 
 
-def octdl(path: str | os.PathLike) -> Dataset:
-  """OCTDL from the npz file, or from a folder of its JPEG files.
+def read(path: str | os.PathLike) -> Dataset:
+  """Reads OCTDL from the npz file, or from a folder of its JPEG files.
 
   The npz file: uint8 images of 96 x 256 (the middle columns), `group` = the
   patient numbers that share a scan, `split` from the group-wise validation
@@ -42,7 +42,7 @@ def octdl(path: str | os.PathLike) -> Dataset:
     `healthy` is class NO; ids are the file names.
 
   Raises:
-    DataError: neither of the two, or arrays that do not fit.
+    DataError: neither of the two, or arrays of another shape or type.
   """
   if existing(path).is_dir():
     return _from_files(path)
@@ -68,7 +68,7 @@ def octdl(path: str | os.PathLike) -> Dataset:
 
 
 def _check(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> None:
-  """Refuses arrays of other shapes, kinds or classes than the release has."""
+  """Refuses arrays whose shape, type or classes differ from the release."""
   images, labels = arrays["images"], arrays["labels"]
   if images.ndim != 3 or images.dtype != np.uint8 or images.shape[2] < 260:
     raise DataError(
@@ -92,8 +92,8 @@ def _check(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> None:
 
 
 def _from_files(path: str | os.PathLike) -> Dataset:
-  """By the names: class_patient_number.jpg."""
-  found = folder(
+  """Reads class and patient from names class_patient_number.jpg."""
+  found = folder.read(
     path,
     pattern=r"(?i)(?P<label>no|amd|dme|erm|rao|rvo|vid)_(?P<group>\d+)_\d+\.",
     name="octdl",
@@ -105,7 +105,7 @@ def _from_files(path: str | os.PathLike) -> Dataset:
 
 
 def _columns(classes: np.ndarray) -> dict[str, np.ndarray]:
-  """Every label, also of a class that a selection of the images lacks."""
+  """Columns of every class, including those without an image."""
   columns = {c: (classes == c).astype(float) for c in CLASSES[1:]}
   columns["healthy"] = (classes == "NO").astype(float)
   columns["diseased"] = 1 - columns["healthy"]

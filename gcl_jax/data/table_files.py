@@ -1,9 +1,8 @@
 """CSV and Excel tables as text columns, with errors that name row and column.
 
-Every cell is text in one form (see `text`) with the spaces around it removed;
-whole numbers lose a trailing `.0`, so that an id written 232 in one file and
-232.0 in another is the same id. Rows are numbered as in the file, the header
-being row 1.
+Cells are texts in canonical form (see `text`) without surrounding spaces. Whole
+numbers lose a trailing `.0`, so that an id is the same whether it was written
+232 or 232.0. Rows are numbered as in the file; the header is row 1.
 """
 
 import csv
@@ -18,7 +17,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from gcl_jax.data.files import MAX_TABLE_BYTES, check_bytes, regular_file
-from gcl_jax.data.medical import extra
+from gcl_jax.data.optional import extra
 from gcl_jax.data.quiet import one_error
 from gcl_jax.data.text import one_form, one_forms
 from gcl_jax.errors import DataError
@@ -28,11 +27,11 @@ _WHOLE = re.compile(r"([+-]?\d+)\.0*")
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """Columns of text, each row with the number it has in its file.
+  """Text columns, and the number of each row in its file.
 
   Attributes:
     path: the file, for messages.
-    columns: name -> str array [N] in one form; "" is a blank cell.
+    columns: name -> str array [N] in canonical form; "" is a blank cell.
     rows: int [N], row numbers in the file (the header is row 1).
     written: name -> str array [N], the cells as they were written.
   """
@@ -62,9 +61,9 @@ class Table:
     )
 
   def as_written(self, column: str) -> np.ndarray:
-    """str [N], as `text`, but for unseen characters and composed letters.
+    """str [N], as `text` but with the characters as written.
 
-    A file goes by the very characters of its name.
+    Files are opened by their exact names.
     """
     return self.written.get(one_form(column), self.text(column))
 
@@ -139,23 +138,23 @@ class Table:
       number = float(value) if value else np.nan
     except ValueError:
       number = np.inf
-    # Python also takes 1_000, which no other program writes or reads.
+    # Python also accepts 1_000, which is not a number in a table.
     if np.isinf(number) or "_" in value:
       raise self.error(index, column, f"{value!r} is not a number")
     return number
 
 
 def canonical(value: object) -> str:
-  """One cell as text: None is blank, 232.0 and "232.0 " are "232".
+  """Converts a cell to text: None is blank, 232.0 and "232.0 " are "232".
 
-  Leading zeros are kept: patients 007 and 7 are different people. So is case;
-  of Unicode's several spellings of one text, `text.one_form` is taken.
+  Leading zeros are kept: patients 007 and 7 are different people. Case is kept
+  too; Unicode is brought to the canonical form `text.one_form`.
   """
   return _trimmed(one_form(_text(value)))
 
 
 def canonical_column(values: Iterable, where: str) -> np.ndarray:
-  """str [N], `canonical` cells; a warning where two spellings have met."""
+  """str [N], `canonical` cells; warns where spellings are merged."""
   written = [_trimmed(_text(value)) for value in values]
   return one_forms(np.array(written, str), where, canonical)
 
@@ -167,17 +166,17 @@ def _text(value: object) -> str:
 
 
 def _trimmed(text: str) -> str:
-  """Without spaces around it, nor the .0 of a whole number."""
+  """Removes surrounding spaces and the .0 of a whole number."""
   text = text.strip()
   whole = _WHOLE.fullmatch(text)
   return whole[1] if whole else text
 
 
 def read_table(path: str | os.PathLike) -> Table:
-  """A CSV (comma, semicolon or tab; UTF-8, BOM or not) or .xlsx table.
+  """Reads a CSV (comma, semicolon or tab; UTF-8, BOM or not) or .xlsx table.
 
-  Names in the header lose the spaces around them, columns without a name are
-  dropped, blank rows are skipped. Of a workbook the first sheet is read.
+  Header names are stripped, columns without a name are dropped, blank rows are
+  skipped. Only the first sheet of a workbook is read.
 
   Raises:
     DataError: not readable, more than `files.MAX_TABLE_BYTES`, no rows, a
@@ -207,7 +206,7 @@ def _csv_rows(path: pathlib.Path) -> Iterable[list]:
 
 def _xlsx_rows(path: pathlib.Path) -> list[list]:
   openpyxl = extra("openpyxl")
-  # openpyxl quotes cells in what it warns of and in what it raises.
+  # openpyxl quotes cells in its warnings and exceptions.
   with one_error(path, "workbook"):
     with zipfile.ZipFile(path) as archive:
       unpacked = sum(member.file_size for member in archive.infolist())
@@ -245,7 +244,7 @@ def _table(path: pathlib.Path, records: Iterable[list]) -> Table:
 
 
 def _filled(record: list[str]) -> bool:
-  """Whether a cell holds more than spaces and what is not seen."""
+  """Whether any cell has a visible character."""
   return any(map(canonical, record))
 
 
@@ -260,7 +259,7 @@ def _header(path: pathlib.Path, names: list[str]) -> list[str]:
 def _fitted(
   path: pathlib.Path, number: int, record: list[str], width: int
 ) -> list[str]:
-  """The record at the header's width; blank cells at its end do not count."""
+  """Cuts a record to the header's width; trailing blank cells are ignored."""
   if len(record) < width or _filled(record[width:]):
     raise DataError(
       f"{path}, row {number}: {len(record)} cells, the header has {width}"

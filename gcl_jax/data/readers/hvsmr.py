@@ -8,7 +8,7 @@ testing_axial_crop_pat10.nii.gz without labels.
 
 import os
 
-from gcl_jax.data.names import files_named
+from gcl_jax.data.file_names import files_named
 from gcl_jax.data.source import Dataset
 from gcl_jax.data.volume_files import nifti_volume
 from gcl_jax.data.volumes import Volume, volumes
@@ -18,12 +18,12 @@ CODES = {1: "myocardium", 2: "blood pool"}
 _NAME = r"(training|testing)_axial_crop_pat\d+"
 
 
-def hvsmr(path: str | os.PathLike, *, axis: str = "axial") -> Dataset:
-  """HVSMR 2016 as it is shipped, the axial, cropped volumes.
+def read(path: str | os.PathLike, *, axis: str = "axial") -> Dataset:
+  """Reads the axial, cropped volumes of HVSMR 2016 as published.
 
   Args:
-    path: a folder above the files; folders between do not matter, and a class
-      map may lie in another one than its image.
+    path: a folder above the files, at any depth; an image and its class map may
+      lie in different folders.
     axis: one of `volume_files.AXES`.
 
   Returns:
@@ -31,8 +31,8 @@ def hvsmr(path: str | os.PathLike, *, axis: str = "axial") -> Dataset:
     (labelled) or testing (not).
 
   Raises:
-    DataError: no such file, a training volume without its class map, or what
-      `nifti_volume` and `volumes` raise.
+    DataError: no file of such a name, a training volume without its class map,
+      or what `nifti_volume` and `volumes` raise.
     ConfigError: an unknown axis.
   """
   images = files_named(path, _NAME)

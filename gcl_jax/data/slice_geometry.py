@@ -1,8 +1,8 @@
-"""Slices of one in-plane spacing and size, and back to their own grid.
+"""Resampling of slices to a common spacing and size, and its inverse.
 
 A slice is resampled about its centre, then cropped or padded by whole pixels
-about its centre, so nothing moves by half a pixel where the spacing already
-fits. `restore` undoes both for a predicted class map.
+about its centre, so that a slice of the target spacing is not shifted by half a
+pixel. `restore` inverts both for a predicted class map.
 """
 
 import numpy as np
@@ -62,11 +62,10 @@ def restore(
   spacing: tuple[float, float],
   target_spacing: tuple[float, float] | None,
 ) -> np.ndarray:
-  """A class map of a prepared slice, back on the grid of the stored slice.
+  """Maps a class map of a prepared slice back to the grid of the stored slice.
 
-  The inverse of `prepare_slice` with the same spacings: exact where the
-  spacing was kept and the crop cut nothing; pixels that were cropped away
-  become 0, background.
+  The inverse of `prepare_slice` with the same spacings: exact if the spacing
+  was kept and nothing was cropped; cropped pixels become 0, background.
 
   Args:
     mask: integer [rows, columns], classes of a prepared slice.
@@ -95,7 +94,7 @@ def _steps(spacing, target_spacing) -> tuple[float, float]:
 
 
 def _resampled_shape(shape, spacing, target_spacing, size) -> tuple[int, int]:
-  """Pixels that cover the slice at the target spacing."""
+  """(rows, columns) that cover the slice at the target spacing."""
   numbers = (*shape, *spacing, *(target_spacing or spacing), *size)
   if not all(0 < number < np.inf for number in numbers):
     raise DataError(
@@ -109,7 +108,7 @@ def _resampled_shape(shape, spacing, target_spacing, size) -> tuple[int, int]:
 
 
 def _places(old: int, new: int, step: float) -> np.ndarray:
-  """float64 [new]: where the new pixels lie among the old ones."""
+  """float64 [new]: coordinates of the new pixels on the old grid."""
   centred = np.arange(new) - (new - 1) / 2
   return np.clip((old - 1) / 2 + centred * step, 0, old - 1)
 

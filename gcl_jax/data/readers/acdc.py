@@ -1,8 +1,8 @@
-"""ACDC: cine MR of the heart's short axis, 150 patients, by its owners' files.
+"""ACDC: short-axis cine MR of the heart, 150 patients, in the published layout.
 
 Bernard et al., IEEE Trans. Med. Imaging 37 (2018), doi
 10.1109/TMI.2018.2837502; free on registration. Folders training/ and testing/
-hold one folder a patient: Info.cfg, patient001_4d.nii.gz (the film),
+hold one folder a patient: Info.cfg, patient001_4d.nii.gz (the time series),
 patient001_frame01.nii.gz and _gt.nii.gz for end diastole and end systole.
 """
 
@@ -26,32 +26,32 @@ _PARTS = {"training": "train", "testing": "eval"}
 _PATIENT = re.compile(r"patient\d{3}")
 
 
-def acdc(
+def read(
   path: str | os.PathLike, *, cine: bool = False, axis: str = "stored"
 ) -> Dataset:
-  """ACDC as it is shipped.
+  """Reads ACDC as published.
 
-  MR, so z-scored over the volume; no percentile is clipped first. Slices are
-  those that were acquired, in the order of the file.
+  Volumes are z-scored without clipping to percentiles first. Slices are those
+  that were acquired, in the order of the file.
 
   Args:
     path: the folder that holds training/ or testing/, or one above or below
       it; every folder patient### below it is read.
-    cine: also every other frame of the films, without labels.
+    cine: read all other frames of the time series too, without labels.
     axis: one of `volume_files.AXES`.
 
   Returns:
-    As `volumes.volumes`, a volume a frame: `phase` "ED", "ES" or "" (the other
-    frames), `frame` from 1, `cycle` = frame / frames of the film, in (0, 1]
-    (nan where neither the film is read nor Info.cfg has NbFrame), `part`
-    (training, testing or ""), `pathology` ("NOR", "DCM", ...), `height` in cm
-    and `weight` in kg (nan where Info.cfg has none). `split` is "train" for
-    training and "eval" for testing if both are there.
+    As `volumes.volumes`, one volume per frame: `phase` "ED", "ES" or "" (the
+    other frames), `frame` from 1, `cycle` = frame / number of frames, in (0, 1]
+    (nan if `cine` is off and Info.cfg has no NbFrame), `part` (training,
+    testing or ""), `pathology` ("NOR", "DCM", ...), `height` in cm and `weight`
+    in kg (nan where Info.cfg has none). `split` is "train" for training and
+    "eval" for testing if both are there.
 
   Raises:
-    DataError: no patient; ED or ES beyond the end of the film; a patient
-      without Info.cfg, without the frames that it names, their class maps or
-      (cine) the film; or what `nifti_volume` and `volumes` raise.
+    DataError: no patient; ED or ES beyond the last frame; a patient without
+      Info.cfg, the frames that it names, their class maps or (cine) the time
+      series; or what `nifti_volume` and `volumes` raise.
     ConfigError: an unknown axis.
   """
   root = folder_of(path)
@@ -71,7 +71,7 @@ def acdc(
 
 
 def _patient(folder: pathlib.Path, cine: bool, axis: str) -> list[Volume]:
-  """End diastole and systole, and with `cine` the frames between, in order."""
+  """Volumes of end diastole and systole, or with `cine` of every frame."""
   info = _info(folder / "Info.cfg")
   phases = {_number(folder, info, phase): phase for phase in PHASES}
   if len(phases) < 2:

@@ -11,9 +11,9 @@ import re
 import numpy as np
 from absl import logging
 
+from gcl_jax.data.file_names import class_columns, scan
 from gcl_jax.data.files import folder_of
 from gcl_jax.data.formats import read_image
-from gcl_jax.data.names import class_columns, scan
 from gcl_jax.data.source import Dataset
 from gcl_jax.errors import ConfigError, DataError
 
@@ -23,8 +23,8 @@ _PARTS = ("train", "val", "test")
 _NAME = re.compile(r"(CNV|DME|DRUSEN|NORMAL)-(\d+)-(\d+)\.jpe?g", re.IGNORECASE)
 
 
-def kermany(path: str | os.PathLike, *, overlap: str = "drop") -> Dataset:
-  """Kermany OCT2017 in the Kaggle or the Mendeley layout.
+def read(path: str | os.PathLike, *, overlap: str = "drop") -> Dataset:
+  """Reads Kermany OCT2017 in the Kaggle or the Mendeley layout.
 
   Patients are the middle field of the names. Some patients of the published
   test (or val) folder are in train as well; their training images are
@@ -40,7 +40,7 @@ def kermany(path: str | os.PathLike, *, overlap: str = "drop") -> Dataset:
     paths below the folder with train/.
 
   Raises:
-    DataError: no such layout, a file named otherwise or in the folder of
+    DataError: neither layout, a file with another name or in the folder of
       another class, or overlapping patients with overlap="refuse".
     ConfigError: any other `overlap`.
   """

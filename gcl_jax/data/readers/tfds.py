@@ -1,8 +1,8 @@
 """Data sets of tensorflow-datasets, stored as array_record.
 
-Read through `as_data_source`, which needs no TensorFlow. Images are decoded
-by `raster`, not by tensorflow-datasets: its own decoder cannot read 16 bits
-without OpenCV.
+Records are read through `as_data_source`, which needs no TensorFlow. Images are
+decoded by `raster`: the decoder of tensorflow-datasets needs OpenCV for 16
+bits.
 """
 
 import os
@@ -15,7 +15,7 @@ from gcl_jax.data.files import folder_of
 from gcl_jax.data.quiet import one_error
 from gcl_jax.data.raster import decode_image
 from gcl_jax.data.source import Dataset
-from gcl_jax.data.tables import canonical_column
+from gcl_jax.data.table_files import canonical_column
 from gcl_jax.data.tfds_folder import prepared_folder
 from gcl_jax.errors import DataError
 
@@ -23,9 +23,9 @@ METADATA = "gcl_jax"  # key under which `prepare` describes its columns
 _TRAIN = ("train", "images")
 
 
-def tfds_source(
+def read(
   path: str | os.PathLike,
-  builder: str = "",
+  table: str = "",
   *,
   id_column: str = "id",
   group_column: str = "group",
@@ -34,16 +34,16 @@ def tfds_source(
   healthy_column: str = "",
   group_unknown: str = "refuse",
 ) -> Dataset:
-  """A data set on disk, written by `prepare` or by any TFDS builder.
+  """Reads a data set on disk, written by `prepare` or by any TFDS builder.
 
-  What `prepare` wrote describes itself and needs none of the columns. Of
-  any other data set the names are those of its features; all its splits are
-  taken, "train" as train and every other one as eval.
+  Data written by `prepare` describe themselves and need none of the columns.
+  For any other data set the columns are names of its features; all its splits
+  are read, "train" as train and every other one as eval.
 
   Args:
-    path: the folder with dataset_info.json, one above it, or with `builder`
+    path: the folder with dataset_info.json, one above it, or with `table`
       the `data_dir` of tensorflow-datasets.
-    builder: name, config and version ("mnist:3.0.1"), as for
+    table: name, config and version ("mnist:3.0.1"), as for
       `tfds_folder.prepared_folder`; "" to find it.
     id_column: feature with a unique name; absent: `split/row`.
     group_column: feature with the patient.
@@ -57,10 +57,10 @@ def tfds_source(
     The data set, rows in stored order.
 
   Raises:
-    DataError: nothing prepared there, another file format than array_record,
-      a missing feature, or a file that names code of its own.
+    DataError: no prepared data set, a file format other than array_record, a
+      missing feature, or a file that names classes other than TFDS features.
   """
-  found = _builder(folder_of(path), builder)
+  found = _builder(folder_of(path), table)
   image = _image_feature(found)
   with one_error(found.data_path, "data set"):
     parts = [(name, _stored(found, name, image)) for name in found.info.splits]
@@ -69,27 +69,27 @@ def tfds_source(
     ]
     columns = _columns(parts, image)
 
-  def read(row: int) -> np.ndarray:
+  def image_of(row: int) -> np.ndarray:
     name, source, i = rows[row]
     return _image(source[i][image], f"{found.data_path}, {name} {i}")
 
   described = (found.info.metadata or {}).get(METADATA)
   if described:
-    return _described(described, columns, read, tuple(label_columns))
-  table, labels = _mapped(
+    return _described(described, columns, image_of, tuple(label_columns))
+  mapped, labels = _mapped(
     found, columns, label_columns, meta_columns, healthy_column
   )
   names = np.array([name for name, *_ in rows])
   default = [f"{name}/{i}" for name, _, i in rows]
   ids = columns.get(id_column, default)
-  table["id"] = _names(found, id_column, ids)
-  table["group"] = _groups(found, columns, group_column, group_unknown, table)
-  table["split"] = np.where(np.isin(names, _TRAIN), "train", "eval")
-  return Dataset(found.name, table, read, labels, tuple(meta_columns))
+  mapped["id"] = _names(found, id_column, ids)
+  mapped["group"] = _groups(found, columns, group_column, group_unknown, mapped)
+  mapped["split"] = np.where(np.isin(names, _TRAIN), "train", "eval")
+  return Dataset(found.name, mapped, image_of, labels, tuple(meta_columns))
 
 
 def _builder(path: pathlib.Path, name: str):
-  """The builder of a prepared data set; never downloads, imports no builder."""
+  """Opens a prepared data set; downloads nothing, imports no builder code."""
   import tensorflow_datasets as tfds
 
   folder = prepared_folder(path, name)
@@ -143,7 +143,7 @@ def _image(value, where: str) -> np.ndarray:
 
 
 def _columns(parts: list, image: str) -> dict[str, list]:
-  """Every scalar feature of every row; one pass over the records."""
+  """Reads every scalar feature of every row in one pass over the records."""
   columns: dict[str, list] = {}
   for _, source in parts:
     for i in range(len(source)):
@@ -160,7 +160,7 @@ def _text(value) -> str:
 def _described(
   described: dict, columns: dict[str, list], read, wanted: tuple[str, ...]
 ) -> Dataset:
-  """What `prepare` wrote, exactly as it was."""
+  """Restores the data set that `prepare` wrote."""
   table = {}
   for feature, (column, kind) in described["columns"].items():
     values = columns[feature]
@@ -180,7 +180,7 @@ def _mapped(
   meta: Sequence[str],
   healthy: str,
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-  """Table columns and label names of the features that were asked for."""
+  """Table columns and label names of the requested features."""
   for name in (*labels, *meta, *([healthy] if healthy else [])):
     if name not in columns:
       raise DataError(
@@ -216,7 +216,7 @@ def _binary(builder, name: str, values: list) -> np.ndarray:
 
 
 def _names(builder, feature: str, values: list) -> np.ndarray:
-  """Ids or patients as a table would have them."""
+  """Ids or patients as canonical text."""
   where = f"{builder.data_path}, feature {feature!r}"
   return canonical_column(map(_text, values), where)
 

@@ -1,6 +1,6 @@
-"""What the names of files and folders say: kind, class and patient.
+"""Image files below a folder; kind, class and patient by their names.
 
-Names are compared in one form (see `text`), and opened as they are stored.
+Names are compared in canonical form (see `text`) and opened as stored.
 """
 
 import os
@@ -17,10 +17,10 @@ from gcl_jax.errors import ConfigError, DataError
 
 
 def scan(root: pathlib.Path) -> list[pathlib.Path]:
-  """Everything below the root with the suffix of an image, sorted.
+  """Lists everything below the root with the suffix of an image, sorted.
 
-  Hidden entries are passed over; a folder named like an image is listed (and
-  fails when read), so that nothing with such a name is lost in silence.
+  Hidden entries are skipped. A folder with such a suffix is listed too and
+  fails when it is read, so that it is reported rather than skipped.
   """
   found = []
   for where, folders, names in os.walk(root):
@@ -41,17 +41,17 @@ def scan(root: pathlib.Path) -> list[pathlib.Path]:
 def files_named(
   folder: str | os.PathLike, pattern: str
 ) -> dict[str, pathlib.Path]:
-  """NIfTI files below a folder whose name without suffix matches in full.
+  """Finds NIfTI files whose name without suffix matches a pattern in full.
 
-  Hidden files are passed over: archives packed on a Mac hold one of the same
-  name, behind "._", for each file.
+  Hidden files are skipped: archives packed on macOS hold a second file "._NAME"
+  for each file.
 
   Args:
     folder: where to look, at any depth.
     pattern: regular expression for the name without .nii or .nii.gz.
 
   Returns:
-    name in one form -> file, sorted.
+    name in canonical form -> file, sorted.
 
   Raises:
     DataError: not a folder, or two files of one name.
@@ -71,7 +71,7 @@ def files_named(
 def pairs_named(
   folder: str | os.PathLike, pattern: str
 ) -> dict[str, tuple[pathlib.Path, pathlib.Path | None]]:
-  """name -> its NAME_image and NAME_label (None: none), see `files_named`."""
+  """Maps names to their NAME_image and NAME_label (None if missing)."""
   images = files_named(folder, f"{pattern}_image")
   labels = files_named(folder, f"{pattern}_label")
   return {
@@ -84,7 +84,7 @@ def pairs_named(
 
 
 def known_suffix(name: str) -> str:
-  """The suffix of an image or volume, "" if it has none."""
+  """Returns the suffix of an image or volume, "" for any other name."""
   name = name.lower()
   return max(
     (s for s in formats.SUFFIXES if name.endswith(s)), key=len, default=""
@@ -98,7 +98,7 @@ def from_names(
   healthy: str,
   unknown: str,
 ) -> tuple[dict, list[pathlib.Path], tuple[str, ...]]:
-  """Columns, files and labels of a folder without a table."""
+  """Reads columns, files and labels of a folder from its file names."""
   files = scan(root)
   if not files:
     raise DataError(
@@ -134,7 +134,7 @@ def from_names(
 
 
 def _check_forms(root: pathlib.Path, stored: list[str], ids: list[str]) -> None:
-  """Refuses two files that only the form of their letters tells apart."""
+  """Refuses two files whose names have the same canonical form."""
   first: dict[str, str] = {}
   for name, text in zip(stored, ids, strict=True):
     other = first.setdefault(text, name)
@@ -146,7 +146,7 @@ def _check_forms(root: pathlib.Path, stored: list[str], ids: list[str]) -> None:
 
 
 def _matched(ids: list[str], pattern: str) -> tuple[list[str], list[str]]:
-  """Class and patient of each file, "" where the name does not say."""
+  """Reads class and patient of each file, "" where its name has none."""
   try:
     found = [re.search(pattern, name) for name in ids]
     known = re.compile(pattern).groupindex
@@ -167,7 +167,7 @@ def _matched(ids: list[str], pattern: str) -> tuple[list[str], list[str]]:
 def class_columns(
   classes: np.ndarray, wanted: Sequence[str] = (), healthy: str = ""
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-  """One-against-the-rest columns of a class name per image.
+  """Makes one-against-the-rest columns of the class name of each image.
 
   Args:
     classes: str [N]; "" is an unknown class, nan in every column.
@@ -179,7 +179,8 @@ def class_columns(
     is a healthy class), and the names that are labels.
 
   Raises:
-    DataError: `wanted` or `healthy` is no class.
+    DataError: `wanted` or `healthy` is not a class, or a class has the name of
+      another column.
   """
   names = sorted(set(classes.tolist()) - {""})
   for name in (*wanted, *([healthy] if healthy else [])):

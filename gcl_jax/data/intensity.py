@@ -1,9 +1,9 @@
-"""Intensities of a whole MR or CT volume to 8 bits, by one rule a volume.
+"""Scaling of MR and CT intensities to 8 bits, one mapping per volume.
 
-CT has a physical scale, so a fixed window is cut out of it. MR has none, so a
-volume is put on its own: percentiles, then the z-score. Both look at the
-volume and never at one slice, whose brightness would otherwise depend on how
-much of the body it happens to cut.
+CT has a physical scale (Hounsfield units), so a fixed window is used. MR has
+none, so every volume is clipped to percentiles and z-scored. Statistics are
+those of the volume and not of a slice, which depend on how much of the body the
+slice shows.
 """
 
 import numpy as np
@@ -74,7 +74,7 @@ def window_mr(
     raise DataError(
       f"{where}: constant between its percentiles {percentiles}; no z-score"
     )
-  # Slice by slice, so that no second copy of a large volume is made.
+  # Slice by slice, to avoid a second copy of a large volume.
   mean = sum(_clipped(s, low, high).sum() for s in volume) / volume.size
   square = sum(((_clipped(s, low, high) - mean) ** 2).sum() for s in volume)
   spread = Z_LIMIT * (square / volume.size) ** 0.5

@@ -1,13 +1,16 @@
-"""A procedural OCT B-scan phantom whose severity is known.
+"""A procedural OCT B-scan phantom with known severity.
 
-Patients have two eyes, visits and slices. Diseased eyes carry fluid, drusen
-and hyper-reflective foci that grow and multiply over the visits; the line of
-the vitreous face is as frequent in health. Brightness, contrast and edges of a
-scan vary so much by exposure and anatomy that they hardly follow severity.
+Patients have two eyes, visits and slices. Diseased eyes carry fluid, drusen and
+hyper-reflective foci that grow and multiply over the visits; the line of the
+posterior vitreous face is equally frequent in healthy eyes. Brightness,
+contrast and edges vary so much with exposure and anatomy that they hardly
+correlate with severity.
 """
 
 import dataclasses
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +25,7 @@ EYES = ("OD", "OS")
 # Share of diseased patients whose second eye is diseased too.
 _BOTH_EYES = 0.85
 _FLUID_REFLECTIVITY, _FOCUS_REFLECTIVITY = 0.05, 0.85
-# Independent random streams: what one of them draws never moves another.
+# Independent random streams: draws from one do not change another.
 _COHORT, _PATIENT, _EYE, _SIDES, _DISEASE, _VISIT, _SCAN, _NOISE = range(8)
 
 
@@ -44,8 +47,8 @@ def oct_phantom(
   may happen to miss all lesions: severity 0, healthy 0); labels `fluid`,
   `drusen`, `foci` 1 when the scan cuts such a lesion; label `vitreous` 1 when
   the vitreous face is visible, independent of disease; `severity` >= 0, the
-  lesion load `oct_lesions.severity` in weighted per cent of the scan's area.
-  It never falls from one visit to the next of the same eye and slice. With the
+  lesion load `oct_lesions.severity` in weighted per cent of the scan's area. It
+  never decreases from one visit to the next of the same eye and slice. With the
   default settings about 45 % of scans have severity 0 and the others a median
   of 1.3 and a 95th percentile of 5.
 
@@ -67,8 +70,13 @@ def oct_phantom(
   return Dataset("oct_phantom", cohort.table(), cohort.image, LABELS, META)
 
 
+def read(*, phantom: Mapping[str, Any] | None = None) -> Dataset:
+  """The phantom with these arguments of `oct_phantom`, None: its defaults."""
+  return oct_phantom(**(phantom or {}))
+
+
 def lesion_mask(row: int, **settings) -> np.ndarray:
-  """Where the lesions of a scan are.
+  """Computes the lesion mask of a scan.
 
   Args:
     row: of `oct_phantom(**settings)`.
@@ -176,7 +184,7 @@ class _Cohort:
     return (2 * number + 1) / self.scans - 1
 
   def _cross_sections(self, row: int) -> lesions.Lesions:
-    """What the scan of this row cuts of the lesions of its eye."""
+    """Cross-sections of the eye's lesions in the scan of this row."""
     patient, side, visit, number = self._position(row)
     found = lesions.draw_lesions(self._rng(_DISEASE, patient, side))
     sides = self._rng(_SIDES, patient)

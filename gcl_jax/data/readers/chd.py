@@ -5,12 +5,12 @@ heart disease using deep neural networks and graph matching"; on Kaggle as
 CHD68_segmentation_dataset_miccai19. Files ct_1001_image.nii.gz and
 ct_1001_label.nii.gz.
 
-Read without the files at hand. Their names, and that label values above 7 are
-no part of the heart, are those of public code that reads them; the order of
-the values 1 to 7 is that of the owners' list of structures and of code for
-their later ImageCHD. By a third party's account all files say 1 mm in every
-direction and their voxels run from 0 to 4095: that these are Hounsfield units,
-or the mm true, is not verified.
+Written without access to the files. Their names, and the rule that label values
+above 7 are not part of the heart, follow public code that reads them; the order
+of the values 1 to 7 follows the authors' list of structures and code for their
+later ImageCHD. According to a third party, all files state a spacing of 1 mm in
+every direction and have voxels from 0 to 4095. It is not verified that these
+are Hounsfield units, or that the spacing is right.
 """
 
 import dataclasses
@@ -20,11 +20,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gcl_jax.data.names import pairs_named
+from gcl_jax.data.file_names import pairs_named
+from gcl_jax.data.intensity import CT_WINDOW
 from gcl_jax.data.source import Dataset
 from gcl_jax.data.volume_files import nifti_volume
 from gcl_jax.data.volumes import Volume, volumes
-from gcl_jax.data.windows import CT_WINDOW
 from gcl_jax.errors import DataError
 
 CODES = {
@@ -38,13 +38,13 @@ CODES = {
 }
 
 
-def chd(
+def read(
   path: str | os.PathLike,
   *,
   axis: str = "axial",
   ct_window: tuple[float, float] = CT_WINDOW,
 ) -> Dataset:
-  """CHD as it is shipped.
+  """Reads CHD68 as published.
 
   Args:
     path: a folder above the files; folders between do not matter.
@@ -56,7 +56,7 @@ def chd(
     background.
 
   Raises:
-    DataError: no such file, an image without its class map, or what
+    DataError: no file of such a name, an image without its class map, or what
       `nifti_volume` and `volumes` raise.
     ConfigError: an unknown axis.
   """
@@ -78,6 +78,6 @@ def chd(
 
 
 def _heart(read: Callable[[], np.ndarray]) -> np.ndarray:
-  """A class map without what lies outside the heart."""
+  """Sets labels outside the heart to background."""
   values = read()
   return np.where(values > max(CODES), 0, values)

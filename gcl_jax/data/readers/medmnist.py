@@ -12,8 +12,8 @@ from gcl_jax.errors import DataError
 _PARTS = ("train", "val", "test")
 
 
-def medmnist(path: str | os.PathLike, *, healthy_class: str = "") -> Dataset:
-  """A MedMNIST file, 2-D images only.
+def read(path: str | os.PathLike, *, healthy_column: str = "") -> Dataset:
+  """Reads a MedMNIST file of 2-D images.
 
   The files hold no patient numbers, so every image is a group of its own and
   a random split may put one patient on both sides: a warning says so.
@@ -21,7 +21,7 @@ def medmnist(path: str | os.PathLike, *, healthy_class: str = "") -> Dataset:
   Args:
     path: the npz file. `*_images` are uint8 [N, H, W] or [N, H, W, 3],
       `*_labels` integer [N, 1] (a class) or [N, K] (K binary labels).
-    healthy_class: the class that is healthy, as text ("0"); "" for none.
+    healthy_column: the class that is healthy, as text ("0"); "" for none.
 
   Returns:
     ids `train/0`...; labels `class_c` for each class but the healthy one (for
@@ -30,7 +30,7 @@ def medmnist(path: str | os.PathLike, *, healthy_class: str = "") -> Dataset:
     "train"; meta `part` (train, val or test) to tell them apart.
 
   Raises:
-    DataError: not such a file, or arrays that do not fit each other.
+    DataError: not a MedMNIST file, or arrays that do not match each other.
   """
   arrays = read_npz(path)
   parts = [p for p in _PARTS if f"{p}_images" in arrays]
@@ -53,7 +53,7 @@ def medmnist(path: str | os.PathLike, *, healthy_class: str = "") -> Dataset:
     [np.arange(len(arrays[f"{p}_images"])) for p in parts]
   )
   ids = np.char.add(np.char.add(part_of, "/"), numbers.astype(str))
-  columns, labels = _labels(path, arrays, parts, healthy_class)
+  columns, labels = _labels(path, arrays, parts, healthy_column)
   held_out = "test" if "test" in parts else "val"
   table = {
     "id": ids,
@@ -63,10 +63,10 @@ def medmnist(path: str | os.PathLike, *, healthy_class: str = "") -> Dataset:
     **columns,
   }
 
-  def read(row: int) -> np.ndarray:
+  def image(row: int) -> np.ndarray:
     return arrays[f"{part_of[row]}_images"][numbers[row]]
 
-  return Dataset("medmnist", table, read, labels, ("part",))
+  return Dataset("medmnist", table, image, labels, ("part",))
 
 
 def _check(path, part: str, arrays: dict[str, np.ndarray]) -> None:
@@ -106,7 +106,7 @@ def _labels(
   classes = [str(c) for c in np.unique(values)]
   if healthy and healthy not in classes:
     raise DataError(f"{path}: no class {healthy!r}; classes: {classes}")
-  # Of two classes the second says all; more need one column each.
+  # Two classes need one column; more need one each.
   dropped = healthy or (classes[0] if len(classes) == 2 else "")
   columns = {
     f"class_{c}": (values[:, 0] == int(c)).astype(float)

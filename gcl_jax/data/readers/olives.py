@@ -1,13 +1,14 @@
 """OLIVES: OCT volumes with biomarkers, of the trials PRIME and TREX-DME.
 
 Prabhushankar et al., NeurIPS Datasets and Benchmarks 2022, arXiv 2209.11195;
-images and label tables: Zenodo, doi 10.5281/zenodo.7105232. Nothing of it is
-shipped here: images, tables and published split files are the user's.
+images and label tables: Zenodo, doi 10.5281/zenodo.7105232. Images, tables and
+published split files must be downloaded by the user.
 """
 
 import os
 import pathlib
 import re
+from collections.abc import Sequence
 
 import numpy as np
 from absl import logging
@@ -17,7 +18,7 @@ from gcl_jax.data.formats import read_image
 from gcl_jax.data.paths import Paths, several
 from gcl_jax.data.source import Dataset
 from gcl_jax.data.splits import check_groups, split_by_group
-from gcl_jax.data.tables import Table, read_table
+from gcl_jax.data.table_files import Table, read_table
 from gcl_jax.errors import ConfigError, DataError
 
 SPLITS = ("2", "3", "1-clean", "1-published")
@@ -57,36 +58,36 @@ _SUFFIXES = (".tif", ".png", ".jpg", ".tiff", ".jpeg")
 _EVAL_FRACTION = 0.23  # 20 of 87 patients, as in the published splits
 
 
-def olives(
-  root: str | os.PathLike,
+def read(
+  path: str | os.PathLike,
   split: str = "2",
-  labels: tuple[str, ...] = LABELS,
+  label_columns: Sequence[str] = LABELS,
   *,
-  clinical_table: str | os.PathLike = "",
+  table: str | os.PathLike = "",
   biomarker_table: str | os.PathLike = "",
   train_table: str | os.PathLike = "",
   test_table: str | os.PathLike = "",
 ) -> Dataset:
-  """All B-scans of the clinical table, with biomarkers where there are any.
+  """Reads all B-scans of the clinical table, with biomarkers where available.
 
-  Tables are read by column name, with 16 or 20 biomarker columns. Paths lose
-  a leading slash or everything up to a folder `Datasets`; a file may be
-  stored as .tif, .png or .jpg; fundus images are left out.
+  Tables are read by column name, with 16 or 20 biomarker columns. A leading
+  slash, or everything up to a folder `Datasets`, is removed from paths; a file
+  may be stored as .tif, .png or .jpg; fundus images are left out.
 
   Args:
-    root: the folder with Prime_FULL/ and "TREX DME"/, or the one above an
+    path: the folder with Prime_FULL/ and "TREX DME"/, or the one above an
       OLIVES/ folder with them.
-    split: which scans are kept for evaluation, always whole patients but for
-      the last name:
+    split: the evaluation part, by whole patients except in "1-published":
       "2", "3": the patients of `test_table`; without tables 23 % of the
-        patients, drawn by the number and stratified by trial (not the
-        published list, and a warning says so);
+        patients, drawn with this number as seed and stratified by trial (not
+        the published list, and a warning says so);
       "1-clean": the eyes of `test_table`; the other eyes of their patients
-        are left out altogether;
+        are left out;
       "1-published": the eyes of `test_table`; the fellow eyes of 4 patients
         stay in training, which `splits.check_groups` refuses by default.
-    labels: short names out of `BIOMARKERS`.
-    clinical_table, biomarker_table: where they are not beside the images in
+    label_columns: short names out of `BIOMARKERS`.
+    table, biomarker_table: the clinical and the biomarker table, where they
+      are not beside the images in
       OLIVES_Dataset_Labels/{full_labels,ml_centric_labels}/.
     train_table, test_table: the published split files, as published; only
       their paths are used, labels come from the biomarker table.
@@ -101,12 +102,13 @@ def olives(
       split files that do not fit the tables or each other.
     ConfigError: an unknown split or biomarker.
   """
+  labels = tuple(label_columns)
   _check_names(split, labels)
-  folder = _images_root(root)
-  where = (folder, pathlib.Path(root), folder.parent)
-  clinical = _scans(_found(where, clinical_table, _CLINICAL))
+  folder = _images_root(path)
+  where = (folder, pathlib.Path(path), folder.parent)
+  clinical = _scans(_found(where, table, _CLINICAL))
   names = _paths(clinical)
-  table = {
+  columns = {
     "id": names,
     "group": clinical.filled("Patient_ID"),
     "CST": clinical.numbers("CST"),
@@ -116,18 +118,20 @@ def olives(
     "trial": np.array([_trial(name) for name in names.tolist()]),
   }
   _check_unique(clinical, names)
-  table |= _biomarkers(_found(where, biomarker_table, _BIOMARKER), table["id"])
+  columns |= _biomarkers(
+    _found(where, biomarker_table, _BIOMARKER), columns["id"]
+  )
   files = _files(folder, clinical, names)
-  parts, keep = _split(table, split, train_table, test_table)
-  table = {c: v[keep] for c, v in {**table, "split": parts}.items()}
+  parts, keep = _split(columns, split, train_table, test_table)
+  columns = {c: v[keep] for c, v in {**columns, "split": parts}.items()}
   files = [files[i] for i in np.flatnonzero(keep)]
   return Dataset(
-    "olives", table, lambda row: read_image(files[row]), tuple(labels), META
+    "olives", columns, lambda row: read_image(files[row]), labels, META
   )
 
 
 def clean_path(text: str) -> str:
-  """A path of any of the tables as "Prime_FULL/..." or "TREX DME/..."."""
+  """Converts a path of any table to "Prime_FULL/..." or "TREX DME/..."."""
   text = re.sub(r"^(?:.*/)?Datasets/", "", text.replace("\\", "/"))
   return text.lstrip("/")
 
@@ -150,7 +154,7 @@ def _images_root(root: str | os.PathLike) -> pathlib.Path:
 
 
 def _found(where: tuple, given: str | os.PathLike, names: tuple) -> Table:
-  """The given table, or the first with such a name in the usual places."""
+  """Reads the given table, or the first of these names in the usual folders."""
   if given:
     return read_table(given)
   for folder in where:
@@ -190,7 +194,7 @@ def _check_unique(table: Table, names: np.ndarray) -> None:
 
 
 def _stem(name: str) -> str:
-  """The path without its suffix: tables and disk differ in it."""
+  """The path without its suffix, which differs between tables and disk."""
   return name.rpartition(".")[0] or name
 
 
@@ -224,7 +228,7 @@ def _files(
 ) -> list[pathlib.Path]:
   """The stored file of each row, under the suffix it has on disk."""
   files, missing = [], []
-  # One look at each folder, not up to six at each of 78,185 files.
+  # Lists every folder once: not up to six look-ups for each of 78,185 files.
   paths, folders = Paths(root), {}
   for i, name in enumerate(names.tolist()):
     parent, _, last = name.rpartition("/")
@@ -248,7 +252,7 @@ def _files(
 def _stored(
   paths: Paths, folders: list[pathlib.Path], name: str
 ) -> list[pathlib.Path]:
-  """What has this name, or else this name with another suffix."""
+  """Files of this name, or else of this name with another suffix."""
   for option in (name, *(_stem(name) + suffix for suffix in _SUFFIXES)):
     found = [file for f in folders for file in paths.inside(f, option)]
     if found:
@@ -288,7 +292,7 @@ def _split(
 
 
 def _own_split(table: dict[str, np.ndarray], split: str) -> np.ndarray:
-  """A patient-wise split of our own, for want of the published files."""
+  """Draws a split by patient where the published files are missing."""
   if split not in ("2", "3"):
     raise DataError(
       f"split {split!r} of OLIVES needs the published files: give train_table"
@@ -306,8 +310,7 @@ def _own_split(table: dict[str, np.ndarray], split: str) -> np.ndarray:
 
 
 def _check_tables(groups, trained, tested, held_out, split: str) -> None:
-  """Published train and test files must not overlap in rows or, 2 and 3, in
-  patients."""
+  """Refuses published files that overlap in rows or (2, 3) in patients."""
   if split in ("2", "3"):
     parts = np.repeat(["train", "eval"], [len(trained), len(tested)])
     check_groups(np.concatenate([groups[trained], groups[tested]]), parts)

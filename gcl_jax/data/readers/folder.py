@@ -1,4 +1,4 @@
-"""Your own images: a folder, with a table or with what its names say."""
+"""Your own images: a folder, described by a table or by file names."""
 
 import collections
 import dataclasses
@@ -11,11 +11,11 @@ import numpy as np
 from absl import logging
 
 from gcl_jax.data import formats
+from gcl_jax.data.file_names import from_names, known_suffix, scan
 from gcl_jax.data.files import folder_of
-from gcl_jax.data.names import from_names, known_suffix, scan
 from gcl_jax.data.paths import Paths, several
 from gcl_jax.data.source import Dataset
-from gcl_jax.data.tables import Table, read_table
+from gcl_jax.data.table_files import Table, read_table
 from gcl_jax.data.text import one_form
 from gcl_jax.errors import ConfigError, DataError
 
@@ -24,9 +24,9 @@ _PARTS = {"train": "train", "eval": "eval", "": ""}
 _PARTS |= dict.fromkeys(("val", "valid", "validation", "test"), "eval")
 
 
-def folder(
+def read(
   path: str | os.PathLike,
-  table: str | os.PathLike | None = None,
+  table: str | os.PathLike = "",
   *,
   id_column: str = "id",
   path_column: str = "path",
@@ -34,12 +34,12 @@ def folder(
   label_columns: Sequence[str] = (),
   meta_columns: Sequence[str] = (),
   healthy_column: str = "",
-  split_column: str = "",
+  split: str = "",
   pattern: str = "",
   group_unknown: str = "refuse",
   name: str = "folder",
 ) -> Dataset:
-  r"""The images of a folder, described by a table or by their names.
+  r"""Reads the images of a folder, described by a table or by their names.
 
   With a table (CSV or .xlsx), one row is one image: `path_column` holds its
   path below the folder, or a file name without suffix that occurs once. A
@@ -53,7 +53,7 @@ def folder(
 
   Args:
     path: the folder.
-    table: a CSV or .xlsx file; None or "" for names only.
+    table: a CSV or .xlsx file; "" for names only.
     id_column: unique name of each image.
     path_column: where the image is.
     group_column: the patient. Rows of one patient never cross a split.
@@ -62,10 +62,10 @@ def folder(
     meta_columns: further columns, numbers or text.
     healthy_column: binary column; without a table, the name of the class
       that is healthy.
-    split_column: column of train, eval (or val, test), or blank.
+    split: column of train, eval (or val, test), or blank.
     pattern: regular expression for file names, only without a table.
-    group_unknown: what to do with images without a patient: "refuse",
-      "exclude" them, or take each "image" for a patient of its own.
+    group_unknown: treatment of images without a patient: "refuse" them,
+      "exclude" them, or make each "image" a patient of its own.
     name: of the data set.
 
   Returns:
@@ -93,15 +93,15 @@ def folder(
   columns |= {column: rows.meta(column) for column in meta}
   if healthy_column:
     columns["healthy"] = rows.binary(healthy_column)
-  if split_column:
-    columns["split"] = _parts(rows, split_column)
+  if split:
+    columns["split"] = _parts(rows, split)
   return _dataset(name, columns, _files(root, rows, path_column), labels, meta)
 
 
 def _with_groups(
   rows: Table, group_column: str, id_column: str, unknown: str
 ) -> Table:
-  """The rows that have a patient, by the rule for those that have none."""
+  """Applies `group_unknown` to the rows without a patient."""
   group_column = one_form(group_column)
   if group_column not in rows.columns and unknown == "image":
     groups = rows.text(id_column)
@@ -136,7 +136,7 @@ def _parts(rows: Table, column: str) -> np.ndarray:
 
 
 def _files(root: pathlib.Path, rows: Table, column: str) -> list[pathlib.Path]:
-  """The file of each row; DataError for one unknown, outside or repeated."""
+  """Finds the file of each row; DataError if missing, outside or repeated."""
   paths, by_stem = Paths(root), functools.cache(lambda: _stems(root))
   files, seen = [], {}
   for i, value in enumerate(rows.filled(column).tolist()):
@@ -158,10 +158,10 @@ def _files(root: pathlib.Path, rows: Table, column: str) -> list[pathlib.Path]:
 
 
 def _stems(root: pathlib.Path) -> tuple[dict[str, list[pathlib.Path]], ...]:
-  """Files by name without suffix, and by path below the root without it.
+  """Maps names and relative paths, without suffix, to files.
 
   Returns:
-    By these as they are stored, and by the same in one form.
+    The map by names as stored, and the map by names in canonical form.
   """
   stored, alike = collections.defaultdict(list), collections.defaultdict(list)
   for file in scan(root):
@@ -180,7 +180,7 @@ def _dataset(
   labels: tuple[str, ...],
   meta: tuple[str, ...],
 ) -> Dataset:
-  """The data set, volumes expanded to one row per slice."""
+  """Makes the data set; a volume is expanded to one row per slice."""
   rows, ids, reads = [], [], []
   for row, file in enumerate(files):
     for suffix, read in _entries(file):
@@ -197,7 +197,7 @@ def _entries(file: pathlib.Path) -> list[tuple[str, Callable]]:
   try:
     slices = formats.count_slices(file)
   except DataError as error:
-    # Whoever reads it gets the reason, and can go on with the other images.
+    # Reading this row raises the reason; all other images stay readable.
     return [("", functools.partial(_fail, str(error)))]
   if slices is None:
     return [("", functools.partial(formats.read_image, file))]

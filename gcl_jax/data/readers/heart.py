@@ -1,13 +1,15 @@
 """A procedural short-axis heart MR phantom with three meta labels and masks.
 
 Every slice has a patient, a position between base and apex, and a cardiac
-phase. The patient is told by how the scan looks (its signature), the position
-by which classes are visible, the phase by how large they are; so the three
-meta labels pull an embedding in different directions, the more the stronger
-the signature is.
+phase. The patient decides the appearance of a scan (its signature), the
+position which classes are visible, the phase how large they are. The three meta
+labels thus pull an embedding in different directions, and more so with a
+stronger signature.
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -26,9 +28,10 @@ META = (
   "spacing_y",
   "spacing_x",
 )
-# Standard deviation of what a breath-hold moves the heart.
+# Standard deviation of the shift of the heart between breath-holds, in halves
+# of the field of view.
 _BREATH = 0.012
-# Independent random streams: what one of them draws never moves another.
+# Independent random streams: draws from one do not change another.
 _ANATOMY, _SIGNATURE, _BREATHS, _NOISE = range(4)
 
 
@@ -57,9 +60,9 @@ def heart_phantom(
   apex; `phase` "ED" or "ES"; `slice` from 0; `spacing_z`, `spacing_y`,
   `spacing_x` in mm.
 
-  Position decides what is visible: the RV is there up to a position between
-  0.76 and 0.93, depending on the patient; LV and myocardium always are. Phase
-  changes sizes alone.
+  Position decides which classes are visible: the RV up to a position between
+  0.76 and 0.93, depending on the patient; LV and myocardium always. Phase
+  changes sizes only.
 
   Args:
     patients: number of patients, so that there are patients * phases * slices
@@ -86,6 +89,11 @@ def heart_phantom(
     read_mask=cohort.mask,
     classes=shapes.CLASSES,
   )
+
+
+def read(*, heart: Mapping[str, Any] | None = None) -> Dataset:
+  """The phantom with these arguments of `heart_phantom`, None: its defaults."""
+  return heart_phantom(**(heart or {}))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,8 @@ import os
 
 import numpy as np
 
+from gcl_jax.data.file_names import files_named, pairs_named
 from gcl_jax.data.files import existing, read_npz
-from gcl_jax.data.names import files_named, pairs_named
 from gcl_jax.data.nifti import nifti_grid
 from gcl_jax.data.source import Dataset
 from gcl_jax.data.volume_files import (
@@ -27,11 +27,11 @@ from gcl_jax.errors import ConfigError, DataError
 CODES = {1: "anterior", 2: "posterior"}
 
 
-def hippocampus(path: str | os.PathLike, *, axis: str = "axial") -> Dataset:
-  """Volumes cropped to one hippocampus, from a folder or an npz file.
+def read(path: str | os.PathLike, *, axis: str = "axial") -> Dataset:
+  """Reads volumes cropped to one hippocampus, from a folder or an npz file.
 
-  The publisher does not say which two volumes are of one person, so every
-  volume is a group of its own.
+  It is not published which two volumes belong to one person, so every volume is
+  a group of its own.
 
   Args:
     path: the npz file, or the folder.
@@ -39,8 +39,8 @@ def hippocampus(path: str | os.PathLike, *, axis: str = "axial") -> Dataset:
 
   Returns:
     As `volumes.volumes`; meta `scale` is the type of the stored voxels: of the
-    200 volumes in the npz file 44 are "uint8" and 156 "float32", which lie on
-    scales up to 1e6; a model that learned one can be tested on the other.
+    200 volumes in the npz file 44 are "uint8" and 156 "float32" (values up to
+    1e6); a model trained on one type can be tested on the other.
 
   Raises:
     DataError: neither of the two, an image without its class map, or what

@@ -7,11 +7,11 @@ test volumes (ct_test_2001_image.nii.gz) have no open labels.
 
 import os
 
-from gcl_jax.data.names import pairs_named
+from gcl_jax.data.file_names import pairs_named
+from gcl_jax.data.intensity import CT_WINDOW
 from gcl_jax.data.source import Dataset
 from gcl_jax.data.volume_files import nifti_volume
 from gcl_jax.data.volumes import MODALITIES, Volume, volumes
-from gcl_jax.data.windows import CT_WINDOW
 from gcl_jax.errors import ConfigError, DataError
 
 CODES = {
@@ -22,20 +22,20 @@ CODES = {
   205: "myocardium",
   820: "ascending aorta",
   850: "pulmonary artery",
-  # A slip in one MR label map as shipped; commonly read as 420.
+  # An error in one published MR label map; usually read as 420.
   421: "left atrium",
 }
 _NAME = r"(ct|mr)_(train|test)_\d{4}"
 
 
-def mmwhs(
+def read(
   path: str | os.PathLike,
   *,
   modality: str = "",
   axis: str = "axial",
   ct_window: tuple[float, float] = CT_WINDOW,
 ) -> Dataset:
-  """MMWHS as it is shipped.
+  """Reads MMWHS as published.
 
   Args:
     path: a folder above the files; folders between do not matter.
@@ -48,8 +48,8 @@ def mmwhs(
     different people); meta `part` is train (labelled) or test (not).
 
   Raises:
-    DataError: no such file, a training volume without its class map, or what
-      `nifti_volume` and `volumes` raise.
+    DataError: no file of such a name, a training volume without its class map,
+      or what `nifti_volume` and `volumes` raise.
     ConfigError: an unknown modality or axis.
   """
   if modality and modality not in MODALITIES:
