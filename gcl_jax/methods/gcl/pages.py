@@ -7,9 +7,8 @@ import numpy as np
 from gcl_jax.engine import results
 from gcl_jax.methods.gcl import arms, figures, training_pages
 from gcl_jax.methods.gcl.slices import Slices
-from gcl_jax.report import figures as charts
-from gcl_jax.report import html
-from gcl_jax.report.overlays import overlays
+from gcl_jax.report import charts, html
+from gcl_jax.report.tiles import overlays
 
 
 def sections(

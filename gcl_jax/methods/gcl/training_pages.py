@@ -4,8 +4,7 @@ from typing import Any
 
 from gcl_jax.engine import results
 from gcl_jax.methods.gcl import arms, figures
-from gcl_jax.report import figures as charts
-from gcl_jax.report import html
+from gcl_jax.report import charts, html
 
 COMPARED = {
   "parameters": "the encoder's parameters",

@@ -7,7 +7,7 @@ import numpy as np
 from gcl_jax.engine import results
 from gcl_jax.methods.severity import page_facts, probe_pages, score_pages
 from gcl_jax.methods.severity.images import Images
-from gcl_jax.report import figures, html, tiles
+from gcl_jax.report import charts, html, tiles
 
 
 def sections(
@@ -89,7 +89,7 @@ def _bins(context, images) -> html.Section:
         "Same-bin images: other images of an anchor's bin in its batch.",
       ),
       html.Figure(
-        figures.bin_sizes(counts), "Images of the pre-training pool per bin."
+        charts.bin_sizes(counts), "Images of the pre-training pool per bin."
       ),
     ],
   )
@@ -110,7 +110,7 @@ def _pretraining(context) -> html.Section:
     "Pre-training",
     [
       html.Figure(
-        figures.curves(lines, "contrastive loss"),
+        charts.curves(lines, "contrastive loss"),
         "Losses of different methods are on different scales: compare shapes,"
         " not heights.",
       )

@@ -6,7 +6,7 @@ import numpy as np
 
 from gcl_jax.engine import results
 from gcl_jax.methods.severity import page_facts, probing
-from gcl_jax.report import figures, html, projection
+from gcl_jax.report import charts, distributions, html, projection
 
 
 def embedding(context, images, score) -> html.Section:
@@ -27,13 +27,13 @@ def embedding(context, images, score) -> html.Section:
     name = {"pca": "Principal components", "tsne": "t-SNE"}[method]
     blocks += [
       html.Figure(
-        figures.embedding(
+        distributions.embedding(
           points, score[shown], kind="continuous", label="severity score"
         ),
         f"{name} of the frozen features of the evaluation images, by score.",
       ),
       html.Figure(
-        figures.embedding(points, words[shown], label="class"),
+        distributions.embedding(points, words[shown], label="class"),
         f"The same {name} by class.",
       ),
     ]
@@ -54,7 +54,7 @@ def probe(context, images, metrics) -> html.Section:
     bars = {n: metrics[f"probe/{n}@{fraction:g}/macro_auroc"] for n in names}
     blocks.append(
       html.Figure(
-        figures.bars(
+        charts.bars(
           bars,
           xlabel="macro AUROC",
           highlight=probing.METHOD,
@@ -122,5 +122,5 @@ def _probe_roc(context, images) -> html.Figure:
     if not np.isnan(values[:, i]).any():
       curves[name] = (truth, values[:, i])
   return html.Figure(
-    figures.roc(curves), "ROC of the linear probe, one curve a label."
+    charts.roc(curves), "ROC of the linear probe, one curve a label."
   )

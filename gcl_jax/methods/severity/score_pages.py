@@ -5,7 +5,7 @@ import numpy as np
 
 from gcl_jax.engine import results
 from gcl_jax.methods.severity import grading, healthy, page_facts, steps
-from gcl_jax.report import figures, html, tiles
+from gcl_jax.report import charts, distributions, html, tiles
 
 NAMES = {
   "severity": "severity score (this run)",
@@ -26,7 +26,7 @@ def severity(images, scores, metrics, context) -> html.Section:
   edges = context.load("bin")["edges"]["severity"]
   blocks = [
     html.Figure(
-      figures.histogram_by_class(
+      distributions.histogram_by_class(
         score[rows],
         page_facts.classes_of(images)[rows],
         edges if len(edges) <= 60 else None,
@@ -44,7 +44,7 @@ def severity(images, scores, metrics, context) -> html.Section:
     ours = NAMES["severity"]
     blocks.append(
       html.Figure(
-        figures.bars(
+        charts.bars(
           bars,
           xlabel="AUROC, healthy against diseased",
           highlight=ours,
@@ -62,14 +62,14 @@ def severity(images, scores, metrics, context) -> html.Section:
       if n in scores
     }
     blocks.append(
-      html.Figure(figures.roc(curves), "ROC curves, healthy or diseased.")
+      html.Figure(charts.roc(curves), "ROC curves, healthy or diseased.")
     )
   blocks.append(_score_table(scores, metrics))
   truth = grading.truth_of(images)
   if truth is not None:
     blocks.append(
       html.Figure(
-        figures.scatter(
+        distributions.scatter(
           truth[rows],
           score[rows],
           "true severity",
@@ -136,7 +136,7 @@ def autoencoder(context, images, score) -> html.Section:
     references["mean healthy image"] = float(model["mean_image_loss"])
   blocks = [
     html.Figure(
-      figures.curves(
+      charts.curves(
         lines, "mean squared error", log=True, references=references
       ),
       "Reconstruction loss. Above the dashed line the model would be worse"
