@@ -336,6 +336,12 @@ def test_before_after_shows_both_sides_of_each_pair():
   seen = words(picture).split(" | ")
   assert seen.count("as stored") == seen.count("as used") == 2
   assert seen.count("\u2192") == 3 and {"a" * 30, "b", "c"} <= set(seen)
+  places = [corner(tile) for tile in elements(picture, "image")]
+  for text in elements(picture, "text"):
+    if text.text in ("b", "c"):  # at the lower left of its pair
+      x, y = places[2 * "abc".index(text.text)]
+      assert float(text.get("x")) == pytest.approx(x, abs=1)
+      assert y + 100 < float(text.get("y")) < y + 150
   shown = [image_of(tile) for tile in elements(picture, "image")]
   low, high = IMAGES[0].min() * 0.5, IMAGES[0].max() * 0.5
   used = np.round(255 * (IMAGES[0] * 0.5 - low) / (high - low))

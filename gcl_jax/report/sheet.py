@@ -14,7 +14,7 @@ NAMES = 104  # pixels for the names of the rows
 _GAP = 10  # pixels between columns
 _BETWEEN = 6  # pixels between rows
 _LARGEST = 320  # pixels: an image is stored no larger than this
-_LETTER = 6.2  # pixels: mean width of a letter
+_LETTER = 6.4  # pixels: mean width of a letter
 
 
 @contextlib.contextmanager
@@ -50,7 +50,7 @@ def sheet(
   width = (WIDTH - left - (columns - 1) * gap) / columns
   tall = width * max(_ratio(image) for row in rows.values() for image in row)
   inner = len(rows) * (tall + _BETWEEN) - _BETWEEN
-  block = inner + (24 if captions else _GAP)
+  block = inner + (28 if captions else _GAP)
   total = top + -(-count // columns) * block + bottom
   spaces = {"wspace": gap / width, "hspace": _BETWEEN / tall}
   tiles: list[list[Any]] = [[] for _ in rows]
