@@ -8,7 +8,7 @@ import numpy as np
 from gcl_jax.engine import results
 from gcl_jax.engine.context import Context
 from gcl_jax.pipeline.prepared import Prepared
-from gcl_jax.report import figures, html
+from gcl_jax.report import charts, html, tiles
 
 Metrics = Mapping[str, dict]
 _SPEED = {
@@ -124,7 +124,7 @@ def losses(
     logged = results.history(context, name, name)
     if "loss" in logged:
       lines[name] = logged["loss"]
-  picture = figures.curves(lines, "contrastive loss")
+  picture = charts.curves(lines, "contrastive loss")
   return html.Section("Pre-training", [html.Figure(picture, caption)])
 
 
@@ -150,5 +150,5 @@ def preparation(images: Prepared, caption: str) -> html.Section:
   raw, rows = images.artifact["raw_samples"], images.artifact["sample_rows"]
   pairs = [(raw[str(i)], images.pixels[row]) for i, row in enumerate(rows)]
   names = [str(images.ids[row]) for row in rows]
-  picture = figures.before_after(pairs, names)
+  picture = tiles.before_after(pairs, names)
   return html.Section("Preparation", [html.Figure(picture, caption)])

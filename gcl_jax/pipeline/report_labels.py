@@ -9,7 +9,7 @@ from gcl_jax.engine.context import Context
 from gcl_jax.pipeline import few_labels
 from gcl_jax.pipeline.prepared import Prepared
 from gcl_jax.pipeline.report import Metrics, words
-from gcl_jax.report import figures, html, projection
+from gcl_jax.report import charts, distributions, html, projection
 
 _BY_ENCODER = {
   "macro_auroc": "macro AUROC",
@@ -96,10 +96,10 @@ def embedding(
     )
     shown = artifact["rows"][kept]
     name = {"pca": "Principal components", "tsne": "t-SNE"}[method]
-    by_score = figures.embedding(
+    by_score = distributions.embedding(
       points, score[shown], kind="continuous", label=label
     )
-    by_class = figures.embedding(points, kinds[shown], label="class")
+    by_class = distributions.embedding(points, kinds[shown], label="class")
     blocks += [
       html.Figure(
         by_score,
@@ -127,7 +127,7 @@ def probe(
   blocks: list[Any] = []
   for fraction in sorted(context.config.probe.fractions, reverse=True):
     bars = {n: metrics[f"probe/{n}@{fraction:g}/macro_auroc"] for n in names}
-    picture = figures.bars(
+    picture = charts.bars(
       bars,
       xlabel="macro AUROC",
       highlight=names[0],
@@ -187,5 +187,5 @@ def _roc(context, images, name) -> html.Figure:
     truth = np.asarray(images.table[label], float)[rows]
     if not np.isnan(values[:, i]).any():
       curves[label] = (truth, values[:, i])
-  picture = figures.roc(curves)
+  picture = charts.roc(curves)
   return html.Figure(picture, "ROC of the linear probe, one curve a label.")

@@ -12,8 +12,7 @@ from gcl_jax.pipeline.prepared import Prepared
 from gcl_jax.pipeline.report import Metrics, words
 from gcl_jax.pipeline.segment import SCRATCH, Fit, fits, labelled_patients
 from gcl_jax.pipeline.sources import PARTS
-from gcl_jax.report import figures, html
-from gcl_jax.report.overlays import overlays
+from gcl_jax.report import charts, html, tiles
 
 _COLUMNS = {
   "dice/mean": "Dice",
@@ -134,7 +133,7 @@ def _segmentation(context, images, found, metrics, arms) -> html.Section:
   if by_arm:
     blocks.append(_gains(by_arm, arms[-1]))
   if len(config.segment.labelled) > 1:
-    curves = figures.curves(
+    curves = charts.curves(
       _by_labels(context, images, metrics, arms),
       "Dice",
       xlabel="patients with labels",
@@ -145,7 +144,7 @@ def _segmentation(context, images, found, metrics, arms) -> html.Section:
 
 
 def _gains(by_arm, own) -> html.Figure:
-  picture = figures.bars(
+  picture = charts.bars(
     by_arm,
     xlabel="gain in Dice over scratch",
     highlight=[name for name in by_arm if name.startswith(f"{own},")],
@@ -177,7 +176,7 @@ def _examples(context, images, found, arms) -> html.Section:
   maps = {"truth": np.asarray(images.masks[rows])}
   maps |= {arm: found["examples"]["predictions"][arm] for arm in arms}
   names = [str(images.table["volume"][row]) for row in rows]
-  picture = overlays(images.pixels[rows], maps, images.classes, names)
+  picture = tiles.overlays(images.pixels[rows], maps, images.classes, names)
   caption = f"Middle slices of test volumes; {_of(context, arms[-1])}."
   return html.Section("What it looks like", [html.Figure(picture, caption)])
 
@@ -222,7 +221,7 @@ def fine_tuning(context: Context, arms: Sequence[str]) -> html.Section:
     logged = results.history(context, "segment", fit.name)
     if "loss" in logged:
       curves[arm] = logged["loss"]
-  picture = figures.curves(curves, "loss")
+  picture = charts.curves(curves, "loss")
   caption = f"Loss on augmented slices: {_of(context, arms[-1])}."
   return html.Section("Fine-tuning", [html.Figure(picture, caption)])
 

@@ -1,4 +1,4 @@
-"""What a report is made of; `html.write` puts it on a page."""
+"""Building blocks of a report; `html.write` renders them."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -7,32 +7,36 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-  """Plain words. A string: paragraphs, parted by an empty line. A list: one
-  bullet for each entry."""
+  """One paragraph of plain text."""
 
-  text: str | Sequence[str]
+  text: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-  """A picture (what `figures` returns, any SVG or PNG), numbered in the page.
+  """A picture, numbered in the page.
 
-  `caption` says what to see; `alt` says it to those who do not see the
-  picture (empty: the caption).
+  Args:
+    image: bytes of an SVG with a `viewBox`, as every function of `charts`,
+      `distributions` and `tiles` returns them.
+    caption: what the picture shows; also its text alternative.
   """
 
-  image: bytes | str
-  caption: str = ""
-  alt: str = ""
+  image: bytes
+  caption: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """Rows under headers, numbered in the page.
+  """Rows under headers; with a caption it is numbered in the page.
 
-  Cells are words, numbers or None (shown as a dash, like NaN); the floats
-  of a column share their decimals. `align` is one of l, c, r per column;
-  None puts columns of numbers to the right.
+  Args:
+    headers: one title for each column.
+    rows: cells are text, numbers or None (shown as a dash, like NaN); the
+      floats of a column share their number of decimals.
+    caption: one or two sentences above the table, or none.
+    align: one letter for each column, l (left) or r (right); None aligns
+      columns of numbers to the right.
   """
 
   headers: Sequence[str]
@@ -42,22 +46,14 @@ class Table:
 
 
 @dataclasses.dataclass(frozen=True)
-class Notice:
-  """A tinted box. `kind` is info, warning or error; a list makes bullets."""
-
-  kind: str
-  text: str | Sequence[str]
-
-
-@dataclasses.dataclass(frozen=True)
 class Details:
-  """Blocks folded under one line until the reader opens them (or prints)."""
+  """Blocks folded under one line until the reader opens or prints them."""
 
   summary: str
   blocks: Sequence["Block"]
 
 
-Block = Text | Figure | Table | Notice | Details
+Block = Text | Figure | Table | Details
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,36 +68,37 @@ class Section:
 class Card:
   """A headline number.
 
-  `value` is a number, words, or None (shown as undefined); `interval` is
-  (low, high) or words; say in `note`
-  which interval it is. Three numbers in [0, 1] also get a small scale that
-  runs from 0 to 1.
+  Args:
+    label: name of the number.
+    value: the number; None and NaN are shown as "undefined".
+    interval: (low, high), or None. When value, low and high all lie in
+      [0, 1], the card also draws them on a scale from 0 to 1.
+    note: a short explanation under the number.
   """
 
   label: str
-  value: float | str | None
-  interval: tuple[float | None, float | None] | str | None = None
+  value: float | None
+  interval: tuple[float, float] | None = None
   note: str = ""
 
 
-def settings(values: Mapping[str, Any], title: str = "Settings") -> Section:
-  """A folded section with one row for each leaf of a nested mapping.
+def settings(values: Mapping[str, Any]) -> Section:
+  """Builds a folded section with one row for each leaf of a nested mapping.
 
   Args:
     values: names to values or to further mappings; nested names are joined
       with dots.
-    title: the section's heading.
 
   Returns:
-    The section.
+    The section "Settings".
   """
   rows = [(name, _plain(value)) for name, value in _leaves(values, "")]
   table = Table(("setting", "value"), rows, align="ll")
-  return Section(title, [Details(f"All {len(rows)} settings", [table])])
+  return Section("Settings", [Details(f"All {len(rows)} settings", [table])])
 
 
 def _plain(value: Any) -> str:
-  """A setting as it would be typed."""
+  """Formats a setting as it would be typed."""
   if isinstance(value, list | tuple):
     return ", ".join(_plain(entry) for entry in value) or "(empty)"
   if value == "":
@@ -110,6 +107,7 @@ def _plain(value: Any) -> str:
 
 
 def _leaves(values: Mapping[str, Any], prefix: str):
+  """Yields (dotted name, value) of every leaf."""
   for name, value in values.items():
     if isinstance(value, Mapping) and value:
       yield from _leaves(value, f"{prefix}{name}.")

@@ -1,44 +1,82 @@
-"""What every chart needs: a figure in the report's style, and its bytes."""
+"""Shared parts of all pictures: style, figure, SVG bytes, clean arrays."""
 
+import base64
 import contextlib
 import io
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
-from xml.sax.saxutils import escape
 
 import numpy as np
 
-from gcl_jax.report.style import LIGHT, SERIES, clean, matplotlib_settings
+from gcl_jax.report.style import LIGHT
+from gcl_jax.report.words import clean
 
 WIDTH = 760  # pixels: the full width of the page's column
-OTHER = "other classes"
-MISSING = "no class"
+
+# Distinguishable with every kind of colour vision (CIELAB distance over 12)
+# and with a contrast of 3:1 or more on the plate; tests/test_report.py
+# computes both.
+SERIES = ("#0b62a8", "#d96a0b", "#058c6a", "#a83c78", "#3d98d6", "#7a4a12")
+GREY = "#858d96"
+INK, MUTED = LIGHT["ink"], LIGHT["muted"]
 
 
-def nothing(reason: str) -> bytes:
-  """A small SVG that says why there is no picture.
+def settings() -> dict[str, Any]:
+  """The rcParams of every picture; one unit of length is one CSS pixel.
 
-  Args:
-    reason: what is missing, as the end of "Nothing to show: ...".
-
-  Returns:
-    SVG bytes, 760 x 84 pixels.
+  Letters stay text (`svg.fonttype`): the file is small, and the fonts after
+  the first, no wider than it, stand in where it is missing. Dollar signs are
+  no mathematics. The salt makes equal input give equal bytes.
   """
-  text = escape(clean(f"Nothing to show: {reason}", 110))
-  return (
-    f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} 84">'
-    f'<rect x="1" y="1" width="{WIDTH - 2}" height="82" rx="8" '
-    f'style="fill:none;stroke:{LIGHT["rule"]};stroke-dasharray:5 4"/>'
-    f'<text x="{WIDTH // 2}" y="47" style="font:14px \'DejaVu Sans\';'
-    f'fill:{LIGHT["muted"]};text-anchor:middle">{text}</text></svg>'
-  ).encode()
+  rule = LIGHT["rule"]
+  return {
+    "figure.dpi": 72,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
+    "text.parse_math": False,
+    "font.family": ["sans-serif"],
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
+    "font.size": 12,
+    "axes.labelsize": 12,
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "xtick.labelsize": 11.5,
+    "ytick.labelsize": 11.5,
+    "legend.fontsize": 11.5,
+    "legend.frameon": False,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "axes.titlecolor": INK,
+    "xtick.color": rule,
+    "ytick.color": rule,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "axes.edgecolor": rule,
+    "axes.linewidth": 1,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
+    "grid.color": LIGHT["grid"],
+    "grid.linewidth": 1,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+    "patch.linewidth": 1,
+    "figure.constrained_layout.use": True,
+    "figure.constrained_layout.w_pad": 0.06,
+    "figure.constrained_layout.h_pad": 0.06,
+  }
 
 
 @contextlib.contextmanager
-def drawing(height: int, width: int = WIDTH) -> Iterator[tuple[Any, Any]]:
-  """An empty figure and its axes with the report's settings in force.
+def drawing(height: float, width: float = WIDTH) -> Iterator[tuple[Any, Any]]:
+  """Opens an empty figure with the report's settings in force.
 
   Args:
     height: pixels.
@@ -51,30 +89,68 @@ def drawing(height: int, width: int = WIDTH) -> Iterator[tuple[Any, Any]]:
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 
-  with matplotlib.rc_context(matplotlib_settings()):
+  with matplotlib.rc_context(settings()):
     figure = Figure(figsize=(width / 72, height / 72))
     FigureCanvasAgg(figure)
     yield figure, figure.add_subplot()
 
 
 def save(figure: Any) -> bytes:
-  """The figure as SVG bytes; equal figures give equal bytes."""
+  """Returns the figure as SVG bytes; equal figures give equal bytes."""
   from matplotlib.text import Text
 
   for text in figure.findobj(Text):
     text.set_text(clean(text.get_text(), 120))
   file = io.BytesIO()
-  nobody = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+  without = dict.fromkeys(("Date", "Creator", "Format", "Type"))
   with warnings.catch_warnings():
-    # The page draws the letters in the reader's own fonts.
+    # The browser finds a font for letters that DejaVu Sans lacks.
     warnings.filterwarnings("ignore", message="Glyph .* missing")
     warnings.filterwarnings("ignore", message="Matplotlib currently does not")
-    figure.savefig(file, format="svg", dpi=150, metadata=nobody)
-  return re.sub(rb"<!DOCTYPE[^>]*>\s*", b"", file.getvalue())
+    figure.savefig(file, format="svg", dpi=150, metadata=without)
+  svg = re.sub(rb"<!DOCTYPE[^>]*>\s*", b"", file.getvalue())
+  return re.sub(rb"<image [^>]*>", _smaller, svg)
+
+
+def _smaller(match: re.Match[bytes]) -> bytes:
+  """An <image> element with a smaller PNG, scaled smoothly unless tiny.
+
+  matplotlib stores every image as RGBA and scales it to blocks of pixels.
+  """
+  from PIL import Image
+
+  head, code, tail = re.split(rb'base64,\s*([^"]*)', match[0])
+  pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(code))))
+  if pixels[..., 3].min() == 255:
+    pixels = pixels[..., :3]
+    if (pixels == pixels[..., :1]).all():
+      pixels = pixels[..., 0]
+  file = io.BytesIO()
+  Image.fromarray(pixels).save(file, "PNG", optimize=True)
+  element = head + b"base64," + base64.b64encode(file.getvalue()) + tail
+  if min(pixels.shape[:2]) >= 64:
+    element = re.sub(rb"image-rendering:[^;\"]*;?", b"", element)
+  return element
+
+
+def nothing(reason: str) -> bytes:
+  """Draws the reason why there is no picture.
+
+  Args:
+    reason: end of the sentence "Nothing to show: ...".
+
+  Returns:
+    SVG bytes, 760 x 84 pixels.
+  """
+  with drawing(84) as (figure, axes):
+    axes.set_axis_off()
+    place = {"ha": "center", "va": "center", "transform": axes.transAxes}
+    axes.text(0.5, 0.5, f"Nothing to show: {reason}", color=MUTED, **place)
+    return save(figure)
 
 
 def legend(axes: Any, columns: int = 4, **options: Any) -> None:
-  """A legend in one line above the axes, where it hides nothing."""
+  """Adds a legend above the axes, outside the data."""
   place = {"loc": "lower left", "bbox_to_anchor": (-0.01, 1.01)}
   axes.legend(
     **{"ncols": columns, "columnspacing": 1.6, "handlelength": 1.8}
@@ -84,7 +160,7 @@ def legend(axes: Any, columns: int = 4, **options: Any) -> None:
 
 
 def numbers(values: Any) -> np.ndarray:
-  """Float64 [N] of anything with N numbers; None becomes NaN."""
+  """Converts N numbers of any type to float64 [N]; None becomes NaN."""
   array = np.asarray(values)
   if array.dtype == object:
     array = np.asarray([np.nan if v is None else v for v in array.ravel()])
@@ -98,79 +174,7 @@ def same_length(**arrays: Any) -> None:
     raise ValueError(f"lengths differ: {sizes}")
 
 
-def name_classes(classes: Any, limit: int = len(SERIES)) -> np.ndarray:
-  """A short name for each row's class.
-
-  Numbers that are whole lose their decimals; None, NaN and "" become
-  `MISSING`; beyond `limit` classes the smaller ones become `OTHER`.
-
-  Args:
-    classes: [N] strings or numbers.
-    limit: most classes that keep a name.
-
-  Returns:
-    str [N].
-  """
-  names = np.asarray([_name(v) for v in np.asarray(classes).ravel().tolist()])
-  kinds, counts = np.unique(names[names != MISSING], return_counts=True)
-  if len(kinds) > limit:
-    kept = kinds[np.argsort(-counts, kind="stable")[: limit - 1]]
-    known = np.isin(names, [*kept, MISSING])
-    names = np.where(known, names, OTHER)
-  return names
-
-
-def class_order(names: np.ndarray) -> list[str]:
-  """The classes present: numbers by size, words by letter, the rest last."""
-  kinds = [str(k) for k in np.unique(names)]
-
-  def rank(kind: str) -> tuple[int, float, str]:
-    if kind in (OTHER, MISSING):
-      return 2, float(kind == MISSING), kind
-    try:
-      return 0, float(kind), kind
-    except ValueError:
-      return 1, 0.0, kind
-
-  return sorted(kinds, key=rank)
-
-
-def class_colours(order: Sequence[str]) -> dict[str, str]:
-  """One colour per class; the leftovers are grey."""
-  return {
-    kind: LIGHT["other"] if kind in (OTHER, MISSING) else SERIES[i % 6]
-    for i, kind in enumerate(order)
-  }
-
-
-def _name(value: Any) -> str:
-  if value is None or value == "" or value != value:
-    return MISSING
-  if isinstance(value, bool | int | float) and float(value).is_integer():
-    return str(int(value))
-  return clean(value, 28)
-
-
-def reference_line(axes: Any, value: float, name: str, way: str) -> None:
-  """A labelled dashed line through the axes."""
-  style = {"color": LIGHT["muted"], "linewidth": 1.2, "dashes": (4, 3)}
-  words = {
-    "textcoords": "offset points",
-    "color": LIGHT["muted"],
-    "fontsize": 11.5,
-  }
-  if way == "horizontal":
-    axes.axhline(value, **style)
-    at, words["xytext"], words["ha"] = (1, value), (-2, 5), "right"
-    place = axes.get_yaxis_transform()
-  else:
-    axes.axvline(value, **style)
-    at, words["xytext"], words["ha"] = (value, 1), (0, 4), "center"
-    place = axes.get_xaxis_transform()
-  axes.annotate(clean(name, 40), at, xycoords=place, **words)
-
-
 def left_out(bad: np.ndarray) -> str:
-  """What to add to an axis label when rows had to be dropped."""
+  """Suffix of an axis label with the number of rows left out, or nothing."""
   count = int(np.count_nonzero(bad))
   return f" ({count:,} not finite, left out)" if count else ""

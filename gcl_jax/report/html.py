@@ -1,12 +1,12 @@
-"""One HTML file that holds a whole report: words, tables, pictures.
+"""Writer of a whole report as one HTML file: text, tables, pictures.
 
-The file fetches nothing (its content security policy forbids it) and runs
-no script; it follows the reader's light or dark setting, prints, and folds
-to a phone's width.
+The file loads nothing from outside (its content security policy forbids it)
+and runs no script. Pictures are data URIs in <img> elements. The page follows
+the reader's light or dark setting, can be printed, and fits a phone's width.
 
 Example:
-  >>> from gcl_jax.report import figures, html
-  >>> picture = figures.bin_sizes([30, 12, 7])
+  >>> from gcl_jax.report import charts, html
+  >>> picture = charts.bin_sizes([30, 12, 7])
   >>> path = html.write(
   ...   "report.html",
   ...   title="Severity",
@@ -26,13 +26,11 @@ from gcl_jax.report.blocks import (
   Card,
   Details,
   Figure,
-  Notice,
   Section,
   Table,
   Text,
   settings,
 )
-from gcl_jax.report.cells import escape, number
 from gcl_jax.report.render import (
   counters,
   render_blocks,
@@ -40,22 +38,24 @@ from gcl_jax.report.render import (
   warning_box,
 )
 from gcl_jax.report.style import style_sheet
+from gcl_jax.report.words import escape
 
 __all__ = [
   "Block",
   "Card",
   "Details",
   "Figure",
-  "Notice",
   "Section",
   "Table",
   "Text",
-  "number",
   "settings",
   "write",
 ]
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+_POLICY = (
+  "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
+  "base-uri 'none'; form-action 'none'"
+)
 
 
 def _page(title, subtitle, cards, sections, footer, warnings) -> str:
@@ -90,7 +90,7 @@ def _page(title, subtitle, cards, sections, footer, warnings) -> str:
 
 
 def _slugs(titles: Sequence[str]) -> list[str]:
-  """Ids for the sections: readable, unique, the same from run to run."""
+  """Ids of the sections: readable, unique, the same in every run."""
   slugs: list[str] = []
   for title in titles:
     base = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "section"
@@ -111,9 +111,9 @@ def write(
   footer: str = "",
   warnings: Sequence[str] = (),
 ) -> pathlib.Path:
-  """Writes the report; the file appears whole or not at all.
+  """Writes the report atomically; equal arguments give equal bytes.
 
-  All words are escaped: nothing passed in is read as HTML.
+  All text is escaped: nothing passed in is read as HTML.
 
   Args:
     path: the file; its folder is made when missing, an older file replaced.
@@ -122,15 +122,15 @@ def write(
     cards: headline numbers, in reading order.
     sections: what follows, each with an entry in the navigation.
     footer: the last line: versions, date, command.
-    warnings: what the reader must know before trusting a number; shown in
-      one box above the sections.
+    warnings: limits that the reader must know before trusting a number;
+      shown in one box above the sections.
 
   Returns:
     The path.
 
   Raises:
-    ValueError: a picture is neither PNG nor safe SVG; a table's row is not
-      as wide as its headers; a notice's kind or an alignment is unknown.
+    ValueError: a picture is no SVG with a `viewBox`; a table's row is not
+      as wide as its headers; an alignment is unknown.
     OSError: the folder cannot be written.
   """
   page = _page(title, subtitle, cards, sections, footer, warnings)

@@ -1,55 +1,56 @@
-"""Blocks and cards as HTML."""
+"""HTML of the blocks, cards and warnings of a report."""
 
-import base64
 import itertools
 import math
 import re
-import struct
+import urllib.parse
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from gcl_jax.report import svg
-from gcl_jax.report.blocks import (
-  Block,
-  Card,
-  Details,
-  Figure,
-  Notice,
-  Table,
-  Text,
-)
-from gcl_jax.report.cells import (
+from gcl_jax.report.blocks import Block, Card, Details, Figure, Table, Text
+from gcl_jax.report.words import (
   column_cells,
   escape,
   is_number,
   is_numeric,
   number,
 )
-from gcl_jax.report.style import clean
 
 Counters = dict[str, Iterator[int]]
 
+_SMALL = 480  # pixels: up to this width the caption stands beside the picture
+
 
 def counters() -> Counters:
-  """Fresh numbers for the figures, tables and pictures of one page."""
-  return {kind: itertools.count(1) for kind in ("Figure", "Table", "id")}
+  """Fresh numbers for the figures and tables of one page."""
+  return {kind: itertools.count(1) for kind in ("Figure", "Table")}
 
 
 def render_blocks(blocks: Sequence[Block], numbers: Counters) -> str:
-  """The HTML of blocks in their order."""
+  """Renders blocks in their order.
+
+  Args:
+    blocks: texts, figures, tables and details.
+    numbers: from `counters`; advanced by every figure and captioned table.
+
+  Returns:
+    HTML.
+
+  Raises:
+    ValueError: an object of another type, or a figure or table that
+      `html.write` refuses.
+  """
   return "".join(_block(block, numbers) for block in blocks)
 
 
 def _block(block: Block, numbers: Counters) -> str:
   match block:
     case Text():
-      return _text(block.text)
+      return f"<p>{escape(block.text)}</p>\n"
     case Figure():
       return _figure(block, numbers)
     case Table():
       return _table(block, numbers)
-    case Notice():
-      return _notice(block)
     case Details():
       return (
         f"<details><summary>{escape(block.summary)}</summary>\n"
@@ -58,49 +59,64 @@ def _block(block: Block, numbers: Counters) -> str:
   raise ValueError(f"not a block of a report: {type(block).__name__}")
 
 
-def _text(text: str | Sequence[str]) -> str:
-  if not isinstance(text, str):
-    entries = "".join(f"<li>{escape(entry)}</li>" for entry in text)
-    return f'<ul class="text">{entries}</ul>\n' if entries else ""
-  paragraphs = [part for part in re.split(r"\n\s*\n", text) if part.strip()]
-  return "".join(f"<p>{escape(part.strip())}</p>\n" for part in paragraphs)
-
-
-def _mark(kind: str, caption: str, numbers: Counters) -> tuple[str, str]:
-  """("Figure 3", its caption as HTML); without a caption no number."""
-  if not caption:
-    return kind, ""
-  name = f"{kind} {next(numbers[kind])}"
-  return name, f'<span class="num">{name}</span>{escape(caption)}'
-
-
 def _figure(figure: Figure, numbers: Counters) -> str:
-  name, caption = _mark("Figure", figure.caption, numbers)
-  label = clean(figure.alt or figure.caption or "Figure")
-  image, data = "", figure.image
-  if isinstance(data, bytes) and data.startswith(b"\x89PNG\r\n\x1a\n"):
-    width, height = struct.unpack(">II", data[16:24])
-    code = base64.b64encode(data).decode()
-    image = (
-      f'<img src="data:image/png;base64,{code}" width="{width}" '
-      f'height="{height}" alt="{escape(label)}">'
-    )
-  else:
-    text = data.decode("utf-8") if isinstance(data, bytes) else data
-    image, width, _ = svg.inline(text, f"p{next(numbers['id'])}-", label)
-  kind = "small" if width <= 480 else "wide"
-  scroll = ""
-  if kind == "wide":  # a narrow window scrolls it, by keyboard too
-    scroll = f' tabindex="0" role="group" aria-label="{name}"'
+  """One picture as an <img>, isolated from the page by the browser."""
+  name, caption = f"Figure {next(numbers['Figure'])}", escape(figure.caption)
+  width, height = _size(figure.image)
+  kind, scroll = "small", ""
+  if width > _SMALL:  # a narrow window scrolls it, also by keyboard
+    kind, scroll = "wide", f' tabindex="0" role="group" aria-label="{name}"'
   return (
-    f'<figure class="{kind}"><div class="plate"{scroll}>{image}</div>\n'
-    + (f"<figcaption>{caption}</figcaption>" if caption else "")
-    + "</figure>\n"
+    f'<figure class="{kind}"><div class="plate"{scroll}>'
+    f'<img src="{_data_uri(figure.image)}" width="{width:g}" '
+    f'height="{height:g}" alt="{caption}"></div>\n<figcaption>'
+    f'<span class="num">{name}</span>{caption}</figcaption></figure>\n'
   )
 
 
+def _size(svg: bytes) -> tuple[float, float]:
+  """Width and height of an SVG in CSS pixels, from its `viewBox`."""
+  found = re.search(rb'<svg[^>]* viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
+  if found is None:
+    raise ValueError(
+      f"a picture must be an SVG with a viewBox from 0 0, got {svg[:40]!r}"
+    )
+  return float(found[1]), float(found[2])
+
+
+def _data_uri(svg: bytes) -> str:
+  """The SVG as text in a data URI: a quarter shorter than in base64."""
+  code = urllib.parse.quote(
+    svg.replace(b"\n", b" "), safe=" !$'()*+,/:;=?@[]{}|"
+  )
+  return f"data:image/svg+xml,{code}"
+
+
 def _table(table: Table, numbers: Counters) -> str:
-  name, caption = _mark("Table", table.caption, numbers)
+  name, caption = "Table", ""
+  if table.caption:
+    name = f"Table {next(numbers['Table'])}"
+    caption = f'<span class="num">{name}</span>{escape(table.caption)}'
+    caption = f"<caption>{caption}</caption>"
+  columns = _columns(table)
+  sides = _sides(table, columns)
+  head = "".join(
+    f'<th scope="col"{side}>{escape(title)}</th>'
+    for title, side in zip(table.headers, sides, strict=True)
+  )
+  shown = zip(*map(column_cells, columns), strict=True)
+  body = "".join(f"<tr>{_row(cells, sides)}</tr>\n" for cells in shown) or (
+    f'<tr><td class="absent" colspan="{len(columns)}">no rows</td></tr>\n'
+  )
+  return (
+    f'<div class="table" tabindex="0" role="group" aria-label="{name}"><table>'
+    f"{caption}\n<thead><tr>{head}</tr></thead>\n"
+    f"<tbody>{body}</tbody></table></div>\n"
+  )
+
+
+def _columns(table: Table) -> list[list[Any]]:
+  """The cells column by column; every row must be as wide as the headers."""
   width = len(table.headers)
   for i, row in enumerate(table.rows):
     if len(row) != width:
@@ -108,109 +124,61 @@ def _table(table: Table, numbers: Counters) -> str:
         f"row {i} of table {table.caption!r} has {len(row)} cells, "
         f"the headers {width}"
       )
-  columns = [[row[j] for row in table.rows] for j in range(width)]
-  sides = _sides(table, columns)
-  shown = [column_cells(column) for column in columns]
-  head = "".join(
-    f'<th scope="col"{side}>{escape(name)}</th>'
-    for name, side in zip(table.headers, sides, strict=True)
-  )
-  body = "".join(
-    f"<tr>{_row([c[i] for c in shown], sides)}</tr>\n"
-    for i in range(len(table.rows))
-  )
-  body = body or (
-    f'<tr><td class="absent" colspan="{max(width, 1)}">no rows</td></tr>\n'
-  )
-  return (
-    f'<div class="table" tabindex="0" role="group" aria-label="{name}"><table>'
-    + (f"<caption>{caption}</caption>" if caption else "")
-    + f"\n<thead><tr>{head}</tr></thead>\n"
-    f"<tbody>{body}</tbody></table></div>\n"
-  )
+  return [[row[j] for row in table.rows] for j in range(width)]
 
 
 def _sides(table: Table, columns: list[list[Any]]) -> list[str]:
-  classes = {"l": "", "r": ' class="right"', "c": ' class="centre"'}
+  """The class attribute of every column's cells."""
+  classes = {"l": "", "r": ' class="right"'}
   letters = table.align
   if letters is None:
     letters = ["r" if is_numeric(column) else "l" for column in columns]
   if len(letters) != len(columns) or not set(letters) <= set(classes):
     raise ValueError(
-      f"align needs one of l, c, r for each of the {len(columns)} columns, "
+      f"align needs l or r for each of the {len(columns)} columns, "
       f"got {table.align!r}"
     )
   return [classes[letter] for letter in letters]
 
 
-def _row(cells: list[str], sides: list[str]) -> str:
-  parts = []
-  for j, (cell, side) in enumerate(zip(cells, sides, strict=True)):
-    if j == 0 and not side:
-      parts.append(f'<th scope="row">{cell}</th>')
-    else:
-      parts.append(f"<td{side}>{cell}</td>")
+def _row(cells: Sequence[str], sides: list[str]) -> str:
+  parts = [
+    f"<td{side}>{cell}</td>" for cell, side in zip(cells, sides, strict=True)
+  ]
+  if not sides[0]:
+    parts[0] = f'<th scope="row">{cells[0]}</th>'
   return "".join(parts)
 
 
-_ICONS = {
-  "info": '<path d="M10 9v5M10 6v.5"/><circle cx="10" cy="10" r="8"/>',
-  "warning": '<path d="M10 8v4M10 14.2v.3M10 2.5 18.5 17H1.5Z"/>',
-  "error": '<path d="m7 7 6 6M13 7l-6 6"/><circle cx="10" cy="10" r="8"/>',
-}
-_TITLES = {"info": "Note", "warning": "Warning", "error": "Error"}
-
-
-def _notice(notice: Notice, title: str | None = None) -> str:
-  if notice.kind not in _ICONS:
-    raise ValueError(
-      f"a notice is one of {', '.join(_ICONS)}, not {notice.kind!r}"
-    )
-  text = _text(notice.text).replace('<ul class="text">', "<ul>")
-  return (
-    f'<div class="notice {notice.kind}" role="note">'
-    '<svg viewBox="0 0 20 20" fill="none" stroke="currentColor" '
-    'stroke-width="1.6" stroke-linecap="round" stroke-linejoin="round" '
-    f'aria-hidden="true">{_ICONS[notice.kind]}</svg>'
-    f"<div><strong>{escape(title or _TITLES[notice.kind])}</strong>"
-    f"{text}</div></div>\n"
-  )
-
-
 def render_cards(cards: Sequence[Card]) -> str:
-  """The headline numbers in one panel; empty without cards."""
+  """Renders the headline numbers in one panel; empty without cards."""
   if not cards:
     return ""
   return f'<div class="cards">\n{"".join(map(_card, cards))}</div>\n'
 
 
 def _card(card: Card) -> str:
-  kind, value = "value", card.value
-  if value is None or is_number(value) and not math.isfinite(value):
-    kind, value = "value words absent", "undefined"
-  elif isinstance(value, str):
-    kind = "value words" if len(value) > 8 else "value"
+  kind, value, interval = "value", "undefined", ""
+  if card.value is None or not math.isfinite(card.value):
+    kind = "value words absent"
   else:
-    value = number(value)
-  interval, track = card.interval, ""
-  if interval is not None and not isinstance(interval, str):
-    low, high = interval
-    track = _track(card.value, low, high)
-    known = low is not None and high is not None
-    interval = f"{number(low)} to {number(high)}" if known else ""
+    value = number(card.value)
+  if card.interval is not None:
+    low, high = card.interval
+    scale = _scale(card.value, low, high)
+    words = f"{number(low)} to {number(high)}"
+    interval = f'<dd class="interval">{scale}{words}</dd>'
   return (
     f'<dl class="card"><dt>{escape(card.label)}</dt>'
-    f'<dd class="{kind}">{escape(value)}</dd>'
-    + (f'<dd class="interval">{track}{escape(interval)}</dd>' * bool(interval))
-    + (f'<dd class="note">{escape(card.note)}</dd>' * bool(card.note))
+    f'<dd class="{kind}">{value}</dd>{interval}'
+    + (f'<dd class="note">{escape(card.note)}</dd>' if card.note else "")
     + "</dl>\n"
   )
 
 
-def _track(value: Any, low: float, high: float) -> str:
+def _scale(value: Any, low: float, high: float) -> str:
   """A scale from 0 to 1 with the interval and the value, or nothing."""
-  numbers = [low, value, high]
-  if not all(is_number(x) and 0 <= x <= 1 for x in numbers):
+  if not all(is_number(x) and 0 <= x <= 1 for x in (low, value, high)):
     return ""
   return (
     f'<span class="track" aria-hidden="true"><i style="left:{100 * low:.1f}%;'
@@ -220,9 +188,16 @@ def _track(value: Any, low: float, high: float) -> str:
 
 
 def warning_box(warnings: Sequence[str]) -> str:
-  """All warnings in one box; empty without warnings."""
+  """Renders all warnings in one box; empty without warnings."""
   if not warnings:
     return ""
   count = len(warnings)
   title = "1 warning" if count == 1 else f"{count} warnings"
-  return _notice(Notice("warning", list(warnings)), title)
+  entries = "".join(f"<li>{escape(entry)}</li>" for entry in warnings)
+  return (
+    '<div class="notice" role="note">'
+    '<svg viewBox="0 0 20 20" fill="none" stroke="currentColor" '
+    'stroke-width="1.6" stroke-linecap="round" stroke-linejoin="round" '
+    'aria-hidden="true"><path d="M10 8v4M10 14.2v.3M10 2.5 18.5 17H1.5Z"/>'
+    f"</svg><div><strong>{title}</strong><ul>{entries}</ul></div></div>\n"
+  )

@@ -1,15 +1,6 @@
-"""The one look of the report: colours, matplotlib settings, style sheet.
+"""The look of the page: its colours and its style sheet."""
 
-Pictures are drawn with the light colours below. When a picture enters a page
-each of them becomes a CSS variable, so one SVG serves the light page, the
-dark page and paper.
-"""
-
-import re
-from typing import Any
-
-# name -> (light, dark). Every value occurs once: pictures are recoloured by
-# looking these strings up.
+# name -> (light, dark).
 COLOURS: dict[str, tuple[str, str]] = {
   "page": ("#f7f6f3", "#131619"),
   "surface": ("#fffffe", "#1b1f23"),
@@ -18,26 +9,12 @@ COLOURS: dict[str, tuple[str, str]] = {
   "rule": ("#dedbd4", "#343b42"),
   "grid": ("#eceae5", "#272d33"),
   "accent": ("#14588c", "#86bce4"),
-  "accent-soft": ("#e4eef5", "#1d2f3d"),
   "warn": ("#7c4a03", "#f0c070"),
   "warn-soft": ("#fcf1dc", "#33291a"),
-  "bad": ("#9a2318", "#f4a299"),
-  "bad-soft": ("#fbe6e3", "#3a201d"),
-  # Told apart (CIELAB distance over 12) with any kind of colour vision and
-  # at 3:1 or better against the surface; tests/test_report.py computes both.
-  "series-0": ("#0b62a8", "#5aa5e8"),
-  "series-1": ("#d96a0b", "#f0883a"),
-  "series-2": ("#058c6a", "#43c9a3"),
-  "series-3": ("#a83c78", "#d873ac"),
-  "series-4": ("#3d98d6", "#bcdcff"),
-  "series-5": ("#7a4a12", "#b98a55"),
-  "other": ("#858d96", "#7d868f"),
+  # The ground of the pictures, which are drawn with the light colours.
+  "plate": ("#fffffe", "#fffffe"),
 }
-
 LIGHT = {name: pair[0] for name, pair in COLOURS.items()}
-SERIES = tuple(LIGHT[f"series-{i}"] for i in range(6))
-MARKERS = ("o", "s", "^", "D", "v", "P")
-DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (7, 2, 2, 2)), "-", (0, (4, 2)))
 
 SERIF = (
   '"Iowan Old Style", "Palatino Linotype", Palatino, Charter, '
@@ -47,78 +24,6 @@ SANS = (
   'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, '
   '"Liberation Sans", sans-serif'
 )
-
-_CONTROL = re.compile(
-  r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]"
-)
-
-
-def clean(text: Any, limit: int | None = None) -> str:
-  """Turns anything into text that XML can hold, cut to `limit` characters.
-
-  Args:
-    text: any value; `str` is applied to it.
-    limit: longest result; a longer text keeps its start and ends in an
-      ellipsis. None keeps everything.
-
-  Returns:
-    The text without control characters and lone surrogates.
-  """
-  text = _CONTROL.sub("\ufffd", str(text))
-  if limit is not None and len(text) > limit:
-    return text[: limit - 1].rstrip() + "\u2026"
-  return text
-
-
-def matplotlib_settings() -> dict[str, Any]:
-  """The rcParams of every chart; one unit of length is one CSS pixel.
-
-  Text stays text (`svg.fonttype`), so it can be searched and takes the
-  page's font; dollar signs are not mathematics; the salt makes equal input
-  give equal bytes.
-  """
-  ink, muted, rule = LIGHT["ink"], LIGHT["muted"], LIGHT["rule"]
-  return {
-    "figure.dpi": 72,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "report",
-    "text.parse_math": False,
-    "axes.unicode_minus": True,
-    "font.family": ["DejaVu Sans"],
-    "font.size": 12,
-    "axes.labelsize": 12,
-    "axes.titlesize": 12,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "xtick.labelsize": 11.5,
-    "ytick.labelsize": 11.5,
-    "legend.fontsize": 11.5,
-    "legend.frameon": False,
-    "text.color": ink,
-    "axes.labelcolor": muted,
-    "axes.titlecolor": ink,
-    "xtick.color": rule,
-    "ytick.color": rule,
-    "xtick.labelcolor": muted,
-    "ytick.labelcolor": muted,
-    "axes.edgecolor": rule,
-    "axes.linewidth": 1,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "savefig.facecolor": "none",
-    "grid.color": LIGHT["grid"],
-    "grid.linewidth": 1,
-    "lines.linewidth": 1.8,
-    "lines.solid_capstyle": "round",
-    "patch.linewidth": 1,
-    "figure.constrained_layout.use": True,
-    "figure.constrained_layout.w_pad": 0.06,
-    "figure.constrained_layout.h_pad": 0.06,
-  }
 
 
 def _variables(shade: int) -> str:
@@ -192,21 +97,16 @@ section{padding-top:3.5rem;scroll-margin-top:0}
 section>h2{font-size:1.6rem;padding-bottom:.7rem;
   border-bottom:1px solid var(--rule);margin-bottom:1.35rem;
   overflow-wrap:anywhere}
-p,ul.text{max-width:66ch;margin:0 0 1rem;overflow-wrap:anywhere}
-ul.text{padding-left:1.15rem}
-ul.text li{margin:.2rem 0}
-ul.text li::marker{color:var(--muted)}
+p{max-width:66ch;margin:0 0 1rem;overflow-wrap:anywhere}
 figure{margin:1.75rem 0 2.25rem}
-.plate{background:var(--surface);border:1px solid var(--rule);
+.plate{background:var(--plate);border:1px solid var(--rule);
   border-radius:12px;padding:1.25rem;overflow-x:auto}
-.plate svg,.plate img{display:block;max-width:100%;height:auto;
-  margin:0 auto}
-.plate svg *{stroke-linejoin:round}
+.plate img{display:block;max-width:100%;height:auto;margin:0 auto}
 figcaption,caption{color:var(--muted);font-size:.9rem;line-height:1.55;
   text-align:left}
 figcaption{max-width:70ch;margin:.8rem .1rem 0}
 .num{color:var(--ink);font-weight:600;margin-right:.5em}
-.wide .plate svg{width:100%;min-width:37rem}
+.wide .plate img{width:100%;min-width:37rem}
 .table{overflow-x:auto;margin:1.5rem 0 2.25rem}
 table{border-collapse:collapse;width:100%;font-size:.9375rem;line-height:1.45}
 caption{padding:0 0 .7rem}
@@ -220,22 +120,16 @@ tbody th{font-weight:500}
 tbody tr:hover>*{background:var(--grid)}
 tbody tr:last-child>*{border-bottom-color:var(--rule)}
 .right{text-align:right}
-.centre{text-align:center}
 td.right{font-variant-numeric:tabular-nums lining-nums;white-space:nowrap}
 td,tbody th{overflow-wrap:break-word}
 .absent{color:var(--muted)}
 .notice{border-radius:12px;padding:1rem 1.25rem;margin:0 0 1.25rem;
   display:grid;grid-template-columns:auto minmax(0,1fr);column-gap:.85rem;
-  background:var(--accent-soft)}
+  background:var(--warn-soft)}
 .notice svg{width:1.25rem;height:1.25rem;margin-top:.18rem}
 .notice strong{display:block}
-.notice p,.notice ul{margin:0;max-width:66ch}
-.notice ul{padding-left:1.1rem}
-.notice.info strong,.notice.info svg{color:var(--accent)}
-.notice.warning{background:var(--warn-soft)}
-.notice.warning strong,.notice.warning svg{color:var(--warn)}
-.notice.error{background:var(--bad-soft)}
-.notice.error strong,.notice.error svg{color:var(--bad)}
+.notice ul{margin:0;max-width:66ch;padding-left:1.1rem}
+.notice strong,.notice svg{color:var(--warn)}
 .cards+.notice{margin-top:1.5rem}
 details{border-top:1px solid var(--rule);border-bottom:1px solid var(--rule);
   margin:0 0 1.25rem}
@@ -287,7 +181,7 @@ h2,caption,summary{break-after:avoid}
 .cards,.notice,.plate,.track *{print-color-adjust:exact;
   -webkit-print-color-adjust:exact}
 .plate,.table{overflow:visible}
-.wide .plate svg{min-width:0}
+.wide .plate img{min-width:0}
 .small{display:block}
 details::details-content{content-visibility:visible;display:block;
   block-size:auto}

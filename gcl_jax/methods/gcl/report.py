@@ -10,7 +10,7 @@ from gcl_jax.engine.context import Context
 from gcl_jax.methods.gcl import arms
 from gcl_jax.pipeline import gains, report, report_volumes
 from gcl_jax.pipeline.prepared import Prepared
-from gcl_jax.report import figures, html
+from gcl_jax.report import charts, html
 
 COMPARED = {
   "parameters": "the encoder's parameters",
@@ -133,14 +133,14 @@ def _losses(context, arm, losses, branch) -> html.Figure:
       f" At log(n - 1) = {bound:.2f} all embeddings are equal and the label is"
       " not learned."
     )
-  picture = figures.curves(losses, "loss", references=references)
+  picture = charts.curves(losses, "loss", references=references)
   return html.Figure(picture, caption)
 
 
 def _cosines(context, arm, curves, branch) -> html.Figure:
   level = arms.settings_of(context.config, arm).level
   return html.Figure(
-    figures.curves(curves, "cosine", references={"no conflict": 0.0}),
+    charts.curves(curves, "cosine", references={"no conflict": 0.0}),
     f"Arm {arm}: cosines of the meta labels' gradients{branch} by"
     f" {COMPARED[level]} before mitigation; below 0 they contradict each"
     " other. Beside them the share of the pairs that do.",

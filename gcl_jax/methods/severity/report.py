@@ -11,7 +11,7 @@ from gcl_jax.methods.severity import classifier, grade
 from gcl_jax.pipeline import report, report_labels
 from gcl_jax.pipeline.prepared import Prepared
 from gcl_jax.pipeline.report import words
-from gcl_jax.report import figures, html
+from gcl_jax.report import charts, distributions, html, tiles
 
 METHOD = "severity"  # the name of this method's encoder in tables
 NAMES = {
@@ -114,7 +114,7 @@ def _severity(context, images, scores, metrics) -> html.Section:
   rows, kinds = images.evaluation, report_labels.classes_of(images)
   scores = {name: scores[name] for name in NAMES if name in scores}
   edges = context.load("bin")["edges"]["severity"]
-  picture = figures.histogram_by_class(
+  picture = distributions.histogram_by_class(
     scores["severity"][rows],
     kinds[rows],
     edges if len(edges) <= 60 else None,
@@ -126,7 +126,7 @@ def _severity(context, images, scores, metrics) -> html.Section:
   blocks.append(_score_table(scores, metrics))
   truth = grade.truth_of(images)
   if truth is not None:
-    picture = figures.scatter(
+    picture = distributions.scatter(
       truth[rows],
       scores["severity"][rows],
       "true severity",
@@ -147,7 +147,7 @@ def _opponents(images, scores, metrics) -> list[html.Figure]:
   }
   if not bars:
     return []
-  picture = figures.bars(
+  picture = charts.bars(
     bars,
     xlabel="AUROC, healthy against diseased",
     highlight=NAMES["severity"],
@@ -166,7 +166,7 @@ def _opponents(images, scores, metrics) -> list[html.Figure]:
       "The score beside label-free opponents on the same evaluation images;"
       " intervals by bootstrap over groups.",
     ),
-    html.Figure(figures.roc(curves), "ROC curves, healthy or diseased."),
+    html.Figure(charts.roc(curves), "ROC curves, healthy or diseased."),
   ]
 
 
@@ -196,7 +196,7 @@ def _gallery(context, images, score) -> html.Section:
   chosen = order[np.linspace(0, len(order) - 1, count).astype(int)]
   kinds = report_labels.classes_of(images)
   captions = [f"{kinds[row]}  {score[row]:.4g}" for row in chosen]
-  picture = figures.gallery(images.pixels[chosen], captions, columns=4)
+  picture = tiles.gallery(images.pixels[chosen], captions, columns=4)
   return html.Section(
     "From the lowest to the highest score",
     [html.Figure(picture, "Evaluation images at equal steps of rank.")],
@@ -213,13 +213,13 @@ def _autoencoder(context, images) -> html.Section:
         kind = "validation" if "validation" in key else "training"
         lines[f"{kind} {number}"] = logged[key]
     references["mean healthy image"] = float(model["mean_image_loss"])
-  curves = figures.curves(
+  curves = charts.curves(
     lines, "mean squared error", log=True, references=references
   )
   examples = context.load("score")["examples"]
   kinds = report_labels.classes_of(images)
   rows = examples["rows"]
-  picture = figures.reconstructions(
+  picture = tiles.reconstructions(
     images.pixels[rows].astype(np.float32) / 255,
     examples["reconstructions"],
     captions=[str(kinds[row]) for row in rows],
@@ -260,7 +260,7 @@ def _bins(context, images) -> html.Section:
   headers = ("labels", "rule", "occupied bins", "largest bin")
   headers += ("expected same-bin images", "measured while training")
   caption = "Same-bin images: other images of an anchor's bin in its batch."
-  picture = figures.bin_sizes(counts)
+  picture = charts.bin_sizes(counts)
   return html.Section(
     "Bins",
     [

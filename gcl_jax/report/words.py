@@ -6,7 +6,26 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from gcl_jax.report.style import clean
+_CONTROL = re.compile(
+  r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]"
+)
+
+
+def clean(text: Any, limit: int | None = None) -> str:
+  """Turns anything into text that XML can hold, cut to `limit` characters.
+
+  Args:
+    text: any value; `str` is applied to it.
+    limit: longest result; a longer text keeps its start and ends in an
+      ellipsis. None keeps everything.
+
+  Returns:
+    The text without control characters and lone surrogates.
+  """
+  text = _CONTROL.sub("\ufffd", str(text))
+  if limit is not None and len(text) > limit:
+    return text[: limit - 1].rstrip() + "\u2026"
+  return text
 
 
 def number(value: float | None) -> str:
