@@ -13,7 +13,7 @@ from gcl_jax.gradients.pixel_negatives import (
   hardest_of,
   log_magnitude,
 )
-from gcl_jax.losses.pixel import pixel_nce
+from gcl_jax.losses import pixel_nce
 
 pytestmark = pytest.mark.compiles
 

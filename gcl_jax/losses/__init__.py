@@ -7,11 +7,14 @@ from gcl_jax.losses.contrastive import (
   supcon,
   threshold,
 )
-from gcl_jax.losses.dictionary import info_nce, prototype_nce
+from gcl_jax.losses.nce import anchor_losses, info_nce, pixel_nce
+from gcl_jax.losses.prototypes import prototype_nce
 
 __all__ = [
+  "anchor_losses",
   "info_nce",
   "kernel",
+  "pixel_nce",
   "positives_per_anchor",
   "prototype_nce",
   "soft_supcon",

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from gcl_jax import losses
 from gcl_jax.collectives import gather
 from gcl_jax.gradients import pixel_filter
-from gcl_jax.losses.pixel import pixel_nce
 from gcl_jax.methods.gcl import pacing
 from gcl_jax.methods.gcl.rules import Rule
 
@@ -151,7 +150,7 @@ def pixel_losses(contrast, maps, heads, batch, keys, axis_name):
       own=pixels.negatives[1],
     )
     found.append(
-      pixel_nce(
+      losses.pixel_nce(
         *pixel_filter.take(embeddings, pairs),
         pairs.weights,
         temperature,
