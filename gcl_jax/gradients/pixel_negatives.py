@@ -92,18 +92,39 @@ def log_magnitude(
   return pull, negatives - every[..., None]
 
 
-def hardest_of(hardness: jax.Array, usable: jax.Array, count: int) -> jax.Array:
-  """bool[..., P]: the `count` hardest of the usable negatives of each row.
+def hardest_of(
+  hardness: jax.Array, usable: jax.Array, count: int | jax.Array
+) -> jax.Array:
+  """The `count` hardest of the usable negatives of each row.
+
+  Of equally hard negatives the first ones are taken.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> hardness, usable = jnp.float32([3, 7, 5]), jnp.array([True, True, True])
+    >>> hardest_of(hardness, usable, 2).tolist()
+    [False, True, True]
 
   Args:
     hardness: float[..., P].
-    usable: bool[..., P]; where fewer are usable, these.
-    count: at least 0.
+    usable: bool[..., P]; where fewer than `count` are usable, all of them are
+      taken.
+    count: an int, or int[...] with a value of its own for each row (any shape
+      that broadcasts to the rows), which may be traced. 0 or less takes none.
+      A Python int is fastest: only so many negatives are sorted.
+
+  Returns:
+    bool[..., P].
   """
-  hardness = jnp.where(usable, hardness, -jnp.inf)
-  _, index = lax.top_k(hardness, min(count, hardness.shape[-1]))
+  lowest = jnp.finfo(hardness.dtype).min  # usable ones come before all others
+  hardness = jnp.where(usable, jnp.maximum(hardness, lowest), -jnp.inf)
+  pool = hardness.shape[-1]
+  longest = min(max(count, 0), pool) if isinstance(count, int) else pool
+  _, order = lax.top_k(hardness, longest)
+  taken = jnp.arange(longest) < jnp.asarray(count)[..., None]
+  taken = jnp.broadcast_to(taken, order.shape)
   hardest = jnp.zeros(hardness.shape, bool)
-  hardest = jnp.put_along_axis(hardest, index, True, axis=-1, inplace=False)
+  hardest = jnp.put_along_axis(hardest, order, taken, axis=-1, inplace=False)
   return hardest & usable
 
 
