@@ -1,5 +1,6 @@
 """Losses as pure functions of features, alone or across devices."""
 
+from gcl_jax.losses import pacing
 from gcl_jax.losses.contrastive import (
   kernel,
   positives_per_anchor,
@@ -14,6 +15,7 @@ __all__ = [
   "anchor_losses",
   "info_nce",
   "kernel",
+  "pacing",
   "pixel_nce",
   "positives_per_anchor",
   "prototype_nce",
