@@ -1,12 +1,11 @@
 """Losses as pure functions of features, alone or across devices."""
 
 from gcl_jax.losses import pacing
+from gcl_jax.losses.affinities import kernel, threshold
 from gcl_jax.losses.contrastive import (
-  kernel,
   positives_per_anchor,
   soft_supcon,
   supcon,
-  threshold,
 )
 from gcl_jax.losses.nce import anchor_losses, info_nce, pixel_nce
 from gcl_jax.losses.prototypes import prototype_nce

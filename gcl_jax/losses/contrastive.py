@@ -14,7 +14,6 @@ gathered columns and returns the mean over *its* anchors: take the gradient of
 that, then `pmean` loss and gradient. Both are then those of the whole batch.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,6 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gcl_jax.losses import linear
+from gcl_jax.losses.affinities import Affinity
 from gcl_jax.losses.pairs import (
   check,
   check_labels,
@@ -30,8 +30,6 @@ from gcl_jax.losses.pairs import (
   mean_over_images,
   weighted_mean,
 )
-
-Affinity = Callable[[Any, Any], jax.Array]
 
 
 def supcon(
@@ -167,25 +165,6 @@ def soft_supcon(
     axis_name,
     block_size,
   )
-
-
-def threshold(width: float) -> Affinity:
-  """Affinity 1 where two values differ by at most `width`, else 0.
-
-  A missing value (nan) is unlike every value, itself included.
-  """
-  return lambda a, b: jnp.abs(a - b) <= width
-
-
-def kernel(width: float) -> Affinity:
-  """Affinity exp(-(a - b)^2 / (2 width^2)); 0 where a value is nan."""
-
-  def affinity(a, b):
-    square = jnp.square((a - b) / width)
-    missing = jnp.isnan(square)
-    return jnp.where(missing, 0.0, jnp.exp(-jnp.where(missing, 0, square) / 2))
-
-  return affinity
 
 
 def positives_per_anchor(
