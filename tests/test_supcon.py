@@ -10,8 +10,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from gcl_jax.losses import (
+  blocked,
   kernel,
-  linear,
   positives_per_anchor,
   soft_supcon,
   supcon,
@@ -177,7 +177,7 @@ def test_blocks_where_sums_lie_far_apart():
     logits = np.array(flat @ flat.T / temperature)
     np.fill_diagonal(logits, -np.inf)
     sums = np.logaddexp.reduce(logits, axis=1)
-    assert (np.ptp(sums) > linear._SPREAD) == far
+    assert (np.ptp(sums) > blocked._SPREAD) == far
 
     def gradient(block, temperature=temperature):
       def loss(z):
