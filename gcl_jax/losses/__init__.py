@@ -2,6 +2,10 @@
 
 from gcl_jax.losses import pacing
 from gcl_jax.losses.affinities import kernel, threshold
+from gcl_jax.losses.classification import (
+  cross_entropy,
+  ordinal_probabilities,
+)
 from gcl_jax.losses.contrastive import (
   positives_per_anchor,
   soft_supcon,
@@ -12,8 +16,10 @@ from gcl_jax.losses.prototypes import prototype_nce
 
 __all__ = [
   "anchor_losses",
+  "cross_entropy",
   "info_nce",
   "kernel",
+  "ordinal_probabilities",
   "pacing",
   "pixel_nce",
   "positives_per_anchor",
