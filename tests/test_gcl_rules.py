@@ -1,15 +1,12 @@
-"""Meta labels: what a rule says of two slices, and self-paced weights."""
+"""Meta labels: the affinity that a rule gives to two slices."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
 
 from gcl_jax import losses
-from gcl_jax.engine import parallel
 from gcl_jax.errors import ConfigError
-from gcl_jax.methods.gcl import pacing, rules
+from gcl_jax.methods.gcl import rules
 
 pytestmark = pytest.mark.compiles
 
@@ -81,62 +78,6 @@ def test_columns_that_do_not_fit_are_refused():
     weights("patient<3")
   with pytest.raises(ConfigError, match="'visit' is empty in every row"):
     weights("visit", {"visit": np.array(["", ""])})
-
-
-def unit(seed, *shape):
-  values = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-  return values / np.linalg.norm(values, axis=-1, keepdims=True)
-
-
-def slow_pacing(z, gamma, hard, tau):
-  """Loops in float64."""
-  batch, views, _ = z.shape
-  rows = z.reshape(batch * views, -1).astype(np.float64)
-  logits = rows @ rows.T / tau
-  out = np.ones((batch, batch))
-  for i in range(batch):
-    for j in range(batch):
-      if i == j:
-        continue
-      each = []
-      for a in range(views):
-        for b in range(views):
-          r, c = i * views + a, j * views + b
-          others = [k for k in range(len(rows)) if k != r]
-          total = np.log(np.sum(np.exp(logits[r, others])))
-          each.append(total - logits[r, c])
-      mean = np.mean(each)
-      out[i, j] = mean <= gamma if hard else max(0.0, 1 - mean / gamma)
-  return out
-
-
-@pytest.mark.parametrize("hard", [False, True])
-def test_self_paced_weights_are_the_loops(hard):
-  z = unit(0, 8, 2, 5)
-  found = pacing.weights(jnp.asarray(z), 4.0, hard=hard, temperature=0.5)
-  expected = slow_pacing(z, 4.0, hard, 0.5)
-  assert 0 < expected.mean() < 1
-  np.testing.assert_allclose(found, expected, atol=1e-5)
-  mesh = parallel.make_mesh()
-
-  def local(z):
-    return pacing.weights(
-      z, 4.0, hard=hard, temperature=0.5, axis_name=parallel.AXIS
-    )
-
-  spec = PartitionSpec(parallel.AXIS)
-  mapped = jax.jit(
-    jax.shard_map(
-      local, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
-    )
-  )
-  np.testing.assert_allclose(mapped(z), expected, atol=1e-5)
-
-
-def test_no_gradient_flows_through_the_pace():
-  z = jnp.asarray(unit(1, 4, 2, 5))
-  gradient = jax.grad(lambda z: pacing.weights(z, 4.0).sum())(z)
-  np.testing.assert_array_equal(gradient, 0)
 
 
 def test_equal_embeddings_are_at_the_floor():

@@ -27,7 +27,7 @@ from pixel_cases import (
 )
 
 from gcl_jax.gradients import pixel_filter
-from gcl_jax.losses.pixel import pixel_nce
+from gcl_jax.losses import pixel_nce
 
 pytestmark = pytest.mark.compiles
 

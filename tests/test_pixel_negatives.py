@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,7 @@ from gcl_jax.gradients.pixel_negatives import (
   hardest_of,
   log_magnitude,
 )
-from gcl_jax.losses.pixel import pixel_nce
+from gcl_jax.losses import pixel_nce
 
 pytestmark = pytest.mark.compiles
 
@@ -122,7 +123,39 @@ def test_the_hardest_are_of_those_that_are_usable():
     (9, [[1, 1, 1, 0], [0, 0, 1, 0]]),
   ):
     found = hardest_of(hardness, usable, count)
-    np.testing.assert_array_equal(found, np.array(expected, bool))
+    chex.assert_trees_all_equal(found, np.array(expected, bool))
+  # A usable one comes before all others, however easy it is.
+  found = hardest_of(jnp.array([1.0, -jnp.inf]), np.array([False, True]), 1)
+  chex.assert_trees_all_equal(found, np.array([False, True]))
+
+
+def slow_hardest(hardness, usable, counts):
+  """One row at a time; equally hard ones in their order."""
+  taken = np.zeros(hardness.shape, bool)
+  for row in np.ndindex(*hardness.shape[:-1]):
+    places = [p for p in range(hardness.shape[-1]) if usable[row][p]]
+    places = sorted(places, key=lambda p: (-hardness[row][p], p))
+    taken[row][places[: max(int(counts[row]), 0)]] = True
+  return taken
+
+
+def test_the_hardest_of_a_count_known_only_at_run_time():
+  random = np.random.default_rng(6)
+  hardness = np.float32(random.integers(0, 5, (4, 3, 11)))  # with ties
+  usable = random.random(hardness.shape) < 0.7
+  traced, mapped = jit(hardest_of), jit(jax.vmap(hardest_of))
+  for count in (-1, 0, 1, 4, 11, 20):
+    expected = slow_hardest(hardness, usable, np.full((4, 3), count))
+    found = (
+      hardest_of(hardness, usable, count),
+      traced(hardness, usable, count),
+      mapped(hardness, usable, np.full(4, count)),
+    )
+    chex.assert_trees_all_equal(found, (expected,) * 3)
+  for shape in ((4, 3), (4, 1), (3,)):
+    counts = random.integers(-1, 13, shape)
+    expected = slow_hardest(hardness, usable, np.broadcast_to(counts, (4, 3)))
+    chex.assert_trees_all_equal(traced(hardness, usable, counts), expected)
 
 
 def test_magnitude_is_the_gradient_of_the_loss():

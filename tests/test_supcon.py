@@ -10,11 +10,9 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from gcl_jax.losses import (
-  info_nce,
+  blocked,
   kernel,
-  linear,
   positives_per_anchor,
-  prototype_nce,
   soft_supcon,
   supcon,
   threshold,
@@ -179,7 +177,7 @@ def test_blocks_where_sums_lie_far_apart():
     logits = np.array(flat @ flat.T / temperature)
     np.fill_diagonal(logits, -np.inf)
     sums = np.logaddexp.reduce(logits, axis=1)
-    assert (np.ptp(sums) > linear._SPREAD) == far
+    assert (np.ptp(sums) > blocked._SPREAD) == far
 
     def gradient(block, temperature=temperature):
       def loss(z):
@@ -395,42 +393,6 @@ def test_positives_per_anchor():
   np.testing.assert_allclose(jnp.mean(spread), expected, rtol=1e-6)
 
 
-# -- dictionaries -----------------------------------------------------------
-
-
-def test_info_nce_matches_a_loop_and_spares_keys():
-  q, k, queue = unit((5, 4)), unit((5, 4), 1), unit((9, 4), 2)
-  expected = 0.0
-  for i in range(5):
-    logits = np.array([q[i] @ k[i], *[q[i] @ n for n in queue]]) / 0.2
-    expected -= (logits[0] - np.logaddexp.reduce(logits)) / 5
-  loss = functools.partial(info_nce, temperature=0.2)
-  arguments = [jnp.float32(x) for x in (q, k, queue)]
-  np.testing.assert_allclose(loss(*arguments), expected, rtol=1e-5)
-  for_query, *for_others = jax.jit(jax.grad(loss, (0, 1, 2)))(*arguments)
-  assert np.any(for_query) and not any(np.any(g) for g in for_others)
-
-
-def test_prototype_nce_matches_a_loop():
-  random = np.random.default_rng(0)
-  v = unit((6, 4))
-  prototypes = [unit((3, 4), 1), unit((5, 4), 2)]
-  assignments = [random.integers(0, len(c), 6) for c in prototypes]
-  densities = [random.uniform(0.05, 0.4, len(c)) for c in prototypes]
-  expected = 0.0
-  for c, s, phi in zip(prototypes, assignments, densities, strict=True):
-    for i in range(6):
-      logits = np.array([v[i] @ c[j] / phi[j] for j in range(len(c))])
-      expected -= (logits[s[i]] - np.logaddexp.reduce(logits)) / 12
-  value = jax.jit(prototype_nce)(
-    jnp.float32(v),
-    [jnp.float32(c) for c in prototypes],
-    [jnp.asarray(s) for s in assignments],
-    [jnp.float32(phi) for phi in densities],
-  )
-  np.testing.assert_allclose(value, expected, rtol=1e-5)
-
-
 # -- mistakes ---------------------------------------------------------------
 
 
@@ -444,8 +406,6 @@ def mistakes():
   yield "block_size must be at least 1", lambda: supcon(z, y, block_size=0)
   yield r"affinity must be float\[4, 4\]", lambda: soft_supcon(z, jnp.ones(4))
   yield "needs meta with 4", lambda: soft_supcon(z, threshold(1.0))
-  yield "queue must be", lambda: info_nce(z[:, 0], z[:, 1], z)
-  yield "equally many", lambda: prototype_nce(z[:, 0], [z[:, 0]], [], [])
 
 
 @pytest.mark.parametrize("message, call", list(mistakes()))

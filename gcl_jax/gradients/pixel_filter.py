@@ -57,7 +57,7 @@ class Pairs(NamedTuple):
   """Pixel pairs of N images, at most A of each, and P negatives of each.
 
   Positions are row * width + column. Give `take`'s vectors, `weights` and
-  `used` to `gcl_jax.losses.pixel.pixel_nce`.
+  `used` to `gcl_jax.losses.pixel_nce`.
 
   Attributes:
     partner: int[N], image j of each anchor image i; i itself means none.

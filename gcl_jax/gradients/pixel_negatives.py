@@ -1,7 +1,7 @@
-"""Negatives of GCL's pixel pairs: what an anchor is pushed from, how hard.
+"""Negatives of GCL's pixel pairs: random draws, gradients, the hardest.
 
-As in `pixel_filter`, of the images given: on several devices each draws among
-its own.
+Negatives come from the images given to `draw_negatives`; under shard_map or
+pmap these are the images of one device.
 """
 
 import jax
@@ -22,24 +22,28 @@ def draw_negatives(
   outside: int = 256,
   own: int = 64,
 ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-  """Random negatives of each image and which of them each anchor may use.
+  """Draws negatives of each image i at random and masks them by anchor.
 
-  The first `outside` are pixels of images that are neither in P(i) nor i nor
-  another view of it: all different, equally likely, spread evenly over the
-  images. The others are pixels of i in no candidate pair: 25 spare ones, as
-  many as can be too near to an anchor, so that `own` are left if they exist.
+  The first `outside` are different pixels of other images, neither of P(i) nor
+  views of i, with equal probabilities and spread evenly over these images. The
+  others are `own` + 25 pixels of i in no candidate pair; 25 is the largest
+  number of pixels too near to an anchor, so each anchor can use `own` of them
+  where there are as many.
 
   Args:
     keys: keys[N].
-    positives: bool[N, N].
+    positives: bool[N, N], row i is P(i), the positives of image i.
     candidate: bool[N, h w], as `correspondence.candidates` returns it.
-    sources: int[N], the image each row is a view of, or None: all differ.
+    sources: int[N], number of the image of which each row is a view. None: no
+      two rows are views of one image.
     width: w of the maps.
-    outside, own: how many of each.
+    outside: number of negatives of other images.
+    own: number of negatives of the same image.
 
   Returns:
     (image int[N, P], position int[N, P]) with P = outside +
-    min(own + 25, h w), and bool[N, h w, P]: anchor u may use it.
+    min(own + 25, h w), and bool[N, h w, P], True where an anchor at that
+    position may use a negative.
   """
   images, pixels = candidate.shape
   itself = jnp.arange(images)
@@ -67,51 +71,75 @@ def log_magnitude(
   used: jax.Array,
   temperature: float,
 ) -> tuple[jax.Array, jax.Array]:
-  """log(tau |dL/ds|) of an anchor's InfoNCE in each similarity s, closed form.
+  """Computes log(tau |dL/ds|) of an anchor's InfoNCE for each similarity s.
 
       |dL/ds+| = (1 - p+) / tau,   |dL/ds-| = p- / tau,   p = softmax(s / tau)
 
-  Logarithms, as 1 - p+ of a pair that is won is soon too small for a float32.
+  In logarithms, because 1 - p+ underflows float32 where p+ is close to 1.
 
   Args:
     positive: float[...], s+.
     negatives: float[..., P], s-, P > 0.
-    used: bool[..., P], which negatives count.
+    used: bool[..., P], True for the negatives in the loss.
     temperature: tau > 0.
 
   Returns:
-    Of s+ float[...], of s- float[..., P], each at most 0; -inf where no
-    negative counts, and for each that does not.
+    float[...] of s+ and float[..., P] of s-, each at most 0; -inf for an unused
+    negative, and for s+ of an anchor without negatives.
   """
   positive = positive / temperature
   negatives = jnp.where(used, negatives / temperature, -jnp.inf)
   others = jax.nn.logsumexp(negatives, axis=-1)
   every = jnp.logaddexp(positive, others)
-  # log(1 - p+) without cancellation, be p+ almost 1 or almost 0.
+  # log(1 - p+) without cancellation, for p+ near 1 and near 0.
   pull = -jax.nn.softplus(positive - others)
   return pull, negatives - every[..., None]
 
 
-def hardest_of(hardness: jax.Array, usable: jax.Array, count: int) -> jax.Array:
-  """bool[..., P]: the `count` hardest of the usable negatives of each row.
+def hardest_of(
+  hardness: jax.Array, usable: jax.Array, count: int | jax.Array
+) -> jax.Array:
+  """The `count` hardest of the usable negatives of each row.
+
+  Of equally hard negatives the first ones are taken.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> hardness, usable = jnp.float32([3, 7, 5]), jnp.array([True, True, True])
+    >>> hardest_of(hardness, usable, 2).tolist()
+    [False, True, True]
 
   Args:
     hardness: float[..., P].
-    usable: bool[..., P]; where fewer are usable, these.
-    count: at least 0.
+    usable: bool[..., P]; where fewer than `count` are usable, all of them are
+      taken.
+    count: an int, or int[...] with a value of its own for each row (any shape
+      that broadcasts to the rows), which may be traced. 0 or less takes none.
+      A Python int is fastest: only so many negatives are sorted.
+
+  Returns:
+    bool[..., P].
   """
-  hardness = jnp.where(usable, hardness, -jnp.inf)
-  _, index = lax.top_k(hardness, min(count, hardness.shape[-1]))
+  lowest = jnp.finfo(hardness.dtype).min  # usable ones come before all others
+  hardness = jnp.where(usable, jnp.maximum(hardness, lowest), -jnp.inf)
+  pool = hardness.shape[-1]
+  longest = min(max(count, 0), pool) if isinstance(count, int) else pool
+  _, order = lax.top_k(hardness, longest)
+  taken = jnp.arange(longest) < jnp.asarray(count)[..., None]
+  taken = jnp.broadcast_to(taken, order.shape)
   hardest = jnp.zeros(hardness.shape, bool)
-  hardest = jnp.put_along_axis(hardest, index, True, axis=-1, inplace=False)
+  hardest = jnp.put_along_axis(hardest, order, taken, axis=-1, inplace=False)
   return hardest & usable
 
 
 def _outside(key, allowed, pixels, count):
-  """`count` different pixels of the allowed images, one from each stratum.
+  """Draws `count` different pixels of the allowed images, one per stratum.
 
-  The T allowed pixels in a ring are cut into `count` runs whose lengths differ
-  by at most 1; with T < count each pixel is a run and the rest do not exist.
+  The T allowed pixels form a ring, cut into `count` runs whose lengths differ
+  by at most 1. With T < count there are T runs of one pixel.
+
+  Returns:
+    Image int[count], position int[count], and bool[count], False beyond T.
   """
   order = jnp.argsort(~allowed)
   total = jnp.sum(allowed) * pixels
@@ -121,7 +149,8 @@ def _outside(key, allowed, pixels, count):
   exists = run[:-1] < jnp.minimum(total, count)
   noise = jax.random.uniform(key, (count + 1,))
   drawn = edges[:-1] + (noise[:-1] * jnp.diff(edges)).astype(int)
-  # A pixel of a short run is likelier than one of a long run: turn the ring.
+  # Pixels of short runs have a higher probability: a random rotation of the
+  # ring makes all equal.
   ring = jnp.maximum(total, 1)
   drawn = (drawn + (noise[-1] * ring).astype(int)) % ring
   drawn = jnp.where(exists, drawn, 0)
@@ -129,7 +158,7 @@ def _outside(key, allowed, pixels, count):
 
 
 def _inside(key, candidate, width, count):
-  """Free pixels of the image, int[Q], and bool[h w, Q]: u may use them."""
+  """Draws pixels int[Q] in no candidate pair; bool[h w, Q] masks by anchor."""
   pixels = len(candidate)
   score = jnp.where(candidate, -1, jax.random.uniform(key, (pixels,)))
   score, position = lax.top_k(score, min(count + _NEAR, pixels))
@@ -138,7 +167,7 @@ def _inside(key, candidate, width, count):
 
 
 def _far_apart(pixels, positions, width):
-  """bool[pixels, P]: is each position far from each pixel (Chebyshev)?"""
+  """bool[pixels, P], True where pixel and position are far (Chebyshev)."""
   here = jnp.arange(pixels)[:, None]
   down = jnp.abs(here // width - positions // width)
   across = jnp.abs(here % width - positions % width)

@@ -1,17 +1,27 @@
 """Losses as pure functions of features, alone or across devices."""
 
+from gcl_jax.losses import pacing
+from gcl_jax.losses.affinities import kernel, threshold
+from gcl_jax.losses.classification import (
+  cross_entropy,
+  ordinal_probabilities,
+)
 from gcl_jax.losses.contrastive import (
-  kernel,
   positives_per_anchor,
   soft_supcon,
   supcon,
-  threshold,
 )
-from gcl_jax.losses.dictionary import info_nce, prototype_nce
+from gcl_jax.losses.nce import anchor_losses, info_nce, pixel_nce
+from gcl_jax.losses.prototypes import prototype_nce
 
 __all__ = [
+  "anchor_losses",
+  "cross_entropy",
   "info_nce",
   "kernel",
+  "ordinal_probabilities",
+  "pacing",
+  "pixel_nce",
   "positives_per_anchor",
   "prototype_nce",
   "soft_supcon",

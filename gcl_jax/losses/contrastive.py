@@ -1,7 +1,7 @@
 """Supervised contrastive losses (Khosla et al. 2020), hard and soft.
 
-One anchor i of an image batch, A(i) all other rows, weights w_ip >= 0 of its
-positives (1 or 0 in SupCon), temperature tau:
+For an anchor i of a batch, with A(i) all other rows, w_ip >= 0 the weights of
+its positives (1 or 0 in SupCon) and tau the temperature:
 
     loss_i = -(tau / tau_base) * sum_p w_ip log softmax_A(i)(z_i . z_p / tau)
              / sum_p w_ip
@@ -9,19 +9,19 @@ positives (1 or 0 in SupCon), temperature tau:
 the "sum outside the log" form. An anchor without positives adds 0. The loss
 is the mean over all anchors, on all devices.
 
-Across devices (`axis_name`) every device holds its own anchors against the
-gathered columns and returns the mean over *its* anchors: take the gradient of
-that, then `pmean` loss and gradient. Both are then those of the whole batch.
+Across devices (`axis_name`) each device contrasts its own anchors with the rows
+of all devices and returns the mean over its own anchors. Take the gradient of
+that value, then `pmean` loss and gradient: both are those of the whole batch.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gcl_jax.losses import linear
+from gcl_jax.losses import blocked
+from gcl_jax.losses.affinities import Affinity
 from gcl_jax.losses.pairs import (
   check,
   check_labels,
@@ -30,8 +30,6 @@ from gcl_jax.losses.pairs import (
   mean_over_images,
   weighted_mean,
 )
-
-Affinity = Callable[[Any, Any], jax.Array]
 
 
 def supcon(
@@ -59,9 +57,9 @@ def supcon(
       only the other views of the same image are.
     temperature: tau > 0.
     base_temperature: tau_base; None means `temperature`, a factor of 1.
-    weights: float[B], the share of each image's anchors in the mean:
-      sum_b weights_b mean_v loss_bv / sum_b weights_b. All images stay
-      candidates for the others. Weights that are all 0 give 0.
+    weights: float[B] >= 0, weights of the images in the mean over anchors,
+      sum_b weights_b mean_v loss_bv / sum_b weights_b. An image of weight 0
+      still is a positive or negative of others. Weights that are all 0 give 0.
     axis_name: mapped axis over which the batch is split, equally many images
       on each device. The mean of the returned values over it is the loss.
     block_size: rows and columns handled at once; None means all. The value is
@@ -81,7 +79,7 @@ def supcon(
   check_labels(labels, batch)
   everyone = gather(labels, axis_name)
   if block_size is not None:
-    losses = linear.anchor_losses(
+    losses = blocked.supcon_losses(
       flat(features),
       labels,
       everyone,
@@ -126,14 +124,15 @@ def soft_supcon(
 
   Args:
     features: as in `supcon`.
-    affinity: either float[B, B] >= 0, entry (i, j) the weight of image j's
-      views as positives of image i's; with `axis_name` float[B, B of all
-      devices], in the order of the devices. Or a function (a, b) -> weights
-      of the meta values of two sets of images, given as [R, 1, ...] and
-      [1, C, ...], which returns [R, C]. The diagonal weighs the other views
-      of the same image; a view is never its own positive.
-    meta: with a function, the values it is given: an array [B, ...] or a
-      pytree of such arrays.
+    affinity: a matrix or a function. Matrix: float[B, B] >= 0, entry (i, j)
+      the weight of the views of image j as positives of those of image i;
+      with `axis_name` float[B, B of all devices], in the order of the devices.
+      Function: (a, b) -> [R, C] >= 0, given the meta values of two sets of
+      images as [R, 1, ...] and [1, C, ...], such as `threshold` and `kernel`.
+      The entry of an image with itself is the weight of its other views; a
+      view is never its own positive.
+    meta: the values for an affinity function, an array [B, ...] or a pytree
+      of such arrays.
     temperature, base_temperature, weights, axis_name, block_size: as in
       `supcon`.
 
@@ -169,29 +168,10 @@ def soft_supcon(
   )
 
 
-def threshold(width: float) -> Affinity:
-  """Affinity 1 where two values differ by at most `width`, else 0.
-
-  A missing value (nan) is unlike every value, itself included.
-  """
-  return lambda a, b: jnp.abs(a - b) <= width
-
-
-def kernel(width: float) -> Affinity:
-  """Affinity exp(-(a - b)^2 / (2 width^2)); 0 where a value is nan."""
-
-  def affinity(a, b):
-    square = jnp.square((a - b) / width)
-    missing = jnp.isnan(square)
-    return jnp.where(missing, 0.0, jnp.exp(-jnp.where(missing, 0, square) / 2))
-
-  return affinity
-
-
 def positives_per_anchor(
   labels: jax.Array, axis_name: str | None = None
 ) -> jax.Array:
-  """Mean number of *other* images of the batch with an anchor's label.
+  """Mean number of other images of the batch with the label of an anchor.
 
   Args:
     labels: int[B].

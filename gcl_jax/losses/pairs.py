@@ -1,4 +1,4 @@
-"""All pairs of a batch at once or in blocks: the arithmetic of SupCon."""
+"""Weighted SupCon over all pairs of a batch, at once or in blocks."""
 
 import functools
 from typing import NamedTuple
@@ -9,22 +9,29 @@ from jax import lax
 
 from gcl_jax.collectives import gather, pmean
 
-# Stands for "not a candidate" before a maximum; finite, so that no row of a
-# block that holds no candidate at all turns into nan.
+# The logit of a pair that does not count; finite, so that a row without any
+# candidate in a block gives no nan.
 _LOW = -1e30
 
 
 def weighted_mean(
   features, positives, temperature, base_temperature, weights, axis_name, block
 ):
-  """Mean over this device's anchors; its mean over devices is the loss."""
+  """Mean loss of this device's anchors; the mean over devices is the loss.
+
+  Args:
+    features, temperature, base_temperature, weights, axis_name, block: as in
+      `contrastive.supcon`.
+    positives: (i int[R], j int[C]) -> [R, C] >= 0, weights of images j of all
+      devices as positives of images i of this device.
+  """
   batch, views, _ = features.shape
   rows = flat(features)
   columns = gather(rows, axis_name)
   first = lax.axis_index(axis_name) * len(rows) if axis_name else 0
 
   def pair(i, j):
-    """Which columns j are candidates of the rows i, and their weights."""
+    """Candidates among the columns j of the rows i, and their weights."""
     inside = (j < len(columns))[None, :]
     candidate = inside & ((first + i)[:, None] != j[None, :])
     image = jnp.minimum(j, len(columns) - 1) // views
@@ -37,14 +44,22 @@ def weighted_mean(
 
 
 def flat(features):
-  """Anchors float32[B V, D], or float64 where the features are."""
+  """Reshapes float[B, V, D] to float[B V, D], float32 or float64."""
   dtype = jnp.promote_types(features.dtype, jnp.float32)
   return features.reshape(-1, features.shape[-1]).astype(dtype)
 
 
 def mean_over_images(losses, weights, axis_name):
-  """Mean of the anchors' losses by weights of their images, float[B] or None;
-  its mean over devices is that of the whole batch."""
+  """Mean of losses by image weights; the mean over devices is the loss.
+
+  Args:
+    losses: float[B V], the V anchors of an image one after another.
+    weights: float[B] >= 0, or None for equal weights.
+    axis_name: mapped axis over which the images are split, or None.
+
+  Returns:
+    A scalar; 0 where all weights of all devices are 0.
+  """
   if weights is None:
     return jnp.mean(losses)
   losses = losses.reshape(len(weights), -1).mean(axis=1)
@@ -56,7 +71,7 @@ def mean_over_images(losses, weights, axis_name):
 
 
 class _Running(NamedTuple):
-  """What is known of each row after some of the columns, all [R]."""
+  """Sums of each row over the columns of some blocks, all float[R]."""
 
   peak: jax.Array  # largest logit of a candidate
   total: jax.Array  # sum of exp(logit - peak) over candidates
@@ -65,10 +80,10 @@ class _Running(NamedTuple):
 
 
 def _anchor_losses(rows, columns, pair, temperature, block_size):
-  """float[R]: loss of each row; blocks are recomputed in the backward pass."""
+  """Losses float[R] of the rows; the backward pass recomputes the blocks."""
   if block_size is None:
     i, j = jnp.arange(len(rows)), jnp.arange(len(columns))
-    return _finish(_look(rows, columns, *pair(i, j), temperature))
+    return _finish(_row_sums(rows, columns, *pair(i, j), temperature))
   row_blocks, column_blocks = (_blocks(x, block_size) for x in (rows, columns))
 
   @functools.partial(jax.checkpoint, prevent_cse=False)
@@ -77,8 +92,8 @@ def _anchor_losses(rows, columns, pair, temperature, block_size):
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def column_block(running, block):
-      seen = _look(z, block[0], *pair(i, block[1]), temperature)
-      return _merge(running, seen), None
+      sums = _row_sums(z, block[0], *pair(i, block[1]), temperature)
+      return _merge(running, sums), None
 
     zero = jnp.zeros(len(z), z.dtype)
     start = _Running(zero + _LOW, zero, zero, zero)
@@ -88,7 +103,10 @@ def _anchor_losses(rows, columns, pair, temperature, block_size):
 
 
 def _blocks(vectors, size):
-  """[N, D] -> ([K, size, D], positions int[K, size]), zeros at the end."""
+  """Cuts [N, D] into blocks [K, size, D] and positions int[K, size].
+
+  The last block is padded with zeros.
+  """
   size = min(size, len(vectors))
   count = -(-len(vectors) // size)
   vectors = jnp.pad(vectors, ((0, count * size - len(vectors)), (0, 0)))
@@ -96,9 +114,9 @@ def _blocks(vectors, size):
   return vectors.reshape(count, size, -1), positions
 
 
-def _look(rows, columns, candidate, weight, temperature) -> _Running:
+def _row_sums(rows, columns, candidate, weight, temperature) -> _Running:
   logits = jnp.matmul(rows, columns.T, precision=lax.Precision.HIGHEST)
-  # Masked before exp: a masked overflow would still poison the gradient.
+  # Masked before exp: an overflow masked after it gives a gradient of nan.
   logits = jnp.where(candidate, logits / temperature, _LOW)
   peak = lax.stop_gradient(jnp.max(logits, axis=1))
   share = jnp.where(candidate, jnp.exp(logits - peak[:, None]), 0)
@@ -120,7 +138,7 @@ def _finish(running: _Running) -> jax.Array:
 
 
 def check(features, weights, temperature, block_size) -> int:
-  """The batch size, after refusing arguments that cannot be meant."""
+  """Returns the batch size; raises ValueError for unusable arguments."""
   if features.ndim != 3:
     raise ValueError(
       "features must be float[images, views, dimensions],"
@@ -141,7 +159,7 @@ def check(features, weights, temperature, block_size) -> int:
 
 
 def check_labels(labels, batch) -> None:
-  """Refuses labels that are not int[batch]."""
+  """Raises ValueError unless labels are int[batch]."""
   if labels.shape != (batch,):
     raise ValueError(
       f"labels must be int[{batch}], one per image, got {labels.shape}"

@@ -1,4 +1,4 @@
-"""Losses for segmentation with few labels: cross-entropy and soft Dice."""
+"""Cross-entropy plus soft Dice for segmentation with few labels."""
 
 from collections.abc import Sequence
 
@@ -28,15 +28,15 @@ def cross_entropy_dice(
       Dice_c = 2 sum_u p[u, c] y[u, c] / (sum_u p[u, c] + sum_u y[u, c])
       loss = CE + dice_weight (1 - mean of Dice_c over the classes c in y)
 
-  Dice weighs every class the same, so that with few labels a small one cannot
-  be given up for a low cross-entropy (Milletari et al. 2016 and others). A
-  class without a pixel in the batch has no overlap to raise: it is left out of
-  the mean, and cross-entropy alone keeps it from being predicted. With no
-  class left the Dice term is 0.
+  The Dice term gives every class the same weight (Milletari et al. 2016), so
+  that ignoring a small class raises the loss by as much as ignoring a large
+  one. A class without a pixel in the batch is left out of the mean of Dice_c;
+  the cross-entropy alone lowers its probability. Without any class left the
+  Dice term is 0.
 
-  Across devices (`axis_name`) the sums are those of all of them. The mean of
-  the returned values over the axis is the loss of the whole batch: take the
-  gradient of the value, then `pmean` both.
+  Across devices (`axis_name`) all sums are over the pixels of all devices. The
+  mean of the returned values over the axis is the loss of the whole batch:
+  take the gradient of the value, then `pmean` both.
 
   Args:
     logits: float[B, ..., K]; the loss is float32, or float64 where they are.
@@ -45,7 +45,7 @@ def cross_entropy_dice(
     dice_weight: weight of the Dice term; 0 is cross-entropy alone.
     class_weights: float[K] >= 0 for the cross-entropy (`inverse_frequency`);
       None weighs every pixel the same.
-    background: whether class 0 takes part in the Dice term.
+    background: True includes class 0 in the Dice term.
     axis_name: mapped axis over which the batch is split.
 
   Returns:
@@ -75,15 +75,16 @@ def cross_entropy_dice(
 
 
 def inverse_frequency(masks: np.ndarray, classes: int) -> np.ndarray:
-  """Class weights N / (K n_c), so that all classes weigh the same; on the host.
+  """Class weights N / (K n_c): equal total weight of the classes, in numpy.
 
-  K counts the classes that have a pixel; the others, which a few labelled
-  patients may lack, weigh 0. The mean weight of a pixel is 1.
+  n_c is the number of pixels of class c and K the number of classes with any
+  pixel. Classes without a pixel, as few labelled patients may leave, have
+  weight 0. The mean weight of a pixel is 1.
 
   Args:
-    masks: int[...], the masks of the whole labelled set, N pixels with labels
-      0 to K - 1; others are not counted.
-    classes: how many there are.
+    masks: int[...], the masks of the whole labelled set, or its grades; N of
+      the labels are from 0 to classes - 1, the others are not counted.
+    classes: number of classes.
 
   Returns:
     float32[classes].

@@ -8,8 +8,6 @@ import jax.numpy as jnp
 from gcl_jax import losses
 from gcl_jax.collectives import gather
 from gcl_jax.gradients import pixel_filter
-from gcl_jax.losses.pixel import pixel_nce
-from gcl_jax.methods.gcl import pacing
 from gcl_jax.methods.gcl.rules import Rule
 
 SHARED = "shared"  # key of the only head
@@ -55,7 +53,7 @@ class Contrast(NamedTuple):
     networks: the models.
     rules: the meta labels; none is SimCLR.
     temperature: tau.
-    hard: of `pacing.weights`.
+    hard: of `losses.pacing.pair_weights`.
     pixels: the pixel branch, or None.
   """
 
@@ -80,7 +78,7 @@ def image_losses(contrast, maps, heads, batch, bar, axis_name):
     maps: float32[2 B, h, w, C], the two views of a slice beside each other.
     heads: {"head": {name: variables}}.
     batch: rule text -> float32[B, 2].
-    bar: gamma of `pacing.weights`, or None.
+    bar: threshold of `losses.pacing.pair_weights`, or None.
     axis_name: mapped axis over which the batch is split.
   """
   networks, rules, temperature, hard, _ = contrast
@@ -98,7 +96,7 @@ def image_losses(contrast, maps, heads, batch, bar, axis_name):
       found.append(losses.soft_supcon(z, rule.weights, meta=meta, **common))
     else:
       affinity = _all_pairs(rule, batch[rule.text], axis_name)
-      affinity *= pacing.weights(z, bar, hard=hard, **common)
+      affinity *= losses.pacing.pair_weights(z, bar, hard=hard, **common)
       found.append(losses.soft_supcon(z, affinity, **common))
   return jnp.stack(found)
 
@@ -151,7 +149,7 @@ def pixel_losses(contrast, maps, heads, batch, keys, axis_name):
       own=pixels.negatives[1],
     )
     found.append(
-      pixel_nce(
+      losses.pixel_nce(
         *pixel_filter.take(embeddings, pairs),
         pairs.weights,
         temperature,

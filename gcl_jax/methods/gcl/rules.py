@@ -7,8 +7,8 @@ A rule is one word of a configuration:
     position~0.1    a weight exp(-(difference / 0.1)^2 / 2)
     position/4      the same of 4 equal parts of (0, 1]
 
-A missing value (nan, or an empty text) agrees with no other slice; two views
-of one slice always agree.
+A missing value (nan, or an empty text) agrees with no other slice, as in
+`losses.affinities`; two views of one slice always agree.
 """
 
 import re
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gcl_jax.errors import ConfigError
+from gcl_jax.losses import affinities
 
 _ROUNDING = 1e-5  # of float32 differences, relative to a threshold
 _PATTERN = re.compile(r"([^<~/]+)(?:([<~/])(.+))?")
@@ -44,21 +45,18 @@ class Rule(NamedTuple):
 
     The second entry of a value is the slice's own number.
     """
-    same = a[..., 1] == b[..., 1]
-    one, other = a[..., 0], b[..., 0]
-    known = ~jnp.isnan(one) & ~jnp.isnan(other)
-    difference = jnp.abs(
-      jnp.where(known, one, 0.0) - jnp.where(known, other, 0.0)
-    )
-    if self.kind == "<":
-      # Of 20 slices, rounding would put half of those 2 apart below 0.1.
-      bound = self.width * (1 - _ROUNDING)
-      alike = (difference < bound).astype(jnp.float32)
-    elif self.kind == "~":
-      alike = jnp.exp(-jnp.square(difference / self.width) / 2)
-    else:
-      alike = (difference == 0).astype(jnp.float32)
-    return jnp.where(same, 1.0, jnp.where(known, alike, 0.0))
+    alike = _affinity(self)(a[..., 0], b[..., 0])
+    return jnp.where(a[..., 1] == b[..., 1], 1.0, alike)
+
+
+def _affinity(rule: Rule) -> affinities.Affinity:
+  if rule.kind == "~":
+    return affinities.kernel(rule.width)
+  if rule.kind == "<":
+    # Below the threshold by more than rounding: of 20 slices, half of those 2
+    # apart would otherwise be closer than 0.1.
+    return affinities.threshold(rule.width * (1 - _ROUNDING))
+  return affinities.threshold(0.0)
 
 
 def parse(text: str) -> Rule:

@@ -1,19 +1,23 @@
-"""SupCon by labels with memory linear in the batch.
+"""SupCon by labels in blocks, with memory linear in the batch.
 
 The loss of an anchor i with n_i positives is lse_i - s_i / n_i, with
 
-    lse_i = log sum_{j != i} exp(l_ij),   l_ij = z_i . z_j / tau
-    s_i   = z_i . (S_{label of i} - z_i) / tau
+    l_ij  = z_i . z_j / tau
+    lse_i = log sum_{j != i} exp(l_ij)
+    s_i   = z_i . (S_y - z_i) / tau,   y the label of i
 
-where S_y is the sum of all embeddings of label y: positives need no pairs.
-Only lse_i looks at all N^2 products, a block of rows and columns at a time, and
-keeps N numbers for the way back, on which each block is made once more:
+where S_y is the sum of all embeddings with label y, so the positives need no
+matrix of pairs. Only lse_i needs all N^2 logits. The forward pass computes them
+one block of rows and columns at a time and keeps only the N values lse_i. The
+backward pass computes each block again:
 
     d/dz_i sum_k g_k lse_k
       = sum_j [g_i exp(l_ij - lse_i) + g_j exp(l_ij - lse_j)] z_j / tau
 
-l is symmetric, so on one device the sums look at each pair of blocks once. The
-gradient does not: a product with a block transposed costs a CPU what it saves.
+The matrix l is symmetric. On one device the forward pass therefore computes
+each pair of blocks once and uses it for its rows and for its columns. The
+backward pass does not: the product with a transposed block would cost a CPU as
+much as the block saved.
 """
 
 import functools
@@ -25,23 +29,28 @@ from jax import lax
 
 from gcl_jax.collectives import gather
 
+# The logit of a pair that does not count; finite, so that a difference of two
+# such logits is 0 in place of nan.
 _LOW = -1e30
-# exp(l - lse_j) is made of exp(l - lse_i) while the sums differ by less than
-# this, in logarithms: far from what float32 cannot hold.
+# The backward pass takes one exponential for both exp(l - lse_i) and
+# exp(l - lse_j) while all lse lie within this range: exp(60) fits float32.
 _SPREAD = 60.0
 
 
-def anchor_losses(z, labels, everyone, views, temperature, axis_name, size):
-  """float[R]: the loss of each anchor of this device before any weight.
+def supcon_losses(z, labels, everyone, views, temperature, axis_name, size):
+  """SupCon losses of this device's anchors, without weights.
 
   Args:
-    z: float[R, D], V views of each image after one another.
-    labels: int[R / V], of this device's images.
-    everyone: int[N / V], of the images of all devices.
+    z: float[R, D], unit vectors, the V views of an image one after another.
+    labels: int[R / V], labels of this device's images.
+    everyone: int[N / V], labels of the images of all devices.
     views: V.
     temperature: tau.
-    axis_name: of the devices, or None.
-    size: rows and columns of a block.
+    axis_name: mapped axis over which the batch is split, or None.
+    size: largest number of rows and of columns of a block.
+
+  Returns:
+    float[R], 0 for an anchor without positives.
   """
   scaled = z / jnp.sqrt(temperature)
   lse = log_sum_exp(scaled, axis_name, size)
@@ -56,8 +65,11 @@ def anchor_losses(z, labels, everyone, views, temperature, axis_name, size):
 
 
 def _label_sums(columns, labels, everyone, views):
-  """Of each anchor image: the sum of all columns of its label, and how many
-  images have it."""
+  """Sum of the embeddings and number of images with each anchor's label.
+
+  Returns:
+    float[R / V, D] and float[R / V].
+  """
   images = columns.reshape(len(everyone), views, -1).sum(axis=1)
   order = jnp.argsort(everyone)
   ordered = everyone[order]
@@ -78,43 +90,49 @@ def _label_sums(columns, labels, everyone, views):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def log_sum_exp(z, axis_name, size):
-  """float[R]: log of the sum over all others j of exp(z_i . z_j).
+  """log sum_{j != i} exp(z_i . z_j) of each row i.
 
   Args:
     z: float[R, D], the rows of this device.
-    axis_name: of the devices, or None; the others are on all of them.
-    size: rows and columns looked at together.
+    axis_name: mapped axis over which the rows are split, or None; j runs over
+      the rows of all devices.
+    size: largest number of rows and of columns of a block.
+
+  Returns:
+    float[R].
   """
   if axis_name is None:
     return _by_pairs_of_blocks(z, size)
   blocks, others, count = _all_blocks(z, axis_name, size)
 
   def of_rows(block):
-    def look(running, other):
+    def add_columns(running, other):
       logits = _logits(block, other, count)
       return _merge(running, logits, 1), None
 
-    start = _nothing(block[1].shape, z.dtype)
-    peak, total = lax.scan(look, start, others)[0]
+    start = _empty_sums(block[1].shape, z.dtype)
+    peak, total = lax.scan(add_columns, start, others)[0]
     return peak + jnp.log(total)
 
   return lax.map(of_rows, blocks).reshape(-1)[: len(z)]
 
 
 def _by_pairs_of_blocks(z, size):
-  """`log_sum_exp` on one device: rows and columns of a block in one go."""
+  """`log_sum_exp` on one device, each block used for its rows and columns."""
   vectors, places = _blocks(z, size, 0)
 
-  def look(running, pair):
+  def add_pair(running, pair):
     a, b = pair
     logits = _logits((vectors[a], places[a]), (vectors[b], places[b]), len(z))
     by_row = _merge(_at(running, a), logits, 1)
     running = _put(running, a, by_row)
-    mirrored = jnp.where(a == b, _LOW, logits)  # a block of its own was seen
+    # A block on the diagonal is its own mirror image and counts once.
+    mirrored = jnp.where(a == b, _LOW, logits)
     return _put(running, b, _merge(_at(running, b), mirrored, 0)), None
 
-  start = _nothing(places.shape, z.dtype)
-  (peak, total), _ = lax.scan(look, start, _pairs(len(vectors)))
+  start = _empty_sums(places.shape, z.dtype)
+  pairs = np.triu_indices(len(vectors))  # all a <= b
+  (peak, total), _ = lax.scan(add_pair, start, pairs)
   return (peak + jnp.log(total)).reshape(-1)[: len(z)]
 
 
@@ -124,10 +142,10 @@ def _forward(z, axis_name, size):
 
 
 def _backward(axis_name, size, saved, gradient):
-  """Row by row on every device: sums of weights g_i p_ij + g_j p_ji.
+  """Gradient of this device's rows, sum_j (g_i p_ij + g_j p_ji) z_j.
 
-  One exponential makes both, p_ij = exp(l_ij - lse_i) and, where the sums lie
-  near each other, p_ji = p_ij exp(lse_i - middle) exp(middle - lse_j).
+  p_ij = exp(l_ij - lse_i). Where all lse are within `_SPREAD`, p_ji is p_ij
+  exp(lse_i - middle) exp(middle - lse_j), which saves an exponential per pair.
   """
   z, lse = saved
   everyone = gather(lse, axis_name)
@@ -142,7 +160,7 @@ def _backward(axis_name, size, saved, gradient):
     _, _, lse_i, g_i, up_i, _ = block
     lse_i, g_i, up_i = lse_i[:, None], g_i[:, None], up_i[:, None]
 
-    def look(sums, other):
+    def add_columns(sums, other):
       columns, _, lse_j, g_j, _, down_j = other
       logits = _logits(block, other, count)
       weights = lax.cond(
@@ -152,7 +170,7 @@ def _backward(axis_name, size, saved, gradient):
       )
       return sums + _product(weights, columns), None
 
-    return lax.scan(look, jnp.zeros_like(block[0]), others)[0]
+    return lax.scan(add_columns, jnp.zeros_like(block[0]), others)[0]
 
   found = lax.map(of_rows, blocks)
   return (found.reshape(-1, z.shape[1])[: len(z)],)
@@ -161,18 +179,13 @@ def _backward(axis_name, size, saved, gradient):
 log_sum_exp.defvjp(_forward, _backward)
 
 
-def _pairs(count):
-  """Every pair of blocks a <= b, as two lists."""
-  return np.triu_indices(count)
-
-
-def _nothing(shape, dtype):
-  """Peak and sum of rows that have seen no candidate."""
+def _empty_sums(shape, dtype):
+  """Largest logit and sum of exp(logit - largest) of rows without columns."""
   return jnp.full(shape, _LOW, dtype), jnp.zeros(shape, dtype)
 
 
 def _merge(running, logits, axis):
-  """Peak and sum of exp(logit - peak) with the logits along an axis."""
+  """Adds the logits along an axis to the largest logit and the sum."""
   peak, total = running
   new = jnp.maximum(peak, logits.max(axis))
   share = jnp.exp(logits - jnp.expand_dims(new, axis)).sum(axis)
@@ -180,7 +193,7 @@ def _merge(running, logits, axis):
 
 
 def _logits(one, other, count):
-  """Products of two blocks, far below everything where they do not count."""
+  """Logits of two blocks, `_LOW` on the diagonal and in the padding."""
   (rows, i, *_), (columns, j, *_) = one, other
   i, j = i[:, None], j[None, :]
   candidate = (i != j) & (i < count) & (j < count)
@@ -200,8 +213,10 @@ def _put(tree, index, values):
 
 
 def _all_blocks(z, axis_name, size, extra=()):
-  """Blocks of this device's rows and of everyone's, as vectors, places and
-  extra, and how many rows there are in all."""
+  """Blocks of this device's rows, blocks of all rows, and their number N.
+
+  Blocks are tuples (vectors, places, *extra), as `_blocks` cuts them.
+  """
   alone = axis_name is None
   first = 0 if alone else lax.axis_index(axis_name) * len(z)
   mine = (*_blocks(z, size, first), *(_blocks(x, size, 0)[0] for x in extra))
@@ -211,7 +226,12 @@ def _all_blocks(z, axis_name, size, extra=()):
 
 
 def _blocks(values, size, first):
-  """[N, ...] -> ([K, size, ...], places int[K, size]), zeros at the end."""
+  """Cuts [N, ...] into K blocks, padded with zeros at the end.
+
+  Returns:
+    [K, size, ...], and int[K, size], the number of each row counted from
+    `first`.
+  """
   count = -(-len(values) // min(size, len(values)))
   size = -(-len(values) // count)
   missing = count * size - len(values)

@@ -1,7 +1,8 @@
-"""The pixel-wise contrastive loss against a double loop in float64."""
+"""InfoNCE and its means against double loops in float64."""
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,12 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from gcl_jax.losses.pixel import pixel_nce
+from gcl_jax.losses import (
+  anchor_losses,
+  info_nce,
+  pixel_nce,
+  prototype_nce,
+)
 
 pytestmark = pytest.mark.compiles
 
@@ -19,17 +25,23 @@ def unit(shape, seed=0):
   return z / np.linalg.norm(z, axis=-1, keepdims=True)
 
 
-def slow(anchors, positives, negatives, weights, temperature, used):
+def slow_losses(anchors, positives, negatives, temperature, used):
   """The definition, one anchor and one negative at a time."""
-  total = 0.0
-  for i, a in np.ndindex(*anchors.shape[:2]):
+  losses = np.zeros(anchors.shape[:2])
+  for i, a in np.ndindex(*losses.shape):
     right = np.exp(anchors[i, a] @ positives[i, a] / temperature)
     wrong = 0.0
     for p in range(negatives.shape[1]):
       if used[i, a, p]:
         wrong += np.exp(anchors[i, a] @ negatives[i, p] / temperature)
-    total -= weights[i, a] * np.log(right / (right + wrong))
-  return total / weights.sum()
+    losses[i, a] = -np.log(right / (right + wrong))
+  return losses
+
+
+def slow(anchors, positives, negatives, weights, temperature, used):
+  """The mean of `slow_losses` by weights."""
+  losses = slow_losses(anchors, positives, negatives, temperature, used)
+  return (weights * losses).sum() / weights.sum()
 
 
 def slow_gradient(loss, vectors, step=1e-6):
@@ -51,6 +63,77 @@ def batch():
   weights = np.array([[1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
   vectors = unit((2, 3, 4)), unit((2, 3, 4), 1), unit((2, 5, 4), 2)
   return vectors, weights, used
+
+
+@functools.partial(jax.jit, static_argnames="temperature")
+def jitted(vectors, used, temperature=0.1):
+  return anchor_losses(*vectors, used=used, temperature=temperature)
+
+
+# -- each anchor -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.7])
+def test_losses_of_anchors_are_the_double_loop(batch, temperature):
+  vectors, _, used = batch
+  singles = [np.float32(v) for v in vectors]
+  expected = slow_losses(*vectors, temperature, used)
+  assert expected[1, 0] == 0  # no negatives
+  found = jitted(singles, used, temperature)
+  chex.assert_trees_all_close(found, np.float32(expected), rtol=5e-6)
+  loss = functools.partial(anchor_losses, temperature=temperature)
+  each = jax.vmap(lambda a, p, n, u: loss(a, p, n, used=u))(*singles, used)
+  chex.assert_trees_all_close(each, found, rtol=1e-6)
+  everything = slow_losses(*vectors, temperature, np.ones_like(used))
+  chex.assert_trees_all_close(loss(*singles), np.float32(everything), rtol=5e-6)
+
+
+def test_losses_worked_by_hand():
+  # Cosines 0.9 of the positive, 0.5 and 0.1 of the negatives.
+  at = lambda cosine: [cosine, np.sqrt(1 - cosine**2)]  # noqa: E731
+  anchor, positive = jnp.float32([[1, 0]]), jnp.float32([at(0.9)])
+  negatives = jnp.float32([at(0.5), at(0.1)])
+  for temperature, expected in ((0.07, 0.003304), (0.1, 0.018479)):
+    found = anchor_losses(anchor, positive, negatives, temperature=temperature)
+    np.testing.assert_allclose(found, [expected], atol=5e-7)
+  # Equal vectors: log(1 + number of negatives).
+  same = jnp.zeros((400, 8)).at[:, 2].set(1)
+  found = anchor_losses(same[:3], same[:3], same, temperature=0.07)
+  np.testing.assert_allclose(found, np.full(3, 5.994), atol=5e-4)
+  np.testing.assert_allclose(found, np.full(3, np.log(401)), rtol=1e-6)
+
+
+def test_an_anchor_depends_on_its_own_positive_and_the_negatives(batch):
+  """Other anchors are no negatives; a further negative raises every loss."""
+  (anchors, positives, negatives), _, _ = batch
+  singles = [jnp.float32(v) for v in (anchors, positives, negatives)]
+  jacobian = jax.jacobian(anchor_losses, (0, 1, 2))(*singles, temperature=0.2)
+  chex.assert_shape(jacobian, [(2, 3, 2, 3, 4)] * 2 + [(2, 3, 2, 5, 4)])
+  for slopes in jacobian[:2]:
+    touched = np.abs(slopes).max(axis=-1) > 0
+    np.testing.assert_array_equal(touched.reshape(6, 6), np.eye(6, dtype=bool))
+  touched = np.abs(jacobian[2]).max(axis=-1) > 0
+  image = np.eye(2, dtype=bool)[:, None, :, None]
+  np.testing.assert_array_equal(touched, np.broadcast_to(image, touched.shape))
+  fewer = anchor_losses(*singles[:2], singles[2][:, 1:], temperature=0.2)
+  assert np.all(anchor_losses(*singles, temperature=0.2) > fewer)
+
+
+def test_gradient_of_an_anchor_left_out_is_zero(batch):
+  vectors, _, used = batch
+  keep = np.array([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]])
+
+  def total(anchors, positives, negatives):
+    vectors = anchors, positives, negatives
+    return jnp.sum(keep * jitted(vectors, used))
+
+  slopes = jax.grad(total, (0, 1))(*(jnp.float32(v) for v in vectors))
+  for slope in slopes:
+    assert not np.any(slope[keep == 0])
+  assert np.any(slopes[0][keep == 1])
+
+
+# -- pixels -------------------------------------------------------------------
 
 
 def compiled(vectors, weights, used, temperature=0.1):
@@ -201,6 +284,45 @@ def over_devices(step, mode, matrix, *batch):
   return jax.tree.map(lambda x: x[0], mapped(matrix, *split))
 
 
+# -- momentum contrast and prototypes ------------------------------------------
+
+
+def test_info_nce_matches_a_loop_and_spares_keys():
+  q, k, queue = unit((5, 4)), unit((5, 4), 1), unit((9, 4), 2)
+  expected = 0.0
+  for i in range(5):
+    logits = np.array([q[i] @ k[i], *[q[i] @ n for n in queue]]) / 0.2
+    expected -= (logits[0] - np.logaddexp.reduce(logits)) / 5
+  loss = functools.partial(info_nce, temperature=0.2)
+  arguments = [jnp.float32(x) for x in (q, k, queue)]
+  np.testing.assert_allclose(loss(*arguments), expected, rtol=1e-5)
+  for_query, *for_others = jax.jit(jax.grad(loss, (0, 1, 2)))(*arguments)
+  assert np.any(for_query) and not any(np.any(g) for g in for_others)
+
+
+def test_prototype_nce_matches_a_loop():
+  random = np.random.default_rng(0)
+  v = unit((6, 4))
+  prototypes = [unit((3, 4), 1), unit((5, 4), 2)]
+  assignments = [random.integers(0, len(c), 6) for c in prototypes]
+  densities = [random.uniform(0.05, 0.4, len(c)) for c in prototypes]
+  expected = 0.0
+  for c, s, phi in zip(prototypes, assignments, densities, strict=True):
+    for i in range(6):
+      logits = np.array([v[i] @ c[j] / phi[j] for j in range(len(c))])
+      expected -= (logits[s[i]] - np.logaddexp.reduce(logits)) / 12
+  value = jax.jit(prototype_nce)(
+    jnp.float32(v),
+    [jnp.float32(c) for c in prototypes],
+    [jnp.asarray(s) for s in assignments],
+    [jnp.float32(phi) for phi in densities],
+  )
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+# -- mistakes ------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
   ("change", "message"),
   [
@@ -220,3 +342,15 @@ def test_mistakes_are_named(change, message):
   }
   with pytest.raises(ValueError, match=message):
     pixel_nce(**{**arguments, **change})
+
+
+def test_mistakes_of_dictionaries_are_named():
+  z = jnp.ones((4, 2, 3))
+  with pytest.raises(ValueError, match="query and key must be"):
+    info_nce(z[:, 0], z[:2, 1], z[:, 0])
+  with pytest.raises(ValueError, match="queue must be"):
+    info_nce(z[:, 0], z[:, 1], z)
+  with pytest.raises(ValueError, match="equally many"):
+    prototype_nce(z[:, 0], [z[:, 0]], [], [])
+  with pytest.raises(ValueError, match="do not fit"):
+    prototype_nce(z[:, 0], [z[:, 0]], [jnp.arange(4)], [jnp.ones(3)])
