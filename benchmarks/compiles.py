@@ -126,15 +126,15 @@ def count_run(method: str, preset: str) -> None:
 
 
 def count_steps(method: str, preset: str) -> None:
-  """Every step and sweep of a run, compiled and not run."""
-  from gcl_jax.engine import ahead, parallel
+  """Every step and map of a run, compiled and not run."""
+  from gcl_jax.engine import compile_ahead, parallel
 
   config, counter = _config(method, preset), Counter()
   module = importlib.import_module(f"gcl_jax.methods.{method}.stages")
   mesh = parallel.make_mesh()
   for program in module.programs(config):
     counter.during(
-      program.name, lambda p=program: ahead.compile_program(p, mesh)
+      program.name, lambda p=program: compile_ahead.compile_program(p, mesh)
     )
   counter.print(config=f"{method}:{preset}", devices=mesh.size)
 

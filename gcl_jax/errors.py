@@ -36,8 +36,8 @@ class PeerLost(RuntimeError):
   exit_code = 4
 
 
-class Elsewhere(RuntimeError):
-  """Process 0 ended with an error of its own, which it tells."""
+class MainProcessFailed(RuntimeError):
+  """Raised in the other processes when process 0 failed, with its code."""
 
   def __init__(self, exit_code: int):
     super().__init__("process 0 stopped: its message says why")

@@ -20,12 +20,12 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from gcl_jax import data
-from gcl_jax.engine import ahead, distributed, stages, start
+from gcl_jax.engine import compile_ahead, distributed, stages, start
 from gcl_jax.engine.context import Context
 from gcl_jax.engine.settings import config_path, one_line
 from gcl_jax.errors import (
   ConfigError,
-  Elsewhere,
+  MainProcessFailed,
   NonFiniteError,
   PeerLost,
   Preempted,
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
       " --config=configs/severity.py:demo --workdir=runs/demo"
     )
   method = method_stages(config)
-  mesh = start.make_mesh(config, method.batch_sizes(config))
+  mesh = start.join(config, method.batch_sizes(config))
   distributed.keep_programs(pathlib.Path(workdir) / "compiled")
   with start.together(config, workdir, _STAGE.value):
     run(config, workdir, mesh, _STAGE.value)
@@ -109,10 +109,12 @@ def compile_only(config: Any, topology: str) -> None:
   memory, arithmetic and collectives of one chip."""
   method = method_stages(config)
   method.stages(config)  # refuses what could not run
-  mesh = ahead.tpu_mesh(topology)
+  mesh = compile_ahead.tpu_mesh(topology)
   print(f"{topology}: {mesh.size} chips", flush=True)
   for program in method.programs(config):
-    print(ahead.line(ahead.compile_program(program, mesh), topology))
+    print(
+      compile_ahead.line(compile_ahead.compile_program(program, mesh), topology)
+    )
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -147,7 +149,13 @@ def _with_file(argv: list[str]) -> list[str]:
 def _run(argv: list[str]) -> None:
   try:
     main(argv)
-  except (UserError, NonFiniteError, Preempted, Elsewhere, PeerLost) as error:
+  except (
+    UserError,
+    NonFiniteError,
+    Preempted,
+    MainProcessFailed,
+    PeerLost,
+  ) as error:
     _stop(error)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gcl_jax import data, main
-from gcl_jax.engine import ahead, parallel
+from gcl_jax.engine import compile_ahead, parallel
 from gcl_jax.engine.checkpoint import load_artifact
 from gcl_jax.engine.context import Context, Stage
 from gcl_jax.engine.tables import unpack
@@ -448,7 +448,7 @@ def test_the_programs_compile():
   config.arms = ("scratch", "simclr")
   found = {p.name: p for p in gcl_stages.programs(config)}
   assert set(found) == {"simclr", "gcl", "segment", "predict"}
-  facts = ahead.compile_program(found["predict"], devices())
+  facts = compile_ahead.compile_program(found["predict"], devices())
   assert not facts["collectives"]
 
 

@@ -17,7 +17,7 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from gcl_jax.collectives import pmean
-from gcl_jax.engine import ahead, cluster, distributed, parallel, state
+from gcl_jax.engine import cluster, compile_ahead, distributed, parallel, state
 from gcl_jax.errors import ConfigError
 
 pytestmark = pytest.mark.compiles
@@ -269,7 +269,7 @@ print([d.process_index for d in parallel.make_mesh(found.devices).devices])
 """
   done = subprocess.run(
     [sys.executable, "-c", script, name, str(slices)],
-    env=os.environ | ahead.HOST | {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1"},
+    env=os.environ | compile_ahead.HOST | {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1"},
     capture_output=True,
     text=True,
     timeout=120,

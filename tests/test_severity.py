@@ -15,9 +15,9 @@ from gcl_jax.engine.telemetry import read_metrics
 from gcl_jax.errors import ConfigError, DataError
 from gcl_jax.methods.severity import (
   checks,
+  error_map,
   gradcon,
   grade,
-  pooling,
   pretrain,
   score,
 )
@@ -165,8 +165,8 @@ def test_pooling_by_layers_against_plain_numpy():
     smooth = ndimage.gaussian_filter1d(image, 24 * 0.7 / 48, axis=0)
     blocks = np.split(smooth**2, 4, axis=1)
     worst = [np.sort(block.mean(1))[-4:].mean() for block in blocks]
-    expected.append(np.mean(np.log(np.array(worst) + pooling.FLOOR)))
-  found = pooling.by_layers(residual)
+    expected.append(np.mean(np.log(np.array(worst) + error_map.FLOOR)))
+  found = error_map.by_layers(residual)
   np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
 
 
@@ -174,7 +174,7 @@ def test_pooling_by_layers_sees_a_bad_row_that_the_mean_hardly_does():
   even = np.full((1, 48, 128, 1), 0.1, np.float32)
   lesion = even.copy()
   lesion[:, 20:26] *= 2
-  more = pooling.by_layers(lesion) - pooling.by_layers(even)
+  more = error_map.by_layers(lesion) - error_map.by_layers(even)
   assert np.exp(more) > 1.5 * np.mean(lesion**2) / np.mean(even**2)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gcl_jax.engine import manifest, parallel, sweep, train
+from gcl_jax.engine import inference, manifest, parallel, train
 from gcl_jax.engine.checkpoint import Checkpoints, load_artifact
 from gcl_jax.engine.dispatch import Dispatch
 from gcl_jax.engine.state import State
@@ -194,12 +194,12 @@ class Context:
     name: str,
     quiet: bool = False,
   ) -> PyTree:
-    """`sweep.map_examples` on the devices of the run, with its telemetry.
+    """`inference.map_examples` on the devices of the run, with its telemetry.
 
     A function is compiled once a stage for every size of batch. `quiet` leaves
     out progress bar and throughput record, for a pass inside a fit.
     """
-    return sweep.map_examples(
+    return inference.map_examples(
       function,
       tree,
       arrays,

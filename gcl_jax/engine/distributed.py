@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from gcl_jax.errors import ConfigError, Elsewhere
+from gcl_jax.errors import ConfigError, MainProcessFailed
 
 
 def is_main() -> bool:
@@ -42,7 +42,7 @@ def on_main(function: Callable[[], None]) -> None:
 
   Raises:
     What the function raised, in process 0.
-    Elsewhere: process 0 failed, in the others; with its exit code.
+    MainProcessFailed: process 0 failed, in the others; with its exit code.
   """
   error = None
   if is_main():
@@ -54,7 +54,7 @@ def on_main(function: Callable[[], None]) -> None:
     code = 0 if error is None else getattr(error, "exit_code", 1)
     code = int(multihost_utils.broadcast_one_to_all(np.int32(code)))
     if code and error is None:
-      raise Elsewhere(code)
+      raise MainProcessFailed(code)
   if error is not None:
     raise error
 

@@ -35,7 +35,7 @@ def write(context: Any, metrics: dict, notes: list[str]) -> None:
 
 
 def throughput(context: Any) -> dict[str, dict]:
-  """Name of each fit or sweep -> images/s, data wait, memory, compile time."""
+  """Name of each fit or map -> images/s, data wait, memory, compile time."""
   found = {}
   for stage in context.stage.inputs:
     found |= context.manifest(stage)["throughput"]

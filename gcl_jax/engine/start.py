@@ -14,7 +14,7 @@ from gcl_jax.engine.settings import one_line
 from gcl_jax.errors import ConfigError
 
 
-def make_mesh(config: Any, batch_sizes: Sequence[int]) -> Any:
+def join(config: Any, batch_sizes: Sequence[int]) -> Any:
   """Joins the processes and takes the devices that divide every batch."""
   found = cluster.find()
   processes = found.count or 1

@@ -39,7 +39,7 @@ class Telemetry:
   """What one stage reports while it runs.
 
   Attributes:
-    throughput: name of a fit or sweep -> dict of `images_per_s`, `data_wait`
+    throughput: name of a fit or map -> dict of `images_per_s`, `data_wait`
       (share of the time spent waiting for data, 0 to 1), `steps`, `compile_s`,
       `peak_bytes` with `peak_kind` ("device" or "process"), and `mfu` (None
       where the peak of the device is unknown, as on a CPU).
@@ -169,7 +169,7 @@ def peak_memory(devices) -> tuple[int, str]:
 
 
 class Stopwatch:
-  """Times the steps of one fit or sweep and sums up their throughput."""
+  """Times the steps of one fit or map and sums up their throughput."""
 
   def __init__(self, mesh: jax.sharding.Mesh):
     self._devices = list(mesh.local_devices)
@@ -181,7 +181,7 @@ class Stopwatch:
   def compile(self, function, *args, steps: int = 1):
     """Compiles `function`, `steps` steps, for these arguments ahead of time.
 
-    Notes the seconds (few for a program that another fit or sweep compiled),
+    Notes the seconds (few for a program that another fit or map compiled),
     and the FLOPs of a step over all devices.
     """
     begin = time.perf_counter()

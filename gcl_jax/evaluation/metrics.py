@@ -15,8 +15,8 @@ import numpy as np
 from gcl_jax.data.text import one_forms
 from gcl_jax.errors import DataError
 from gcl_jax.evaluation import weighted
-from gcl_jax.evaluation.masks import dice as dice
-from gcl_jax.evaluation.masks import hd95 as hd95
+from gcl_jax.evaluation.overlap import dice as dice
+from gcl_jax.evaluation.overlap import hd95 as hd95
 
 _BLOCK = 2_000_000  # weights held at once while bootstrapping
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from gcl_jax.data.text import one_forms
 from gcl_jax.errors import DataError
-from gcl_jax.evaluation import masks
+from gcl_jax.evaluation import overlap
 
 METRICS = ("dice", "hd95")
 
@@ -45,7 +45,7 @@ def volume_scores(
     truth, prediction, spacing = volume
     for c in range(len(names)):
       pair = np.asarray(truth) == c + 1, np.asarray(prediction) == c + 1
-      values = masks.dice(*pair), masks.hd95(*pair, spacing)
+      values = overlap.dice(*pair), overlap.hd95(*pair, spacing)
       table[:, v, c] = [np.nan if x is None else x for x in values]
   scores = {}
   for metric, rows in zip(METRICS, table, strict=True):

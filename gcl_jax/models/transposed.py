@@ -16,7 +16,7 @@ On XLA's CPU backend, measured on one core at 56 x 56, 32 -> 32, 16 images:
   weigh   17 ms as the strided convolution's own weight gradient, 27 ms as the
           product's; that of the dilated convolution takes 10 to 40 times more
 
-Elsewhere `up` is `lax.conv_transpose`. Under `vmap` the kernel gradients of
+MainProcessFailed `up` is `lax.conv_transpose`. Under `vmap` the kernel gradients of
 single images are made one after the other on a CPU, where a convolution in
 groups is slower still.
 """

@@ -12,7 +12,7 @@ import optax
 from gcl_jax import augment, augment_masks
 from gcl_jax.collectives import pmean
 from gcl_jax.engine import feed
-from gcl_jax.engine.ahead import Program, step_of
+from gcl_jax.engine.compile_ahead import Program, step_of
 from gcl_jax.engine.context import Context
 from gcl_jax.engine.optim import make_optimizer
 from gcl_jax.engine.state import State, create, update
@@ -248,7 +248,7 @@ def views_of(config: Any, mean: float, std: float) -> dict[str, Any]:
 def _predictor(
   network: Any, mean: float, std: float
 ) -> Callable[[Any, dict], jax.Array]:
-  """fn(variables, batch) for a sweep: the class of every pixel, uint8[B, H, W].
+  """fn(variables, batch) for `Context.map`: the class of every pixel, uint8[B, H, W].
 
   Args:
     network: `models.unet.unet`.

@@ -17,7 +17,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gcl_jax.collectives import pmean
-from gcl_jax.engine import cluster, distributed, feed, parallel, sweep, train
+from gcl_jax.engine import (
+  cluster,
+  distributed,
+  feed,
+  inference,
+  parallel,
+  train,
+)
 from gcl_jax.engine import state as states
 from gcl_jax.engine.optim import make_optimizer
 from gcl_jax.errors import ConfigError
@@ -28,7 +35,7 @@ OPTIMIZER = make_optimizer("sgd", 0.01, steps=10)
 
 def swept(mesh, mode):
   """The rows, in the order that `map_examples` gives their results."""
-  found = sweep.map_examples(
+  found = inference.map_examples(
     lambda weight, batch: {"row": weight * batch["row"]},
     jnp.float32(1),
     {"row": ROWS},

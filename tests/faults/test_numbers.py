@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gcl_jax.engine import cluster, parallel, start, sweep
+from gcl_jax.engine import cluster, inference, parallel, start
 from gcl_jax.errors import ConfigError
 from gcl_jax.evaluation import metrics
 from gcl_jax.gradients import gradcon
@@ -102,7 +102,7 @@ def test_row39_row40_scores_belong_to_the_image_in_any_batch(scored, size):
     return {"s": gradcon.scores(model, *tree, batch["x"], reference).score}
 
   def run(devices):
-    return sweep.map_examples(
+    return inference.map_examples(
       lambda tree, batch: score((tree,), batch),
       params,
       {"x": np.asarray(images)[order]},

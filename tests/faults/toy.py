@@ -27,7 +27,12 @@ from gcl_jax.engine.checkpoint import Checkpoints
 from gcl_jax.engine.manifest import array_hashes
 from gcl_jax.engine.optim import make_optimizer
 from gcl_jax.engine.telemetry import Telemetry
-from gcl_jax.errors import Elsewhere, NonFiniteError, Preempted, UserError
+from gcl_jax.errors import (
+  MainProcessFailed,
+  NonFiniteError,
+  Preempted,
+  UserError,
+)
 
 BATCH = 8
 DATA = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)
@@ -80,7 +85,7 @@ def main() -> int:
         run(arguments)
       except jax.errors.JaxRuntimeError as error:
         alive.lost(str(error))
-  except (UserError, NonFiniteError, Preempted, Elsewhere) as error:
+  except (UserError, NonFiniteError, Preempted, MainProcessFailed) as error:
     print(f"gcl_jax: {error}", file=sys.stderr, flush=True)
     return error.exit_code
   return 0

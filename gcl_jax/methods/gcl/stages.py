@@ -6,7 +6,7 @@ data -> gcl and every arm but scratch -> segment -> report
 import functools
 from typing import Any
 
-from gcl_jax.engine.ahead import Program, step_of
+from gcl_jax.engine.compile_ahead import Program, step_of
 from gcl_jax.engine.context import Stage
 from gcl_jax.methods.gcl import arms, data, pretrain, report
 from gcl_jax.methods.gcl.config import check

@@ -96,7 +96,7 @@ def _score() -> ml_collections.ConfigDict:
       source="autoencoder",  # or msp, odin, mahalanobis, random
       mode="gradcon",  # or grad, recon
       # How the error map becomes a number: mean (the papers), or layers,
-      # which looks for the worst rows of each part of the scan (pooling.py).
+      # which looks for the worst rows of each part of the scan (error_map.py).
       pooling="mean",
       beta=0.12,
       beta_scale="std",  # of the healthy reconstruction error; or absolute

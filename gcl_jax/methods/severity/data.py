@@ -9,7 +9,7 @@ from gcl_jax.data import formats, preprocess, splits
 from gcl_jax.data.source import Dataset
 from gcl_jax.engine.context import Context
 from gcl_jax.errors import DataError
-from gcl_jax.evaluation import baselines
+from gcl_jax.evaluation import label_free
 from gcl_jax.pipeline import prepare, sources
 from gcl_jax.pipeline.sources import Source
 
@@ -43,7 +43,7 @@ def run(context: Context) -> dict[str, Any]:
 def read(config: Any, dataset: Dataset, row: int) -> prepare.Row:
   """One scan by `config.preprocess`, and the texture of the stored one."""
   raw = dataset.read(row)
-  texture = baselines.texture_features([raw], [raw.shape[:2]])[0]
+  texture = label_free.texture_features([raw], [raw.shape[:2]])[0]
   return prepare.Row(prepared(raw, config), columns={"texture": texture})
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gcl_jax.engine.context import Context
-from gcl_jax.evaluation import baselines, metrics
+from gcl_jax.evaluation import label_free, metrics
 from gcl_jax.methods.severity import bin as bins
 from gcl_jax.pipeline.prepared import Prepared
 
@@ -45,9 +45,9 @@ def scores_of(context: Context, images: Prepared) -> dict[str, np.ndarray]:
   pixels = np.asarray(images.pixels)
   components = min(60, healthy.sum() - 1)
   if components > 0:
-    found["pca"] = baselines.pca_error(pixels[healthy], pixels, components)
-  found["edge"] = baselines.edge_energy(pixels)
-  found["brightness"] = baselines.brightness(pixels)
+    found["pca"] = label_free.pca_error(pixels[healthy], pixels, components)
+  found["edge"] = label_free.edge_energy(pixels)
+  found["brightness"] = label_free.brightness(pixels)
   return found
 
 
@@ -141,4 +141,4 @@ def _without_texture(images: Prepared, score: np.ndarray):
   features = features[:, np.isfinite(features).all(0)]
   if len(fit) < 3 * features.shape[1]:
     return None
-  return baselines.regress_out(score, features, fit)
+  return label_free.regress_out(score, features, fit)

@@ -8,7 +8,7 @@ import numpy as np
 from gcl_jax.engine.context import Context
 from gcl_jax.errors import DataError
 from gcl_jax.gradients import gradcon
-from gcl_jax.methods.severity import classifier, pooling, steps
+from gcl_jax.methods.severity import classifier, error_map, steps
 from gcl_jax.methods.severity.gradcon import make_model
 from gcl_jax.pipeline.prepared import Prepared
 
@@ -138,7 +138,7 @@ def _sweep(context: Context, images: Prepared, artifact: dict, name: str):
 
 
 def scorer(config: Any, model: Any) -> Callable[[dict, dict], dict]:
-  """fn({"params", "reference"}, batch) for a sweep: recon, error, cos, norm.
+  """fn({"params", "reference"}, batch) -> recon, error, cos, norm; for a map.
 
   Args:
     config: `config.score`.
@@ -158,7 +158,7 @@ def scorer(config: Any, model: Any) -> Callable[[dict, dict], dict]:
     )
     error = found.recon
     if config.pooling == "layers":
-      error = pooling.by_layers(x - model.apply(tree["params"], x))
+      error = error_map.by_layers(x - model.apply(tree["params"], x))
     return {
       "recon": found.recon,
       "error": error,

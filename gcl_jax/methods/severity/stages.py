@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gcl_jax.engine.ahead import Program, step_of
+from gcl_jax.engine.compile_ahead import Program, step_of
 from gcl_jax.engine.context import Stage
 from gcl_jax.engine.train import batch_of
 from gcl_jax.gradients import gradcon as gradients

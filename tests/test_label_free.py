@@ -6,7 +6,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression
 
 from gcl_jax.errors import DataError
-from gcl_jax.evaluation import baselines
+from gcl_jax.evaluation import label_free
 
 
 def pictures(count, seed=0, side=12):
@@ -25,26 +25,26 @@ def test_pca_error_equals_scikit_learn(components):
   model = PCA(min(components, 39), svd_solver="full").fit(flat[0])
   rebuilt = model.inverse_transform(model.transform(flat[1]))
   expected = np.mean((rebuilt - flat[1]) ** 2, axis=1)
-  found = baselines.pca_error(train, test, components)
+  found = label_free.pca_error(train, test, components)
   assert found == pytest.approx(expected, rel=1e-3)
 
 
 def test_pca_error_in_blocks_and_with_equal_images(monkeypatch):
   train, test = pictures(20), pictures(11, seed=1)
-  whole = baselines.pca_error(train, test, 5)
-  monkeypatch.setattr(baselines, "_BLOCK", 3)
-  assert baselines.pca_error(train, test, 5) == pytest.approx(whole, rel=1e-5)
+  whole = label_free.pca_error(train, test, 5)
+  monkeypatch.setattr(label_free, "_BLOCK", 3)
+  assert label_free.pca_error(train, test, 5) == pytest.approx(whole, rel=1e-5)
   same = np.repeat(train[:1], 4, axis=0)
-  assert baselines.pca_error(same, same, 5) == pytest.approx(np.zeros(4))
-  few = baselines.pca_error(train, test, 5, max_train=6)
+  assert label_free.pca_error(same, same, 5) == pytest.approx(np.zeros(4))
+  few = label_free.pca_error(train, test, 5, max_train=6)
   assert (few != whole).any() and (few < 1).all()
 
 
 def test_pca_refuses_what_it_cannot_fit():
   with pytest.raises(DataError, match="2 healthy"):
-    baselines.pca_error(pictures(1), pictures(3))
+    label_free.pca_error(pictures(1), pictures(3))
   with pytest.raises(DataError, match="sizes"):
-    baselines.pca_error(pictures(5), pictures(3, side=10))
+    label_free.pca_error(pictures(5), pictures(3, side=10))
 
 
 def test_edge_energy_sees_bumps_not_layers():
@@ -52,11 +52,11 @@ def test_edge_energy_sees_bumps_not_layers():
   flat = np.where(rows < 20, 200, 50)
   bumpy = np.where(rows < 20 + 6 * np.sin(columns / 5), 200, 50)
   images = np.stack([flat, bumpy]).astype(np.uint8)[..., None]
-  energy = baselines.edge_energy(images)
+  energy = label_free.edge_energy(images)
   assert energy[0] == pytest.approx(0, abs=1e-6) and energy[1] > 0.005
   # A linear ramp along the rows: its slope, but for the smoothed borders.
   ramp = np.broadcast_to(np.arange(200), (10, 200)).astype(np.uint8)
-  assert baselines.edge_energy(ramp[None, ..., None])[0] == pytest.approx(
+  assert label_free.edge_energy(ramp[None, ..., None])[0] == pytest.approx(
     1 / 255, rel=0.02
   )
 
@@ -64,8 +64,8 @@ def test_edge_energy_sees_bumps_not_layers():
 def test_brightness_and_texture_by_hand():
   image = np.zeros((10, 10), np.uint8)
   image[4, 5] = 255
-  assert baselines.brightness(image[None, ..., None]) == pytest.approx([0.01])
-  mean, sd, background, p99, sharpness = baselines.texture_features([image])[0]
+  assert label_free.brightness(image[None, ..., None]) == pytest.approx([0.01])
+  mean, sd, background, p99, sharpness = label_free.texture_features([image])[0]
   assert (mean, background) == (pytest.approx(0.01), 0)
   assert sd == pytest.approx(np.sqrt(0.01 * 0.99))
   assert p99 == pytest.approx(np.quantile(image / 255, 0.99))
@@ -84,14 +84,14 @@ def test_texture_reads_every_stored_kind_alike():
     grey.astype(np.uint16) * 257,
     grey / 255,
   ]
-  table = baselines.texture_features(kinds)
-  assert table.shape == (5, len(baselines.TEXTURE))
+  table = label_free.texture_features(kinds)
+  assert table.shape == (5, len(label_free.TEXTURE))
   assert table == pytest.approx(np.repeat(table[:1], 5, axis=0), rel=1e-4)
-  flat = baselines.texture_features([np.zeros((8, 9))], sizes=[[496, 512]])
+  flat = label_free.texture_features([np.zeros((8, 9))], sizes=[[496, 512]])
   assert np.isfinite(flat).all()
   assert np.exp(flat[0, 5:]) == pytest.approx([496, 512])
   with pytest.raises(DataError):
-    baselines.texture_features([grey], sizes=[[0, 3]])
+    label_free.texture_features([grey], sizes=[[0, 3]])
 
 
 def test_regress_out_equals_a_linear_model():
@@ -101,18 +101,18 @@ def test_regress_out_equals_a_linear_model():
   scores = table @ [1, 0.02, 30] + rng.normal(size=80)
   model = LinearRegression().fit(table[healthy], scores[healthy])
   expected = scores - model.predict(table)
-  found = baselines.regress_out(scores, table, healthy)
+  found = label_free.regress_out(scores, table, healthy)
   assert found == pytest.approx(expected, abs=1e-9)
   assert found[healthy].mean() == pytest.approx(0, abs=1e-12)
   rows = np.flatnonzero(healthy)
-  assert (baselines.regress_out(scores, table, rows) == found).all()
+  assert (label_free.regress_out(scores, table, rows) == found).all()
 
 
 def test_regress_out_removes_brightness_and_keeps_disease():
   rng = np.random.default_rng(1)
   light, sick = rng.normal(size=400), np.arange(400) >= 200
   scores = 3 * light + sick + 0.1 * rng.normal(size=400)
-  left = baselines.regress_out(scores, light[:, None], ~sick)
+  left = label_free.regress_out(scores, light[:, None], ~sick)
   assert abs(np.corrcoef(left[~sick], light[~sick])[0, 1]) < 1e-9
   assert left[sick].mean() == pytest.approx(1, abs=0.1)
 
@@ -120,10 +120,10 @@ def test_regress_out_removes_brightness_and_keeps_disease():
 def test_regress_out_refuses_bad_rows():
   scores, table = np.arange(9.0), np.ones((9, 3))
   with pytest.raises(DataError, match="cannot fit"):
-    baselines.regress_out(scores, table, np.arange(4))
+    label_free.regress_out(scores, table, np.arange(4))
   with pytest.raises(DataError, match="finite"):
-    baselines.regress_out(scores * np.nan, table, np.arange(9))
+    label_free.regress_out(scores * np.nan, table, np.arange(9))
   with pytest.raises(DataError):
-    baselines.regress_out(scores, table[:5], np.arange(9))
-  constant = baselines.regress_out(scores, table, np.arange(9))
+    label_free.regress_out(scores, table[:5], np.arange(9))
+  constant = label_free.regress_out(scores, table, np.arange(9))
   assert constant == pytest.approx(scores - 4)

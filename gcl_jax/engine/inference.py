@@ -22,7 +22,7 @@ def map_examples(
   mesh: jax.sharding.Mesh,
   mode: str = "shard_map",
   batch_size: int,
-  name: str = "sweep",
+  name: str = "map",
   telemetry: Telemetry | None = None,
   compiled: dict | None = None,
 ) -> PyTree:
@@ -44,7 +44,7 @@ def map_examples(
       their number. The last batch is padded by repeating its last row.
     name: of the progress bar and the throughput record.
     telemetry: where progress and throughput go; None drops them.
-    compiled: a dict kept from sweep to sweep of the same function, so that it
+    compiled: a dict kept from call to call of the same function, so that it
       is compiled once for the same shapes.
 
   Returns:

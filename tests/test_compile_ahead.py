@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from gcl_jax import main
-from gcl_jax.engine import ahead, parallel
+from gcl_jax.engine import compile_ahead, parallel
 from gcl_jax.errors import ConfigError
 from gcl_jax.methods.severity.config import get_config
 from gcl_jax.methods.severity.stages import programs
@@ -25,10 +25,10 @@ def test_the_programs_are_those_of_a_run():
     *("features", "supervised"),
   }
   mesh = parallel.make_mesh(jax.devices()[:2])
-  score = ahead.compile_program(found["score"], mesh)
+  score = compile_ahead.compile_program(found["score"], mesh)
   assert not score["collectives"]
   assert score["gib"] > 0
-  features = ahead.compile_program(found["features"], mesh)
+  features = compile_ahead.compile_program(found["features"], mesh)
   assert not features["collectives"]
   # Eight images a batch, 32 x 64: at least their bytes and the weights'.
   assert features["gib"] * 2**30 > 4 * 32 * 64
@@ -50,19 +50,19 @@ def test_the_line_says_whether_it_fits():
     "gflop": 80.0,
     "collectives": {"all_reduce": 3},
   }
-  said = ahead.line(facts, "v5e:2x4")
+  said = compile_ahead.line(facts, "v5e:2x4")
   assert "12.50 GiB a chip of 16 GiB: fits" in said and "3 all_reduce" in said
-  assert "DOES NOT FIT" in ahead.line(facts | {"gib": 17.0}, "v5e:2x4")
+  assert "DOES NOT FIT" in compile_ahead.line(facts | {"gib": 17.0}, "v5e:2x4")
 
 
 def test_what_is_no_slice_is_refused():
   with pytest.raises(ConfigError, match="not a slice such as v5e:2x4"):
-    ahead.tpu_mesh("v5e")
+    compile_ahead.tpu_mesh("v5e")
   config = get_config("tiny")
   program = programs(config)[0]
   mesh = parallel.make_mesh(jax.devices()[:3])
   with pytest.raises(ConfigError, match="gradcon: a batch of 8 cannot"):
-    ahead.compile_program(program, mesh)
+    compile_ahead.compile_program(program, mesh)
 
 
 @pytest.mark.skipif(

@@ -1,11 +1,11 @@
-"""A sweep gives every row its own value, whatever the batches."""
+"""A pass over the data gives every row its own value, whatever the batches."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gcl_jax.engine import parallel, sweep
+from gcl_jax.engine import inference, parallel
 from gcl_jax.engine.telemetry import Telemetry
 from gcl_jax.errors import DataError
 
@@ -35,7 +35,7 @@ def expected_scores():
 
 def run(batch_size, devices=8, mode="shard_map", images=IMAGES, **settings):
   mesh = parallel.make_mesh(jax.devices()[:devices])
-  return sweep.map_examples(
+  return inference.map_examples(
     function,
     WEIGHTS,
     {"image": images},
@@ -98,7 +98,7 @@ def test_compiled_once_and_measured():
 
   telemetry = Telemetry()
   mesh = parallel.make_mesh(jax.devices()[:2])
-  sweep.map_examples(
+  inference.map_examples(
     counted,
     WEIGHTS,
     {"image": IMAGES},
@@ -120,11 +120,11 @@ def test_bad_arrays_and_functions_are_refused():
   settings = {"mesh": mesh, "batch_size": 4}
   with pytest.raises(DataError, match="'image': 13, 'label': 2"):
     arrays = {"image": IMAGES, "label": np.zeros(2)}
-    sweep.map_examples(function, WEIGHTS, arrays, **settings)
+    inference.map_examples(function, WEIGHTS, arrays, **settings)
   with pytest.raises(DataError, match="'image': 0"):
-    sweep.map_examples(function, WEIGHTS, {"image": IMAGES[:0]}, **settings)
+    inference.map_examples(function, WEIGHTS, {"image": IMAGES[:0]}, **settings)
   with pytest.raises(ValueError, match=r"one row per row.*\(1,\) for 4 rows"):
-    sweep.map_examples(
+    inference.map_examples(
       lambda tree, batch: batch["image"].mean((1, 2))[:1],
       WEIGHTS,
       {"image": IMAGES},
