@@ -6,6 +6,7 @@ no batch normalisation: a per-image gradient would otherwise depend on the
 other images of the batch.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gcl_jax.models.layers import draw_kernels
 from gcl_jax.models.transposed import TransposedConv
 
 Params = dict[str, dict[str, jax.Array]]
@@ -112,7 +114,7 @@ def autoencoder(
     check_size(image_shape, channels, padding)
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     shapes = jax.eval_shape(module.init, key, images)["params"]
-    draw = _draw if initialiser == "torch" else _draw_he
+    draw = _draw_uniform if initialiser == "torch" else _draw_he
     return jax.jit(lambda key: draw(key, shapes))(key)
 
   return Autoencoder(
@@ -151,46 +153,30 @@ def check_size(
       )
 
 
-def _draw(key: jax.Array, shapes: Any) -> Params:
-  """Uniform in +-1/sqrt(fan_in), cut from one draw.
+def _draw_uniform(key: jax.Array, shapes: Any) -> Params:
+  """Kernels and biases uniform in +-1/sqrt(fan_in), PyTorch's default.
 
-  Sixteen draws would be sixteen random programs to compile: seconds, not
-  tenths of one.
+  PyTorch counts fan_in of a transposed convolution on its outputs.
   """
-  total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-  values = jax.random.uniform(key, (total,), minval=-1.0)
-  params, start = {}, 0
-  for name, layer in shapes.items():
-    bound, params[name] = _bound(name, layer), {}
-    for part, leaf in layer.items():
-      piece = values[start : start + leaf.size]
-      params[name][part] = bound * piece.reshape(leaf.shape)
-      start += leaf.size
-  return params
+
+  def bound(path, shape):
+    _, _, cin, cout = shapes[path[0]]["kernel"].shape
+    return (16 * (cout if path[0] in _DECODER else cin)) ** -0.5
+
+  uniform = functools.partial(jax.random.uniform, minval=-1.0)
+  drawn = ("kernel", "bias")
+  return draw_kernels(key, shapes, bound, drawn=drawn, sample=uniform)
 
 
 def _draw_he(key: jax.Array, shapes: Any) -> Params:
-  """Normal kernels for ReLU layers, zero biases, cut from one draw."""
-  total = sum(layer["kernel"].size for layer in shapes.values())
-  values = jax.random.normal(key, (total,))
-  params, start = {}, 0
-  for name, layer in shapes.items():
-    kernel = layer["kernel"]
-    # At stride 2 an output of the decoder sees 2 x 2 positions.
-    seen = (4 if name in _DECODER else 16) * kernel.shape[2]
-    piece = values[start : start + kernel.size].reshape(kernel.shape)
-    params[name] = {
-      "kernel": piece * (2 / seen) ** 0.5,
-      "bias": jnp.zeros(layer["bias"].shape),
-    }
-    start += kernel.size
-  return params
+  """Normal kernels for layers with ReLU (He et al. 2015), zero biases."""
 
+  def spread(path, shape):
+    # At stride 2 an output of the decoder reads 2 x 2 input positions.
+    positions = 4 if path[0] in _DECODER else 16
+    return (2 / (positions * shape[2])) ** 0.5
 
-def _bound(name: str, layer: Any) -> float:
-  """1/sqrt(fan_in), which PyTorch counts on the outputs of d1..d4."""
-  _, _, cin, cout = layer["kernel"].shape
-  return (16 * (cout if name in _DECODER else cin)) ** -0.5
+  return draw_kernels(key, shapes, spread)
 
 
 def _decoder_weights(params: Params) -> tuple[jax.Array, ...]:

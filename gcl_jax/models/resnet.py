@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gcl_jax.models.convolution import Conv
-from gcl_jax.models.layers import Model, max_pool
+from gcl_jax.models.layers import Model, draw_kernels, max_pool
 
 _BLOCKS = {
   "resnet10": ((1, 1, 1, 1), False),
@@ -81,27 +81,14 @@ def resnet(
 
 
 def _init(module: nn.Module, key: jax.Array, image_shape: Sequence[int]):
-  """All kernels cut from one normal draw: one random program to compile."""
   image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
   shapes = jax.eval_shape(module.init, jax.random.key(0), image)
-  leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
-  sizes = [leaf.size for path, leaf in leaves if _name(path) == "kernel"]
-  draws = jnp.split(jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes))
-  draws = iter(draws)
-  values = []
-  for path, leaf in leaves:
-    if _name(path) == "kernel":
-      height, width, _, features = leaf.shape
-      scale = np.sqrt(2 / (height * width * features))
-      values.append(next(draws).reshape(leaf.shape) * scale)
-    else:
-      one = _name(path) in ("scale", "var")
-      values.append(jnp.full(leaf.shape, float(one), leaf.dtype))
-  return jax.tree.unflatten(structure, values)
+  return draw_kernels(key, shapes, _fan_out_scale)
 
 
-def _name(path) -> str:
-  return path[-1].key
+def _fan_out_scale(path, shape) -> float:
+  height, width, _, features = shape
+  return np.sqrt(2 / (height * width * features))
 
 
 class _ResNet(nn.Module):

@@ -22,7 +22,7 @@ import numpy as np
 
 from gcl_jax.models import heads
 from gcl_jax.models.convolution import Conv
-from gcl_jax.models.layers import Model
+from gcl_jax.models.layers import Model, draw_kernels
 from gcl_jax.models.transposed import depth_to_space
 
 _SLOPE = 0.01  # of the LeakyReLU below 0
@@ -100,7 +100,7 @@ def unet(
     _check((1, *image_shape), stride)
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     shapes = _shapes(encoder(), decoder(), images)
-    return _draw(key, shapes)
+    return draw_kernels(key, shapes, _fan_in_scale)
 
   def encode(variables, images, *, train=False, axis_name=None):
     _check(images.shape, stride)
@@ -185,26 +185,8 @@ def _shapes(encoder, decoder, images):
   return jax.eval_shape(both, jax.random.key(0), images)
 
 
-def _draw(key, shapes):
-  """All kernels cut from one normal draw: one random program to compile."""
-  leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
-  names = [path[-1].key for path, _ in leaves]
-  sizes = [
-    leaf.size
-    for name, (_, leaf) in zip(names, leaves, strict=True)
-    if name == "kernel"
-  ]
-  draws = jnp.split(jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes))
-  draws, values = iter(draws), []
-  for name, (_, leaf) in zip(names, leaves, strict=True):
-    if name == "kernel":
-      fan_in = np.prod(leaf.shape[:3])
-      scale = np.sqrt(2 / (1 + _SLOPE**2) / fan_in)
-      values.append(next(draws).reshape(leaf.shape) * scale)
-    else:
-      one = name in ("scale", "var")
-      values.append(jnp.full(leaf.shape, float(one), leaf.dtype))
-  return jax.tree.unflatten(structure, values)
+def _fan_in_scale(path, shape):
+  return np.sqrt(2 / (1 + _SLOPE**2) / np.prod(shape[:3]))
 
 
 def _halve(inputs):
