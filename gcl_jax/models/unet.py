@@ -19,6 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gcl_jax.models import heads
 from gcl_jax.models.convolution import Conv
@@ -46,9 +47,21 @@ class UNet(NamedTuple):
       W / stride, feature_dim]; skips, one per level above it, full size first.
     segment: `segment(variables, images, *, train=False, axis_name=None)` ->
       (logits float32[B, H, W, classes], batch_stats).
-    transfer: `transfer(fresh, pretrained)` -> fresh variables with the encoder
-      (parameters and statistics) of the pretrained ones; the decoder stays.
-      ValueError where the two encoders differ in shape.
+    features: `features(variables, images, *, levels_up, train=False,
+      axis_name=None)` -> (map, batch_stats): the decoder's map after
+      `levels_up` up-steps, float32[B, H / s, W / s, C] with s = stride /
+      2^levels_up and C = widths[-1 - levels_up]. 0 gives the bottleneck,
+      levels - 1 the map ahead of the output layer; ValueError beyond. Later
+      decoder stages are not computed: the gradients of their parameters are 0,
+      their statistics stay, and `variables` need not hold them.
+    subset: `subset(variables, levels_up)` -> the variables that `features`
+      needs for this `levels_up`: the encoder and the decoder stages "up<k>" and
+      "level<k>" up to there. Training no others keeps weight decay off layers
+      without a gradient.
+    transfer: `transfer(fresh, pretrained)` -> fresh variables in which the
+      pretrained encoder and every decoder stage in `pretrained` replace the
+      fresh ones, parameters and statistics. ValueError, naming the array, where
+      one is missing, unknown or of another shape.
     feature_dim: channels of the bottleneck.
     stride: pixels per side of a bottleneck cell, 2^(levels - 1).
   """
@@ -56,6 +69,8 @@ class UNet(NamedTuple):
   init: Callable[..., Any]
   encode: Callable[..., Any]
   segment: Callable[..., Any]
+  features: Callable[..., Any]
+  subset: Callable[[Any, int], Any]
   transfer: Callable[[Any, Any], Any]
   feature_dim: int
   stride: int
@@ -107,15 +122,32 @@ def unet(
     module = encoder(train=train, axis_name=axis_name)
     return _apply(module, "encoder", variables, train, images)
 
-  def segment(variables, images, *, train=False, axis_name=None):
+  def decode(variables, images, train, axis_name, levels_up=None):
     (bottleneck, skips), stats = encode(
       variables, images, train=train, axis_name=axis_name
     )
+    if levels_up == 0:
+      return bottleneck, stats
     variables = {"params": variables["params"], "batch_stats": stats}
     module = decoder(train=train, axis_name=axis_name)
-    return _apply(module, "decoder", variables, train, bottleneck, skips)
+    inputs = bottleneck, skips, levels_up
+    return _apply(module, "decoder", variables, train, *inputs)
 
-  return UNet(init, encode, segment, _transfer, widths[-1], stride)
+  def segment(variables, images, *, train=False, axis_name=None):
+    return decode(variables, images, train, axis_name)
+
+  def features(variables, images, *, levels_up, train=False, axis_name=None):
+    _check_levels(levels_up, widths)
+    return decode(variables, images, train, axis_name, levels_up)
+
+  def subset(variables, levels_up):
+    _check_levels(levels_up, widths)
+    run = range(len(widths) - levels_up, len(widths))
+    return _subset(variables, [f"{x}{k}" for x in ("up", "level") for k in run])
+
+  return UNet(
+    init, encode, segment, features, subset, _transfer, widths[-1], stride
+  )
 
 
 def pixel_projection(channels: int, out: int = 128) -> Model:
@@ -158,20 +190,45 @@ def _apply(module, name, variables, train, *inputs):
   return outputs, {**stats, name: updated["batch_stats"]} if train else stats
 
 
-def _transfer(fresh, pretrained):
-  def shapes(variables):
-    halves = {kind: variables[kind]["encoder"] for kind in fresh}
-    return jax.tree.map(jnp.shape, halves)
-
-  if shapes(fresh) != shapes(pretrained):
+def _check_levels(levels_up, widths):
+  if levels_up not in range(len(widths)):
     raise ValueError(
-      "the pretrained encoder does not fit this U-Net: widths and image "
-      "channels of both must be the same"
+      f"levels_up must be 0 to {len(widths) - 1} for a U-Net of {len(widths)}"
+      f" levels, got {levels_up}"
     )
+
+
+def _subset(variables, stages):
+  """The encoder and those decoder stages by name that are there."""
   return {
-    kind: {**fresh[kind], "encoder": pretrained[kind]["encoder"]}
-    for kind in fresh
+    kind: {
+      "encoder": halves["encoder"],
+      "decoder": {
+        name: stage
+        for name, stage in halves.get("decoder", {}).items()
+        if name in stages
+      },
+    }
+    for kind, halves in variables.items()
   }
+
+
+def _transfer(fresh, pretrained):
+  stages = pretrained["params"].get("decoder", {})
+  wanted = flatten_dict(_subset(fresh, stages), sep="/")
+  given = flatten_dict(pretrained, sep="/")
+  for name in sorted(wanted | given):
+    shape, fits = (
+      jnp.shape(arrays[name]) if name in arrays else "absent"
+      for arrays in (given, wanted)
+    )
+    if shape != fits:
+      raise ValueError(
+        f"the pretrained network does not fit this U-Net: {name} is {shape}"
+        f" there and {fits} here; widths, image channels and, where the output"
+        " layer is transferred, classes of both must be the same"
+      )
+  return unflatten_dict(flatten_dict(fresh, sep="/") | given, sep="/")
 
 
 def _shapes(encoder, decoder, images):
@@ -255,8 +312,11 @@ class _Decoder(nn.Module):
   axis_name: str | None = None
 
   @nn.compact
-  def __call__(self, hidden, skips):
-    for k in reversed(range(len(self.widths))):
+  def __call__(self, hidden, skips, levels_up=None):
+    """Logits, or the map after `levels_up` up-steps where that is given."""
+    levels = len(self.widths)
+    last = 0 if levels_up is None else levels - levels_up
+    for k in reversed(range(last, levels)):
       width = self.widths[k]
       # Windows of a 2x2 up-convolution of stride 2 do not overlap: it is one
       # product per input position, its outputs laid out as a 2x2 cell.
@@ -267,5 +327,7 @@ class _Decoder(nn.Module):
         width, self.dtype, self.train, self.axis_name, name=f"level{k + 1}"
       )
       hidden = level(hidden)
-    output = Conv(self.classes, (1, 1), use_bias=True, name="output")
-    return output(hidden.astype(jnp.float32))
+    hidden = hidden.astype(jnp.float32)
+    if levels_up is not None:
+      return hidden
+    return Conv(self.classes, (1, 1), use_bias=True, name="output")(hidden)
