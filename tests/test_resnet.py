@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -194,7 +195,7 @@ def np_pool(x):
 
 
 def np_resnet(variables, x, blocks, bottleneck, stem, train):
-  """The network of the paper, written out; returns features and means."""
+  """The network of the paper, written out; returns the maps of the stages."""
 
   def layer(x, names, stride, padding):
     conv_name, norm_name = names
@@ -211,7 +212,7 @@ def np_resnet(variables, x, blocks, bottleneck, stem, train):
   stride, padding = (1, 1) if stem == "cifar" else (2, 3)
   x = np.maximum(layer(x, ("stem", ["stem_norm"]), stride, padding), 0)
   x = np_pool(x) if stem == "imagenet" else x
-  means = [x.mean((1, 2))]
+  maps = [x]
   for stage, count in enumerate(blocks):
     for index in range(count):
       stride = 2 if stage and not index else 1
@@ -229,8 +230,8 @@ def np_resnet(variables, x, blocks, bottleneck, stem, train):
         names = ("shortcut", [name, "shortcut_norm"])
         x = layer(x, names, stride, 0)
       x = np.maximum(hidden + x, 0)
-    means.append(x.mean((1, 2)))
-  return means
+    maps.append(x)
+  return maps
 
 
 def random_variables(model, image_shape):
@@ -248,20 +249,20 @@ def random_variables(model, image_shape):
 
 
 @pytest.mark.parametrize(
-  "arch, stem, train",
+  "arch, stem, channels, train",
   [
-    ("resnet18", "cifar", True),
-    ("resnet10", "imagenet", False),
-    ("resnet34", "oct", False),
-    ("resnet50", "imagenet", True),
+    ("resnet18", "cifar", 3, True),
+    ("resnet10", "imagenet", 1, False),
+    ("resnet34", "oct", 3, False),
+    ("resnet50", "imagenet", 1, True),
   ],
 )
-def test_network_equals_numpy(arch, stem, train):
+def test_network_equals_numpy(arch, stem, channels, train):
   model = resnet(arch, stem, width=4)
-  images = normal(3, 17, 22, 1)
-  variables = random_variables(model, (17, 22, 1))
-  run = jax.jit(functools.partial(model.apply, train=train, taps=True))
-  features, stats, means = run(variables, images)
+  images = normal(3, 17, 22, channels)
+  variables = random_variables(model, (17, 22, channels))
+  run = functools.partial(model.apply, train=train, taps=True, maps=True)
+  features, stats, means, maps = jax.jit(run)(variables, images)
   each = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2)}
   blocks = each.get(arch, (3, 4, 6, 3))
   expected = np_resnet(
@@ -274,9 +275,13 @@ def test_network_equals_numpy(arch, stem, train):
   )
   assert features.shape == (3, model.feature_dim)
   np.testing.assert_array_equal(features, means[-1])
-  assert len(means) == len(expected) == 5
-  for ours, theirs in zip(means, expected, strict=True):
-    np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-3)
+  assert len(expected) == 5
+  for ours, theirs in (
+    (means, [x.mean((1, 2)) for x in expected]),
+    (maps, expected),
+  ):
+    theirs = [np.float32(x) for x in theirs]
+    chex.assert_trees_all_close(ours, theirs, rtol=2e-3, atol=2e-3)
   same = jax.tree.map(np.array_equal, stats, variables["batch_stats"])
   assert any(jax.tree.leaves(same)) != train
 
@@ -319,12 +324,14 @@ def test_batch_statistics_are_of_all_devices():
 
   def step(params, images, target, axis_name=None):
     def loss(params):
-      features, stats = model.apply(
+      features, stats, maps = model.apply(
         {"params": params, "batch_stats": variables["batch_stats"]},
         images,
         train=True,
         axis_name=axis_name,
+        maps=True,
       )
+      features = (features + jnp.mean(maps[-1], (1, 2))) / 2  # the same twice
       return jnp.mean(jnp.sum(features * target, axis=1)), stats
 
     (value, stats), gradient = jax.value_and_grad(loss, has_aux=True)(params)
@@ -354,6 +361,24 @@ def test_batch_statistics_are_of_all_devices():
       found,
       expected,
     )
+
+
+def test_maps_and_taps_are_appended_where_asked():
+  model = resnet("resnet18", "oct", width=2, dtype="bfloat16")
+  variables = random_variables(model, (32, 16, 3))
+  images = normal(2, 32, 16, 3)
+  run = jax.jit(model.apply, static_argnames=("taps", "maps"))
+  full = run(variables, images, taps=True, maps=True)
+  chex.assert_trees_all_equal(run(variables, images), full[:2])
+  chex.assert_trees_all_equal(run(variables, images, taps=True), full[:3])
+  features, _, maps = run(variables, images, maps=True)
+  chex.assert_trees_all_equal(maps, full[3])
+  sizes = [(16, 8, 2), (16, 8, 2), (8, 4, 4), (4, 2, 8), (2, 1, 16)]
+  chex.assert_shape(maps, [(2, *size) for size in sizes])
+  chex.assert_type([features, *maps], jnp.float32)
+  np.testing.assert_allclose(
+    features, np.mean(maps[-1], (1, 2)), rtol=1e-5, atol=1e-6
+  )
 
 
 def test_evaluation_looks_at_one_image_at_a_time():

@@ -33,12 +33,18 @@ def resnet(
   `init(key, (H, W, C))` -> {"params", "batch_stats"}, all float32. Kernels are
   normal with variance 2 / (h w out), scales 1, biases 0.
 
-  `apply(variables, images, *, train=False, axis_name=None, taps=False)` ->
-  (features float32[B, feature_dim], batch_stats), for images
-  float[B, H, W, C]. With `train` the batch's statistics are used and folded
-  into the running ones (momentum 0.9); with `axis_name` they are those of the
-  batches of all devices together. With `taps` a third output lists the spatial
-  means float32[B, channels] after the stem and after each of the four stages.
+  `apply(variables, images, *, train=False, axis_name=None, taps=False,
+  maps=False)` -> (features float32[B, feature_dim], batch_stats), for images
+  float[B, H, W, C]:
+
+    train: normalises by the statistics of the batch and updates the running
+      ones (momentum 0.9).
+    axis_name: takes these statistics over the batches of all devices.
+    taps: appends the spatial means after the stem and after each of the four
+      stages, a list of float32[B, channels].
+    maps: appends (after the taps, if both are set) the feature maps behind
+      those means, a list of float32[B, h, w, channels]; the last is the map
+      that `features` averages. A stage after the first halves h and w.
 
   Args:
     arch: "resnet10" (one block a stage), "resnet18", "resnet34", "resnet50".
@@ -69,12 +75,19 @@ def resnet(
     _ResNet, blocks, bottleneck, stem, width, jnp.dtype(dtype), remat
   )
 
-  def apply(variables, images, *, train=False, axis_name=None, taps=False):
-    (features, means), updated = module(train=train, axis_name=axis_name).apply(
+  def apply(
+    variables, images, *, train=False, axis_name=None, taps=False, maps=False
+  ):
+    stages, updated = module(train=train, axis_name=axis_name).apply(
       variables, images, mutable=["batch_stats"] if train else []
     )
     stats = updated["batch_stats"] if train else variables["batch_stats"]
-    return (features, stats, means) if taps else (features, stats)
+    outputs = [_spatial_mean(stages[-1]), stats]
+    if taps:
+      outputs.append([_spatial_mean(stage) for stage in stages])
+    if maps:
+      outputs.append([stage.astype(jnp.float32) for stage in stages])
+    return tuple(outputs)
 
   feature_dim = width * 8 * (4 if bottleneck else 1)
   return Model(functools.partial(_init, module()), apply, feature_dim)
@@ -92,6 +105,8 @@ def _fan_out_scale(path, shape) -> float:
 
 
 class _ResNet(nn.Module):
+  """Feature maps after the stem and after each stage."""
+
   blocks: Sequence[int]
   bottleneck: bool
   stem: str
@@ -118,7 +133,7 @@ class _ResNet(nn.Module):
     hidden = nn.relu(norm(name="stem_norm")(hidden))
     if self.stem == "imagenet":
       hidden = max_pool(hidden)
-    means = [_spatial_mean(hidden)]
+    stages = [hidden]
     block = _Bottleneck if self.bottleneck else _Basic
     block = nn.remat(block) if self.remat and self.train else block
     for stage, count in enumerate(self.blocks):
@@ -128,8 +143,8 @@ class _ResNet(nn.Module):
         hidden = block(self.width << stage, stride, conv, norm, name=name)(
           hidden
         )
-      means.append(_spatial_mean(hidden))
-    return means[-1], means
+      stages.append(hidden)
+    return stages
 
 
 def _spatial_mean(hidden):
