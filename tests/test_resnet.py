@@ -15,7 +15,6 @@ from jax.sharding import PartitionSpec as P
 from gcl_jax.engine import flops
 from gcl_jax.models import convolution
 from gcl_jax.models.convolution import Conv, conv
-from gcl_jax.models.heads import linear, projection
 from gcl_jax.models.layers import max_pool
 from gcl_jax.models.resnet import resnet
 
@@ -451,41 +450,3 @@ def test_bfloat16_keeps_parameters_statistics_and_features_in_float32():
 def test_unknown_names_are_refused(options):
   with pytest.raises(ValueError, match="must be one of"):
     resnet(**options)
-
-
-# -- heads ------------------------------------------------------------------
-
-
-def test_projection_equals_numpy_and_has_unit_length():
-  model = projection(hidden=7, out=5)
-  variables = model.init(jax.random.key(0), (6,))
-  features = normal(4, 6)
-  (first, second) = variables["params"].values()
-  hidden = np.maximum(features @ first["kernel"] + first["bias"], 0)
-  expected = hidden @ second["kernel"] + second["bias"]
-  expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-  projected = model.apply(variables, features)
-  assert model.feature_dim == 5
-  np.testing.assert_allclose(projected, expected, rtol=1e-5, atol=1e-6)
-  rough = model.apply(variables, features.astype(jnp.bfloat16))
-  assert rough.dtype == jnp.float32
-  np.testing.assert_allclose(np.linalg.norm(rough, axis=1), 1, rtol=1e-6)
-
-
-def test_projection_of_nothing_is_nothing():
-  model = projection(hidden=4, out=3)
-  variables = model.init(jax.random.key(0), (2,))
-  loss = lambda x: jnp.sum(model.apply(variables, x))  # noqa: E731
-  value, gradient = jax.value_and_grad(loss)(jnp.zeros((1, 2)))
-  assert value == 0 and np.all(np.isfinite(gradient))
-
-
-def test_linear_equals_numpy():
-  model = linear(3)
-  variables = model.init(jax.random.key(0), (6,))
-  kernel, bias = (variables["params"][k] for k in ("kernel", "bias"))
-  assert kernel.shape == (6, 3) and np.abs(kernel).max() <= 6**-0.5
-  features = normal(4, 6)
-  np.testing.assert_allclose(
-    model.apply(variables, features), features @ kernel + bias, rtol=1e-5
-  )
