@@ -26,6 +26,8 @@ def test_projection_equals_numpy_and_has_unit_length():
   (first, second) = variables["params"].values()
   hidden = np.maximum(features @ first["kernel"] + first["bias"], 0)
   expected = hidden @ second["kernel"] + second["bias"]
+  plain = projection(hidden=7, out=5, unit=False).apply(variables, features)
+  np.testing.assert_allclose(plain, expected, rtol=1e-5, atol=1e-6)
   expected /= np.linalg.norm(expected, axis=1, keepdims=True)
   projected = model.apply(variables, features)
   assert model.feature_dim == 5
@@ -81,7 +83,7 @@ def np_projection(variables, features, train):
   hidden = (hidden - mean) / np.sqrt(var + 1e-5) * norm["scale"] + norm["bias"]
   second = params["Dense_1"]
   out = np.maximum(hidden, 0) @ second["kernel"] + second["bias"]
-  return out / np.linalg.norm(out, axis=-1, keepdims=True), mean, var
+  return out / np.linalg.norm(out, axis=-1, keepdims=True), mean, var, out
 
 
 @pytest.mark.parametrize("train", [False, True])
@@ -93,9 +95,16 @@ def test_normalised_projection_equals_numpy(axes, train):
   features = 3 + normal(*axes, 6)
   run = jax.jit(functools.partial(model.apply, train=train))
   projected, stats = run(variables, features)
-  expected, mean, var = np_projection(variables, features, train)
+  expected, mean, var, plain = np_projection(variables, features, train)
   chex.assert_trees_all_close(
     projected, np.float32(expected), rtol=1e-4, atol=1e-5
+  )
+  longer = projection(hidden=7, out=5, norm=True, unit=False)
+  chex.assert_trees_all_close(
+    longer.apply(variables, features, train=train),
+    (np.float32(plain), stats),
+    rtol=1e-4,
+    atol=1e-5,
   )
   rough, _ = run(variables, features.astype(jnp.bfloat16))
   chex.assert_type([projected, rough], jnp.float32)

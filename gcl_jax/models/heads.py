@@ -12,7 +12,9 @@ from gcl_jax.models.layers import Model
 _uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-def projection(hidden: int = 512, out: int = 128, norm: bool = False) -> Model:
+def projection(
+  hidden: int = 512, out: int = 128, norm: bool = False, unit: bool = True
+) -> Model:
   """Linear, ReLU, Linear, unit length (Khosla et al. 2020, section 3.1).
 
   `init(key, (D,))` -> variables; `apply(variables, features float[..., D])` ->
@@ -30,6 +32,8 @@ def projection(hidden: int = 512, out: int = 128, norm: bool = False) -> Model:
     hidden: length of the hidden layer.
     out: length of the projected vectors.
     norm: whether there is a batch normalisation.
+    unit: whether vectors are divided by their length. False leaves that to the
+      loss: a predictor (BYOL) takes the projection as it comes.
 
   >>> head = projection(hidden=8, out=4, norm=True)
   >>> variables = head.init(jax.random.key(0), (16,))
@@ -39,11 +43,12 @@ def projection(hidden: int = 512, out: int = 128, norm: bool = False) -> Model:
   (32, 4)
   """
   if norm:
-    return _normalised_projection(hidden, out)
+    return _normalised_projection(hidden, out, unit)
   module = nn.Sequential([_dense(hidden), nn.relu, _dense(out)])
 
   def apply(variables, features):
-    return _unit(module.apply(variables, features.astype(jnp.float32)))
+    projected = module.apply(variables, features.astype(jnp.float32))
+    return _unit(projected) if unit else projected
 
   return Model(functools.partial(_init, module), apply, out)
 
@@ -64,7 +69,7 @@ def linear(out: int) -> Model:
   return Model(functools.partial(_init, module), apply, out)
 
 
-def _normalised_projection(hidden, out) -> Model:
+def _normalised_projection(hidden, out, unit) -> Model:
   def apply(variables, features, *, train=False, axis_name=None):
     module = _NormalisedProjection(hidden, out, train, axis_name)
     projected, updated = module.apply(
@@ -73,7 +78,7 @@ def _normalised_projection(hidden, out) -> Model:
       mutable=["batch_stats"] if train else [],
     )
     stats = updated["batch_stats"] if train else variables["batch_stats"]
-    return _unit(projected), stats
+    return _unit(projected) if unit else projected, stats
 
   module = _NormalisedProjection(hidden, out)
   return Model(functools.partial(_init, module), apply, out)
