@@ -1,5 +1,6 @@
 """Optimisers against PyTorch's rules written out in numpy."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -91,16 +92,24 @@ def test_lars_scales_each_kernel_by_its_trust_ratio():
   np.testing.assert_allclose(found["bias"], plain, rtol=1e-5)
 
 
-def test_schedule_values():
-  rate = optim.make_schedule(2.0, steps=10, warmup_steps=4, schedule="cosine")
-  found = [float(rate(step)) for step in range(11)]
-  warm = [0.5, 1.0, 1.5, 2.0]
-  rest = [1 + np.cos(np.pi * (step - 4) / 6) for step in range(4, 11)]
-  np.testing.assert_allclose(found, warm + rest, atol=1e-6)
-  constant = optim.make_schedule(2.0, steps=3)
-  assert [float(constant(step)) for step in range(3)] == [2.0] * 3
-  full = optim.make_schedule(1.0, steps=2, warmup_steps=2, schedule="cosine")
-  assert [float(full(step)) for step in range(2)] == [0.5, 1.0]
+@pytest.mark.parametrize(
+  "steps, warmup", [(10, 4), (10, 0), (7, 1), (5, 5), (2, 1), (1, 1), (1, 0)]
+)
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_schedules_are_their_formulas(schedule, steps, warmup):
+  rate = optim.make_schedule(
+    2.0, steps=steps, warmup_steps=warmup, schedule=schedule
+  )
+  expected = []
+  for k in range(steps + 1):  # one past the last update too
+    cosine = 1 + np.cos(np.pi * (k - warmup) / max(steps - warmup, 1))
+    after = cosine if schedule == "cosine" else 2.0
+    expected.append(2.0 * (k + 1) / warmup if k < warmup else after)
+  eager = [float(rate(k)) for k in range(steps + 1)]
+  np.testing.assert_allclose(eager, expected, atol=1e-6)
+  counts = jnp.arange(steps + 1, dtype=jnp.int32)
+  rates = jax.jit(jax.vmap(lambda k: jnp.float32(rate(k))))(counts)
+  np.testing.assert_allclose(rates, expected, atol=1e-6)
 
 
 def test_the_optimizer_follows_its_schedule():

@@ -1,10 +1,8 @@
 """Optimisers and learning-rate schedules by name."""
 
 import math
-from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from gcl_jax.errors import ConfigError
@@ -19,7 +17,7 @@ def make_schedule(
   steps: int,
   warmup_steps: int = 0,
   schedule: str = "constant",
-) -> Callable[[jax.Array], jax.Array]:
+) -> optax.Schedule:
   """Learning rate of update k = 0, 1, ..., steps - 1.
 
   Warm-up: learning_rate * (k + 1) / warmup_steps, so the first update already
@@ -34,7 +32,7 @@ def make_schedule(
     schedule: "constant" or "cosine".
 
   Returns:
-    int k -> float32 scalar.
+    The schedule, k -> learning rate, as optimisers of optax take it.
 
   Raises:
     ConfigError: a value out of range or an unknown schedule.
@@ -48,20 +46,16 @@ def make_schedule(
       f"warmup_steps is {warmup_steps} and steps {steps}: needed are"
       " steps >= 1 and 0 <= warmup_steps <= steps"
     )
-  decay_steps = max(steps - warmup_steps, 1)
-
-  def rate(count):
-    count = jnp.asarray(count, jnp.float32)
-    factor = jnp.ones_like(count)
-    if schedule == "cosine":
-      progress = jnp.clip((count - warmup_steps) / decay_steps, 0, 1)
-      factor = 0.5 * (1 + jnp.cos(jnp.pi * progress))
-    if warmup_steps:
-      warmup = (count + 1) / warmup_steps
-      factor = jnp.where(count < warmup_steps, warmup, factor)
-    return learning_rate * factor
-
-  return rate
+  after = optax.constant_schedule(learning_rate)
+  if schedule == "cosine":
+    decay_steps = max(steps - warmup_steps, 1)
+    after = optax.cosine_decay_schedule(learning_rate, decay_steps)
+  if not warmup_steps:
+    return after
+  warmup = optax.linear_schedule(
+    learning_rate / warmup_steps, learning_rate, max(warmup_steps - 1, 1)
+  )
+  return optax.join_schedules([warmup, after], [warmup_steps])
 
 
 def make_optimizer(
