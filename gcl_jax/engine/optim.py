@@ -67,11 +67,11 @@ def make_optimizer(
   schedule: str = "constant",
   momentum: float = 0.9,
   weight_decay: float = 0.0,
-  decay_norms: bool = True,
 ) -> optax.GradientTransformation:
   """An optimiser with its schedule.
 
-  Weight decay d acts as in the optimiser's usual implementation:
+  Weight decay d acts on every parameter p, biases and norm scales included, as
+  in the optimiser's usual implementation:
     sgd, adam: d * p is added to the gradient first (coupled, as in PyTorch;
       the contrastive papers here mean this one);
     adamw: d * p is added to the step, times the learning rate (decoupled);
@@ -83,8 +83,6 @@ def make_optimizer(
     learning_rate, steps, warmup_steps, schedule: see `make_schedule`.
     momentum: in [0, 1), used by sgd and lars only.
     weight_decay: d, at least 0.
-    decay_norms: True decays every parameter, as the papers' plain SGD does;
-      False spares those with fewer than two axes (biases, norm scales).
 
   Raises:
     ConfigError: an unknown name or a value out of range.
@@ -99,21 +97,19 @@ def make_optimizer(
   rate = make_schedule(
     learning_rate, steps=steps, warmup_steps=warmup_steps, schedule=schedule
   )
-  mask = None if decay_norms else _is_matrix
   if name == "adamw":
-    return optax.adamw(rate, weight_decay=weight_decay, mask=mask)
+    return optax.adamw(rate, weight_decay=weight_decay)
   if name == "lars":
     return optax.lars(
       rate,
       weight_decay=weight_decay,
-      weight_decay_mask=True if mask is None else mask,
       trust_ratio_mask=_is_matrix,
       momentum=momentum,
     )
   inner = optax.adam(rate) if name == "adam" else optax.sgd(rate, momentum)
   if not weight_decay:
     return inner
-  return optax.chain(optax.add_decayed_weights(weight_decay, mask), inner)
+  return optax.chain(optax.add_decayed_weights(weight_decay), inner)
 
 
 def _is_matrix(params):
