@@ -1,6 +1,14 @@
-"""Optimisers and learning-rate schedules by name."""
+"""Optimisers and learning-rate schedules by name, and optimisers by part.
+
+The exponential moving average of a momentum encoder or a teacher is
+`optax.incremental_update(fast, slow, 1 - momentum)`: momentum * slow +
+(1 - momentum) * fast on every leaf, in float32 for integers and, where the
+momentum is an array, for bfloat16 too. Average parameters alone, and batch
+statistics only where a method asks for it.
+"""
 
 import math
+from collections.abc import Callable, Mapping
 
 import jax
 import optax
@@ -114,3 +122,65 @@ def make_optimizer(
 
 def _is_matrix(params):
   return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+def by_part(
+  parts: Mapping[str, optax.GradientTransformation | float],
+  optimizer: Callable[[float], optax.GradientTransformation] | None = None,
+) -> optax.GradientTransformation:
+  """One optimiser for each top-level part of the parameters.
+
+  Args:
+    parts: {name of a part: its optimiser or its learning rate}. The names must
+      be the top-level names of the parameters, all of them. Rate 0 freezes a
+      part: its parameters stay, whatever its gradients, and it has no optimiser
+      state.
+    optimizer: learning rate -> optimiser, for the rates above 0 in `parts`.
+
+  Raises:
+    ValueError: a rate that is negative, not finite, or above 0 without
+      `optimizer`; from `init` and `update`, a part of the parameters without
+      an optimiser or an optimiser without its part.
+
+  >>> import functools
+  >>> sgd = functools.partial(make_optimizer, "sgd", steps=100, momentum=0.0)
+  >>> rates = by_part({"encoder": 0.1, "sites": 0.0, "head": 1.0}, sgd)
+  >>> params = {"encoder": 1.0, "sites": 1.0, "head": 1.0}
+  >>> updates, _ = rates.update(params, rates.init(params))
+  >>> [round(float(updates[name]), 2) for name in params]
+  [-0.1, 0.0, -1.0]
+  """
+  optimizers = {
+    name: _of_part(name, value, optimizer) for name, value in parts.items()
+  }
+
+  def labels(params):
+    problems = {
+      "has no optimiser": set(params) - set(parts),
+      "is not among the parameters": set(parts) - set(params),
+    }
+    for problem, names in problems.items():
+      if names:
+        raise ValueError(
+          f"part {sorted(names)[0]!r} {problem}: there are optimisers for"
+          f" {sorted(parts)} and parameters {sorted(params)}"
+        )
+    return {name: name for name in params}
+
+  return optax.multi_transform(optimizers, labels)
+
+
+def _of_part(name, value, optimizer):
+  if isinstance(value, optax.GradientTransformation):
+    return value
+  if value == 0:
+    return optax.set_to_zero()
+  if not 0 < value < math.inf:
+    raise ValueError(
+      f"the rate of part {name!r} is {value}: it must be at least 0"
+    )
+  if optimizer is None:
+    raise ValueError(
+      f"the rate of part {name!r} is {value}: rates above 0 need `optimizer`"
+    )
+  return optimizer(value)
