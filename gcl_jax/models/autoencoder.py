@@ -2,8 +2,8 @@
 
 Four convolutions down and four transposed convolutions up, kernel 4 and
 stride 2, biases everywhere, ReLU between and a sigmoid at the end. There is
-no batch normalisation: a per-image gradient would otherwise depend on the
-other images of the batch.
+no batch normalisation, because the gradient of one image would then depend on
+the other images of the batch.
 """
 
 import functools
@@ -19,7 +19,7 @@ from gcl_jax.models.transposed import TransposedConv
 
 Params = dict[str, dict[str, jax.Array]]
 
-# Paddings of the released code, which only close at sides 12, 28, 44, ...
+# Paddings of the released code, valid for sides 12, 28, 44, ... only.
 PAPER28 = "paper28"
 INITIALISERS = ("torch", "he")
 _PADDINGS = {
@@ -30,22 +30,22 @@ _DECODER = ("d1", "d2", "d3", "d4")
 
 
 class Autoencoder(NamedTuple):
-  """Pure functions of one autoencoder.
+  """An autoencoder as pure functions.
 
   Attributes:
     init: `init(key, image_shape)` with image_shape (H, W, C) -> params, a
       dict layer name ("e1".."e4", "d1".."d4") -> {"kernel", "bias"}.
-      ValueError when the size does not come back through the strides.
+      ValueError for a size that the decoder would not restore.
     apply: `apply(params, images)`, images float[B, H, W, C] in [0, 1] ->
       reconstructions of the same shape, in (0, 1).
     encode: `encode(params, images)` -> latents float[B, h, w, widths[3]].
     decode: `decode(params, latents)` -> reconstructions.
     decoder_weights: `decoder_weights(params)` -> kernels of d1..d4, float
-      [4, 4, Cin, Cout] each, no biases. Gradients with respect to params
-      have the same tree, so this picks from them too.
+      [4, 4, Cin, Cout] each, no biases. Applies to gradients too, which have
+      the tree of params.
     with_decoder_weights: `with_decoder_weights(params, weights)` -> params
-      with those four kernels in place.
-    decoder_layers: their names, "d1" to "d4".
+      with these four kernels instead of their own.
+    decoder_layers: names of the decoder's layers, "d1" to "d4".
   """
 
   init: Callable[[jax.Array, Sequence[int]], Params]
@@ -76,16 +76,16 @@ def autoencoder(
     widths: channels after each of the four encoder layers; the decoder
       mirrors them.
     initialiser: "torch", the authors': kernels and biases uniform in
-      +-1/sqrt(fan_in). "he": biases 0 and kernels normal with variance 2 over
-      the inputs that an output sees (16 cin in the encoder, 4 cin in the
-      decoder), which keeps the scale through the ReLUs: He et al. 2015.
+      +-1/sqrt(fan_in). "he": biases 0 and kernels normal with variance 2 / n,
+      n the number of inputs of an output (16 Cin in the encoder, 4 Cin in the
+      decoder), which preserves the scale of activations (He et al. 2015).
 
   Returns:
     Autoencoder, a NamedTuple of pure functions.
 
   Raises:
-    ValueError: another padding, not four widths, a width below 1; from init,
-      apply and encode, a size or channel count the model cannot take.
+    ValueError: unknown padding or initialiser, not four widths, a width below
+      1; from init, apply and encode, an invalid image size or channel count.
   """
   if initialiser not in INITIALISERS:
     raise ValueError(
@@ -130,12 +130,15 @@ def autoencoder(
 def check_size(
   image_shape: Sequence[int], channels: int, padding: int | str
 ) -> None:
-  """Raises ValueError, naming valid sizes, where an image would not come back.
+  """Checks that the decoder restores the size of an image.
 
   Args:
     image_shape: (H, W, C).
-    channels: what C must be.
+    channels: the required C.
     padding: 1 (sides 16, 32, ...) or "paper28" (sides 12, 28, ...).
+
+  Raises:
+    ValueError: another size or channel count; the message names valid sizes.
   """
   if len(image_shape) != 3 or image_shape[2] != channels:
     raise ValueError(
@@ -148,7 +151,7 @@ def check_size(
       below = (side - offset) // 16 * 16 + offset
       near = [str(size) for size in (below, below + 16) if size >= 12]
       raise ValueError(
-        f"image {name} {side} does not come back through four strides with "
+        f"image {name} {side} is not restored after four strides of 2 with "
         f"padding {padding!r}: valid sizes nearby are {' and '.join(near)}"
       )
 

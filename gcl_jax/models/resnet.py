@@ -52,10 +52,10 @@ def resnet(
       stride 2) or "oct" (7x7, stride 2, no pool).
     width: channels of the stem; stages have 1, 2, 4 and 8 times as many
       (resnet50: 4 times that at their ends). 64 is the published network.
-    dtype: what convolutions compute in and activations are kept in, "float32"
-      or "bfloat16". Parameters, statistics and features stay float32.
-    remat: compute what is inside a residual block again on the way back
-      instead of keeping it: about a quarter more arithmetic, less memory.
+    dtype: type of convolutions and activations, "float32" or "bfloat16".
+      Parameters, statistics, features and maps stay float32.
+    remat: recompute the activations inside residual blocks in the backward
+      pass instead of storing them: less memory, about a third more arithmetic.
 
   Returns:
     The model; `feature_dim` is 8 width (resnet50: 32 width).
@@ -169,7 +169,10 @@ class _Basic(nn.Module):
 
 
 class _Bottleneck(nn.Module):
-  """1x1, 3x3 (which strides, as in v1.5), 1x1 to four times as many."""
+  """Three convolutions beside a shortcut, 1x1, 3x3 and 1x1.
+
+  The 3x3 one has the stride (v1.5), the last one four times the channels.
+  """
 
   features: int
   stride: int

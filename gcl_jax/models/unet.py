@@ -1,4 +1,4 @@
-"""The 2-D U-Net of positional contrastive learning, encoder and decoder apart.
+"""The 2-D U-Net of positional contrastive learning, encoder and decoder.
 
 Ronneberger et al. 2015 with the layers of Zeng et al. (PCL, MICCAI 2021):
 
@@ -8,7 +8,7 @@ Ronneberger et al. 2015 with the layers of Zeng et al. (PCL, MICCAI 2021):
   decoder   a 2x2 up-convolution of stride 2, the encoder's map of that size
             beside it, two 3x3 convolutions as in the encoder; 1x1 to classes
 
-Convolutions ahead of a normalisation have no bias: it would be taken away.
+Convolutions before a normalisation have no bias, which it would subtract.
 """
 
 import functools
@@ -30,37 +30,37 @@ _SLOPE = 0.01  # of the LeakyReLU below 0
 
 
 class UNet(NamedTuple):
-  """Pure functions of one U-Net.
+  """A U-Net as pure functions.
 
   `variables` is {"params", "batch_stats"}, each {"encoder", "decoder"}, all
-  float32. `encode` needs no more than the "encoder" half of both. With `train`
-  the statistics of the batch are used and folded into the running ones
-  (momentum 0.9); with `axis_name` they are those of all devices together.
-  Images are float[B, H, W, C]; ValueError where a side is not a multiple of
-  `stride`.
+  float32. `encode` reads the "encoder" half of both only. With `train`, layers
+  normalise by the statistics of the batch and update the running ones
+  (momentum 0.9); with `axis_name`, by statistics over the batches of all
+  devices. Images are float[B, H, W, C]; ValueError if a side is not a multiple
+  of `stride`.
 
   Attributes:
     init: `init(key, (H, W, C))` -> variables. Kernels are normal with variance
       2 / (1 + 0.01^2) / fan_in (He et al. 2015), scales 1, biases 0.
     encode: `encode(variables, images, *, train=False, axis_name=None)` ->
       ((bottleneck, skips), batch_stats): bottleneck float32[B, H / stride,
-      W / stride, feature_dim]; skips, one per level above it, full size first.
+      W / stride, feature_dim]; skips, one map per upper level, full size first.
     segment: `segment(variables, images, *, train=False, axis_name=None)` ->
       (logits float32[B, H, W, classes], batch_stats).
     features: `features(variables, images, *, levels_up, train=False,
       axis_name=None)` -> (map, batch_stats): the decoder's map after
       `levels_up` up-steps, float32[B, H / s, W / s, C] with s = stride /
       2^levels_up and C = widths[-1 - levels_up]. 0 gives the bottleneck,
-      levels - 1 the map ahead of the output layer; ValueError beyond. Later
+      levels - 1 the map before the output layer; ValueError beyond. Later
       decoder stages are not computed: the gradients of their parameters are 0,
-      their statistics stay, and `variables` need not hold them.
+      their statistics do not change, and `variables` may lack them.
     subset: `subset(variables, levels_up)` -> the variables that `features`
       needs for this `levels_up`: the encoder and the decoder stages "up<k>" and
-      "level<k>" up to there. Training no others keeps weight decay off layers
+      "level<k>" up to there. Training only these avoids weight decay on layers
       without a gradient.
     transfer: `transfer(fresh, pretrained)` -> fresh variables in which the
       pretrained encoder and every decoder stage in `pretrained` replace the
-      fresh ones, parameters and statistics. ValueError, naming the array, where
+      fresh ones, parameters and statistics. ValueError, naming the array, if
       one is missing, unknown or of another shape.
     feature_dim: channels of the bottleneck.
     stride: pixels per side of a bottleneck cell, 2^(levels - 1).
@@ -87,15 +87,15 @@ def unet(
     widths: channels of the levels, two or more; the paper's are f, 2f, ..., 16f
       with f = 48 (ACDC, HVSMR) or 32 (CHD, MMWHS).
     classes: channels of the logits, background included.
-    dtype: what convolutions compute in and activations are kept in, "float32"
-      (also None) or "bfloat16". Parameters, statistics, the bottleneck map
-      and logits stay float32.
+    dtype: type of convolutions and activations, "float32" (also None) or
+      "bfloat16". Parameters, statistics, logits and the maps of `encode` and
+      `features`, skips excepted, stay float32.
 
   Returns:
     UNet, a NamedTuple of pure functions.
 
   Raises:
-    ValueError: fewer than two widths, a width or `classes` below 1, another
+    ValueError: fewer than two widths, a width or `classes` below 1, unknown
       `dtype`.
   """
   widths = tuple(widths)
@@ -180,7 +180,7 @@ def _check(shape, stride):
 
 
 def _apply(module, name, variables, train, *inputs):
-  """One half of the network and the statistics of both halves."""
+  """Outputs of one half of the network, and the statistics of both halves."""
   params, stats = variables["params"][name], variables["batch_stats"]
   outputs, updated = module.apply(
     {"params": params, "batch_stats": stats[name]},
@@ -199,7 +199,7 @@ def _check_levels(levels_up, widths):
 
 
 def _subset(variables, stages):
-  """The encoder and those decoder stages by name that are there."""
+  """The encoder and the decoder stages with these names."""
   return {
     kind: {
       "encoder": halves["encoder"],
@@ -313,7 +313,7 @@ class _Decoder(nn.Module):
 
   @nn.compact
   def __call__(self, hidden, skips, levels_up=None):
-    """Logits, or the map after `levels_up` up-steps where that is given."""
+    """Logits, or with `levels_up` the map after so many up-steps."""
     levels = len(self.widths)
     last = 0 if levels_up is None else levels - levels_up
     for k in reversed(range(last, levels)):
