@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,6 @@ from jax.sharding import PartitionSpec as P
 from gcl_jax.engine import flops
 from gcl_jax.models import convolution
 from gcl_jax.models.convolution import Conv, conv
-from gcl_jax.models.heads import linear, projection
 from gcl_jax.models.layers import max_pool
 from gcl_jax.models.resnet import resnet
 
@@ -194,7 +194,7 @@ def np_pool(x):
 
 
 def np_resnet(variables, x, blocks, bottleneck, stem, train):
-  """The network of the paper, written out; returns features and means."""
+  """The network of the paper, written out; returns the maps of the stages."""
 
   def layer(x, names, stride, padding):
     conv_name, norm_name = names
@@ -211,7 +211,7 @@ def np_resnet(variables, x, blocks, bottleneck, stem, train):
   stride, padding = (1, 1) if stem == "cifar" else (2, 3)
   x = np.maximum(layer(x, ("stem", ["stem_norm"]), stride, padding), 0)
   x = np_pool(x) if stem == "imagenet" else x
-  means = [x.mean((1, 2))]
+  maps = [x]
   for stage, count in enumerate(blocks):
     for index in range(count):
       stride = 2 if stage and not index else 1
@@ -229,8 +229,8 @@ def np_resnet(variables, x, blocks, bottleneck, stem, train):
         names = ("shortcut", [name, "shortcut_norm"])
         x = layer(x, names, stride, 0)
       x = np.maximum(hidden + x, 0)
-    means.append(x.mean((1, 2)))
-  return means
+    maps.append(x)
+  return maps
 
 
 def random_variables(model, image_shape):
@@ -248,20 +248,20 @@ def random_variables(model, image_shape):
 
 
 @pytest.mark.parametrize(
-  "arch, stem, train",
+  "arch, stem, channels, train",
   [
-    ("resnet18", "cifar", True),
-    ("resnet10", "imagenet", False),
-    ("resnet34", "oct", False),
-    ("resnet50", "imagenet", True),
+    ("resnet18", "cifar", 3, True),
+    ("resnet10", "imagenet", 1, False),
+    ("resnet34", "oct", 3, False),
+    ("resnet50", "imagenet", 1, True),
   ],
 )
-def test_network_equals_numpy(arch, stem, train):
+def test_network_equals_numpy(arch, stem, channels, train):
   model = resnet(arch, stem, width=4)
-  images = normal(3, 17, 22, 1)
-  variables = random_variables(model, (17, 22, 1))
-  run = jax.jit(functools.partial(model.apply, train=train, taps=True))
-  features, stats, means = run(variables, images)
+  images = normal(3, 17, 22, channels)
+  variables = random_variables(model, (17, 22, channels))
+  run = functools.partial(model.apply, train=train, taps=True, maps=True)
+  features, stats, means, maps = jax.jit(run)(variables, images)
   each = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2)}
   blocks = each.get(arch, (3, 4, 6, 3))
   expected = np_resnet(
@@ -274,9 +274,13 @@ def test_network_equals_numpy(arch, stem, train):
   )
   assert features.shape == (3, model.feature_dim)
   np.testing.assert_array_equal(features, means[-1])
-  assert len(means) == len(expected) == 5
-  for ours, theirs in zip(means, expected, strict=True):
-    np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-3)
+  assert len(expected) == 5
+  for ours, theirs in (
+    (means, [x.mean((1, 2)) for x in expected]),
+    (maps, expected),
+  ):
+    theirs = [np.float32(x) for x in theirs]
+    chex.assert_trees_all_close(ours, theirs, rtol=2e-3, atol=2e-3)
   same = jax.tree.map(np.array_equal, stats, variables["batch_stats"])
   assert any(jax.tree.leaves(same)) != train
 
@@ -319,12 +323,14 @@ def test_batch_statistics_are_of_all_devices():
 
   def step(params, images, target, axis_name=None):
     def loss(params):
-      features, stats = model.apply(
+      features, stats, maps = model.apply(
         {"params": params, "batch_stats": variables["batch_stats"]},
         images,
         train=True,
         axis_name=axis_name,
+        maps=True,
       )
+      features = (features + jnp.mean(maps[-1], (1, 2))) / 2  # the same twice
       return jnp.mean(jnp.sum(features * target, axis=1)), stats
 
     (value, stats), gradient = jax.value_and_grad(loss, has_aux=True)(params)
@@ -354,6 +360,24 @@ def test_batch_statistics_are_of_all_devices():
       found,
       expected,
     )
+
+
+def test_maps_and_taps_are_appended_where_asked():
+  model = resnet("resnet18", "oct", width=2, dtype="bfloat16")
+  variables = random_variables(model, (32, 16, 3))
+  images = normal(2, 32, 16, 3)
+  run = jax.jit(model.apply, static_argnames=("taps", "maps"))
+  full = run(variables, images, taps=True, maps=True)
+  chex.assert_trees_all_equal(run(variables, images), full[:2])
+  chex.assert_trees_all_equal(run(variables, images, taps=True), full[:3])
+  features, _, maps = run(variables, images, maps=True)
+  chex.assert_trees_all_equal(maps, full[3])
+  sizes = [(16, 8, 2), (16, 8, 2), (8, 4, 4), (4, 2, 8), (2, 1, 16)]
+  chex.assert_shape(maps, [(2, *size) for size in sizes])
+  chex.assert_type([features, *maps], jnp.float32)
+  np.testing.assert_allclose(
+    features, np.mean(maps[-1], (1, 2)), rtol=1e-5, atol=1e-6
+  )
 
 
 def test_evaluation_looks_at_one_image_at_a_time():
@@ -426,41 +450,3 @@ def test_bfloat16_keeps_parameters_statistics_and_features_in_float32():
 def test_unknown_names_are_refused(options):
   with pytest.raises(ValueError, match="must be one of"):
     resnet(**options)
-
-
-# -- heads ------------------------------------------------------------------
-
-
-def test_projection_equals_numpy_and_has_unit_length():
-  model = projection(hidden=7, out=5)
-  variables = model.init(jax.random.key(0), (6,))
-  features = normal(4, 6)
-  (first, second) = variables["params"].values()
-  hidden = np.maximum(features @ first["kernel"] + first["bias"], 0)
-  expected = hidden @ second["kernel"] + second["bias"]
-  expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-  projected = model.apply(variables, features)
-  assert model.feature_dim == 5
-  np.testing.assert_allclose(projected, expected, rtol=1e-5, atol=1e-6)
-  rough = model.apply(variables, features.astype(jnp.bfloat16))
-  assert rough.dtype == jnp.float32
-  np.testing.assert_allclose(np.linalg.norm(rough, axis=1), 1, rtol=1e-6)
-
-
-def test_projection_of_nothing_is_nothing():
-  model = projection(hidden=4, out=3)
-  variables = model.init(jax.random.key(0), (2,))
-  loss = lambda x: jnp.sum(model.apply(variables, x))  # noqa: E731
-  value, gradient = jax.value_and_grad(loss)(jnp.zeros((1, 2)))
-  assert value == 0 and np.all(np.isfinite(gradient))
-
-
-def test_linear_equals_numpy():
-  model = linear(3)
-  variables = model.init(jax.random.key(0), (6,))
-  kernel, bias = (variables["params"][k] for k in ("kernel", "bias"))
-  assert kernel.shape == (6, 3) and np.abs(kernel).max() <= 6**-0.5
-  features = normal(4, 6)
-  np.testing.assert_allclose(
-    model.apply(variables, features), features @ kernel + bias, rtol=1e-5
-  )

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -93,7 +94,7 @@ def np_up(x, kernel):
 
 
 def np_unet(variables, x, levels, train):
-  """(bottleneck, skips, logits, the norms' means and variances in order)."""
+  """Maps from the bottleneck up, skips, logits, (mean, variance) of norms."""
   params = jax.tree.map(lambda a: np.asarray(a, np.float64), variables)
   stats, params = params["batch_stats"], params["params"]
   skips, seen = [], []
@@ -105,14 +106,15 @@ def np_unet(variables, x, levels, train):
   for k in (1, 2):
     layer = params["encoder"][f"bottleneck{k}"]
     x = np.maximum(np_conv3(x, layer["kernel"]) + layer["bias"], 0)
-  bottleneck = x
+  maps = [x]
   for k in range(levels - 1, 0, -1):
     x = np_up(x, params["decoder"][f"up{k}"]["kernel"])
     x = np.concatenate([x, skips[k - 1]], -1)
     half = (params["decoder"][f"level{k}"], stats["decoder"][f"level{k}"])
     x = np_level(x, *half, train, seen)
+    maps.append(x)
   output = params["decoder"]["output"]
-  return bottleneck, skips, x @ output["kernel"][0, 0] + output["bias"], seen
+  return maps, skips, x @ output["kernel"][0, 0] + output["bias"], seen
 
 
 @pytest.mark.parametrize("train", [False, True])
@@ -127,7 +129,10 @@ def test_network_equals_numpy(widths, train):
   (bottleneck, skips), halfway = run(variables, images)
   expected = np_unet(variables, np.asarray(images), levels, train)
   assert_equal(
-    [bottleneck, list(skips), logits], list(expected[:3]), 2e-4, 2e-4
+    [bottleneck, list(skips), logits],
+    [expected[0][0], *expected[1:3]],
+    2e-4,
+    2e-4,
   )
   before = variables["batch_stats"]
   assert_equal(halfway["encoder"], stats["encoder"])
@@ -259,23 +264,121 @@ def test_evaluation_looks_at_one_image_at_a_time():
   assert np.abs(alone - train(variables, images)[0][2:3]).max() > 1e-2
 
 
+# -- maps of the decoder ----------------------------------------------------
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("levels_up", [0, 1, 2])
+def test_features_equal_numpy_and_run_no_later_stage(levels_up, train):
+  model = unet((3, 4, 6), classes=2)
+  images = normal(3, 8, 12, 2)
+  variables = random_variables(model, (8, 12, 2))
+  run = quick_jit(
+    functools.partial(model.features, levels_up=levels_up, train=train)
+  )
+  found, stats = run(variables, images)
+  maps, *_ = np_unet(variables, np.asarray(images), 3, train)
+  cells = 2 ** (2 - levels_up)
+  chex.assert_shape(found, (3, 8 // cells, 12 // cells, (6, 4, 3)[levels_up]))
+  chex.assert_trees_all_close(
+    found, np.float32(maps[levels_up]), rtol=2e-4, atol=2e-4
+  )
+  # Statistics: as segment leaves those that ran, and the others as they were.
+  _, full = quick_jit(functools.partial(model.segment, train=train))(
+    variables, images
+  )
+  chex.assert_trees_all_close(stats["encoder"], full["encoder"], rtol=1e-5)
+  chex.assert_trees_all_equal_structs(stats, variables["batch_stats"])
+  for k in (1, 2):
+    name, ran = f"level{k}", k > 2 - levels_up
+    expected = (full if ran else variables["batch_stats"])["decoder"][name]
+    chex.assert_trees_all_close(stats["decoder"][name], expected, rtol=1e-5)
+  # What `subset` leaves is enough.
+  again, _ = run(model.subset(variables, levels_up), images)
+  chex.assert_trees_all_equal(again, found)
+
+
+@pytest.mark.parametrize("levels_up", [0, 1])
+def test_gradients_of_features_are_finite_differences(levels_up):
+  model = unet((3, 4, 6), classes=2)
+  images = normal(2, 8, 8, 1)
+  variables = random_variables(model, (8, 8, 1))
+  target = normal(*((2, 2, 2, 6), (2, 4, 4, 4))[levels_up], seed=1)
+
+  def loss(params):
+    state = {**variables, "params": params}
+    found, _ = model.features(state, images, levels_up=levels_up, train=True)
+    return jnp.sum(found * target)
+
+  gradient = quick_jit(jax.grad(loss))(variables["params"])
+  random = np.random.default_rng(2)
+  direction = jax.tree.map(
+    lambda x: random.normal(size=x.shape), variables["params"]
+  )
+
+  def np_loss(step):
+    moved = jax.tree.map(
+      lambda x, d: np.float64(x) + step * d, variables["params"], direction
+    )
+    state = {**variables, "params": moved}
+    maps, *_ = np_unet(state, np.asarray(images), 3, train=True)
+    return np.sum(maps[levels_up] * np.asarray(target))
+
+  expected = (np_loss(1e-6) - np_loss(-1e-6)) / 2e-6
+  products = jax.tree.map(np.vdot, gradient, direction)
+  assert sum(jax.tree.leaves(products)) == pytest.approx(expected, rel=1e-3)
+  ran = model.subset({"params": gradient}, levels_up)["params"]
+  for name, stage in gradient["decoder"].items():
+    large = max(np.abs(leaf).max() for leaf in jax.tree.leaves(stage))
+    assert (large > 0) == (name in ran["decoder"]), name
+
+
+def test_subset_holds_the_stages_that_run():
+  model = unet((3, 4, 5), 2)
+  variables = random_variables(model, (8, 8, 1))
+  stages = ([], ["level2", "up2"], ["level1", "level2", "up1", "up2"])
+  for levels_up, names in enumerate(stages):
+    part = model.subset(variables, levels_up)
+    assert sorted(part["params"]["decoder"]) == names
+    norms = [name for name in names if name.startswith("level")]
+    assert sorted(part["batch_stats"]["decoder"]) == norms
+    for kind, halves in part.items():
+      assert halves["encoder"] is variables[kind]["encoder"]
+      for name, stage in halves["decoder"].items():
+        assert stage is variables[kind]["decoder"][name]
+
+
+@pytest.mark.parametrize("levels_up", [-1, 3])
+def test_levels_that_a_unet_has_not_are_refused(levels_up):
+  model = unet((3, 4, 5), 2)
+  message = f"levels_up must be 0 to 2 for a U-Net of 3 levels, got {levels_up}"
+  with pytest.raises(ValueError, match=message):
+    model.features({}, jnp.zeros((1, 8, 8, 1)), levels_up=levels_up)
+  with pytest.raises(ValueError, match=message):
+    model.subset({}, levels_up)
+
+
 # -- across devices ---------------------------------------------------------
 
 
-def test_batch_statistics_are_of_all_devices():
-  model = unet((2, 3), 2)
+@pytest.mark.parametrize("output", ["segment", "features"])
+def test_batch_statistics_are_of_all_devices(output):
+  widths = (2, 3) if output == "segment" else (2, 3, 3)
+  model = unet(widths, 2)
+  run = {
+    "segment": model.segment,
+    "features": functools.partial(model.features, levels_up=1),
+  }[output]
   # Shards of different brightness, whose own statistics differ a lot.
   images = normal(8, 4, 4, 1) + jnp.arange(8.0)[:, None, None, None]
-  target = normal(8, 4, 4, 2, seed=1)
+  target = normal(8, *((4, 4, 2) if output == "segment" else (2, 2, 3)), seed=1)
   variables = random_variables(model, (4, 4, 1))
 
   def step(params, images, target, axis_name=None):
     def loss(params):
       state = {"params": params, "batch_stats": variables["batch_stats"]}
-      logits, stats = model.segment(
-        state, images, train=True, axis_name=axis_name
-      )
-      return jnp.mean(logits * target), stats
+      outputs, stats = run(state, images, train=True, axis_name=axis_name)
+      return jnp.mean(outputs * target), stats
 
     (value, stats), gradient = jax.value_and_grad(loss, has_aux=True)(params)
     if axis_name:
@@ -286,43 +389,90 @@ def test_batch_statistics_are_of_all_devices():
   expected = quick_jit(step)(params, images, target)
   local = functools.partial(step, axis_name="data")
   mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-  run = jax.shard_map(
+  mapped = jax.shard_map(
     local,
     mesh=mesh,
     in_specs=(P(), P("data"), P("data")),
     out_specs=P(),
     check_vma=False,
   )
-  assert_equal(quick_jit(run)(params, images, target), expected, 1e-3, 1e-5)
-  split = (x.reshape(4, 2, *x.shape[1:]) for x in (images, target))
-  run = jax.vmap(local, (None, 0, 0), axis_name="data")
-  found = jax.tree.map(lambda x: x[1], quick_jit(run)(params, *split))
-  assert_equal(found, expected, 1e-3, 1e-5)
+  chex.assert_trees_all_close(
+    quick_jit(mapped)(params, images, target), expected, rtol=1e-3, atol=1e-5
+  )
+  split = [x.reshape(4, 2, *x.shape[1:]) for x in (images, target)]
+  batched = jax.vmap(local, (None, 0, 0), axis_name="data")
+  by_device = jax.pmap(
+    local, "data", in_axes=(None, 0, 0), devices=jax.devices()[:4]
+  )
+  for each in (quick_jit(batched), by_device):
+    found = jax.tree.map(lambda x: x[1], each(params, *split))
+    chex.assert_trees_all_close(found, expected, rtol=1e-3, atol=1e-5)
 
 
 # -- transfer ---------------------------------------------------------------
 
 
-def test_only_the_encoder_is_transferred():
+def test_transfer_moves_the_encoder_and_the_stages_given():
   model = unet((3, 4, 5), 4)
   fresh = random_variables(model, (8, 8, 1), seed=0)
   other = random_variables(unet((3, 4, 5), 2), (8, 8, 1), seed=1)
-  halves = {kind: {"encoder": other[kind]["encoder"]} for kind in other}
-  for source in (other, halves):
-    mixed = model.transfer(fresh, source)
-    for kind in ("params", "batch_stats"):
-      assert_equal(mixed[kind]["encoder"], other[kind]["encoder"], 0, 0)
-      assert_equal(mixed[kind]["decoder"], fresh[kind]["decoder"], 0, 0)
+  encoder = {kind: {"encoder": other[kind]["encoder"]} for kind in other}
+  for pretrained, moved in (
+    (encoder, []),
+    (model.subset(other, 0), []),
+    (model.subset(other, 1), ["level2", "up2"]),
+    (model.subset(other, 2), ["level1", "level2", "up1", "up2"]),
+  ):
+    expected = jax.tree.map(lambda x: x, fresh)
+    for kind in expected:
+      expected[kind]["encoder"] = other[kind]["encoder"]
+      for name in moved:
+        if name in other[kind]["decoder"]:
+          expected[kind]["decoder"][name] = other[kind]["decoder"][name]
+    mixed = model.transfer(fresh, pretrained)
+    chex.assert_trees_all_equal(mixed, expected)
+    chex.assert_trees_all_equal(
+      quick_jit(model.transfer)(fresh, pretrained), expected
+    )
+  whole = random_variables(model, (8, 8, 1), seed=2)
+  chex.assert_trees_all_equal(model.transfer(fresh, whole), whole)
+  # The encoder runs alone, without a decoder's variables.
   images = normal(2, 8, 8, 1)
   run = quick_jit(functools.partial(model.encode, train=True))
-  (found, skips), _ = run(mixed, images)
-  (expected, others), stats = run(halves, images)
-  assert_equal((found, skips), (expected, others), 0, 0)
+  found, _ = run(mixed, images)
+  expected, stats = run(encoder, images)
+  chex.assert_trees_all_equal(found, expected)
   assert set(stats) == {"encoder"}
-  assert not np.array_equal(found, run(fresh, images)[0][0])
-  wrong = random_variables(unet((3, 4, 6), 4), (8, 8, 1))
-  with pytest.raises(ValueError, match="does not fit"):
-    model.transfer(fresh, wrong)
+
+
+def test_networks_that_do_not_fit_are_named():
+  model = unet((3, 4, 5), 4)
+  fresh = random_variables(model, (8, 8, 1))
+  wider = random_variables(unet((3, 4, 6), 4), (8, 8, 1))
+  colour = random_variables(model, (8, 8, 3))
+  two = random_variables(unet((3, 4, 5), 2), (8, 8, 1))
+  deep = random_variables(unet((3, 4, 5, 6), 4), (8, 8, 1))
+  half = {kind: {"encoder": dict(two[kind]["encoder"])} for kind in two}
+  del half["params"]["encoder"]["level2"]
+  stage = {
+    "params": model.subset(two, 1)["params"],
+    "batch_stats": {"encoder": two["batch_stats"]["encoder"]},
+  }
+  for pretrained, message in (
+    (
+      wider,
+      r"params/decoder/up2/kernel is \(1, 1, 6, 16\) there and"
+      r" \(1, 1, 5, 16\) here",
+    ),
+    (colour, "encoder/level1/Conv_0/kernel is .*3, 3, 3, 3.* there"),
+    (two, r"decoder/output/bias is \(2,\) there and \(4,\) here"),
+    (deep, "decoder/level3/BatchNorm_0/mean is .* there and absent here"),
+    (half, "encoder/level2/BatchNorm_0/bias is absent there"),
+    (stage, "batch_stats/decoder/level2/BatchNorm_0/mean is absent there"),
+    ({"params": two["params"]}, "batch_stats/.* is absent there"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      model.transfer(fresh, pretrained)
 
 
 # -- numbers and refusals ---------------------------------------------------

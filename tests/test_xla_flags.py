@@ -46,7 +46,10 @@ def test_an_unknown_flag_stops_the_program(flag):
 def load_libtpu(flags: str) -> subprocess.CompletedProcess:
   """libtpu reads LIBTPU_INIT_ARGS when it is loaded; that needs no TPU."""
   pytest.importorskip("libtpu", reason="no libtpu here: install the extra tpu")
-  code = "from gcl_jax.engine import compile_ahead; print(compile_ahead.tpu_mesh('v5e:2x4').size)"
+  code = (
+    "from gcl_jax.engine.compile_ahead import tpu_mesh;"
+    " print(tpu_mesh('v5e:2x4').size)"
+  )
   return subprocess.run(
     [sys.executable, "-c", code],
     env=os.environ | {"JAX_PLATFORMS": "cpu", "LIBTPU_INIT_ARGS": flags},

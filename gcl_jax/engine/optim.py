@@ -1,10 +1,16 @@
-"""Optimisers and learning-rate schedules by name."""
+"""Optimisers and learning-rate schedules by name, and optimisers by part.
+
+The exponential moving average of a momentum encoder or a teacher is
+`optax.incremental_update(fast, slow, 1 - momentum)`: momentum * slow +
+(1 - momentum) * fast on every leaf, in float32 for integers and, where the
+momentum is an array, for bfloat16 too. Average parameters alone, and batch
+statistics only where a method asks for it.
+"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from gcl_jax.errors import ConfigError
@@ -19,7 +25,7 @@ def make_schedule(
   steps: int,
   warmup_steps: int = 0,
   schedule: str = "constant",
-) -> Callable[[jax.Array], jax.Array]:
+) -> optax.Schedule:
   """Learning rate of update k = 0, 1, ..., steps - 1.
 
   Warm-up: learning_rate * (k + 1) / warmup_steps, so the first update already
@@ -34,7 +40,7 @@ def make_schedule(
     schedule: "constant" or "cosine".
 
   Returns:
-    int k -> float32 scalar.
+    The schedule, k -> learning rate, as optimisers of optax take it.
 
   Raises:
     ConfigError: a value out of range or an unknown schedule.
@@ -48,20 +54,16 @@ def make_schedule(
       f"warmup_steps is {warmup_steps} and steps {steps}: needed are"
       " steps >= 1 and 0 <= warmup_steps <= steps"
     )
-  decay_steps = max(steps - warmup_steps, 1)
-
-  def rate(count):
-    count = jnp.asarray(count, jnp.float32)
-    factor = jnp.ones_like(count)
-    if schedule == "cosine":
-      progress = jnp.clip((count - warmup_steps) / decay_steps, 0, 1)
-      factor = 0.5 * (1 + jnp.cos(jnp.pi * progress))
-    if warmup_steps:
-      warmup = (count + 1) / warmup_steps
-      factor = jnp.where(count < warmup_steps, warmup, factor)
-    return learning_rate * factor
-
-  return rate
+  after = optax.constant_schedule(learning_rate)
+  if schedule == "cosine":
+    decay_steps = max(steps - warmup_steps, 1)
+    after = optax.cosine_decay_schedule(learning_rate, decay_steps)
+  if not warmup_steps:
+    return after
+  warmup = optax.linear_schedule(
+    learning_rate / warmup_steps, learning_rate, max(warmup_steps - 1, 1)
+  )
+  return optax.join_schedules([warmup, after], [warmup_steps])
 
 
 def make_optimizer(
@@ -73,11 +75,11 @@ def make_optimizer(
   schedule: str = "constant",
   momentum: float = 0.9,
   weight_decay: float = 0.0,
-  decay_norms: bool = True,
 ) -> optax.GradientTransformation:
   """An optimiser with its schedule.
 
-  Weight decay d acts as in the optimiser's usual implementation:
+  Weight decay d acts on every parameter p, biases and norm scales included, as
+  in the optimiser's usual implementation:
     sgd, adam: d * p is added to the gradient first (coupled, as in PyTorch;
       the contrastive papers here mean this one);
     adamw: d * p is added to the step, times the learning rate (decoupled);
@@ -89,8 +91,6 @@ def make_optimizer(
     learning_rate, steps, warmup_steps, schedule: see `make_schedule`.
     momentum: in [0, 1), used by sgd and lars only.
     weight_decay: d, at least 0.
-    decay_norms: True decays every parameter, as the papers' plain SGD does;
-      False spares those with fewer than two axes (biases, norm scales).
 
   Raises:
     ConfigError: an unknown name or a value out of range.
@@ -105,22 +105,82 @@ def make_optimizer(
   rate = make_schedule(
     learning_rate, steps=steps, warmup_steps=warmup_steps, schedule=schedule
   )
-  mask = None if decay_norms else _is_matrix
   if name == "adamw":
-    return optax.adamw(rate, weight_decay=weight_decay, mask=mask)
+    return optax.adamw(rate, weight_decay=weight_decay)
   if name == "lars":
     return optax.lars(
       rate,
       weight_decay=weight_decay,
-      weight_decay_mask=True if mask is None else mask,
       trust_ratio_mask=_is_matrix,
       momentum=momentum,
     )
   inner = optax.adam(rate) if name == "adam" else optax.sgd(rate, momentum)
   if not weight_decay:
     return inner
-  return optax.chain(optax.add_decayed_weights(weight_decay, mask), inner)
+  return optax.chain(optax.add_decayed_weights(weight_decay), inner)
 
 
 def _is_matrix(params):
   return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+def by_part(
+  parts: Mapping[str, optax.GradientTransformation | float],
+  optimizer: Callable[[float], optax.GradientTransformation] | None = None,
+) -> optax.GradientTransformation:
+  """One optimiser for each top-level part of the parameters.
+
+  Args:
+    parts: {name of a part: its optimiser or its learning rate}. The names must
+      be the top-level names of the parameters, all of them. Rate 0 freezes a
+      part: its parameters stay, whatever its gradients, and it has no optimiser
+      state.
+    optimizer: learning rate -> optimiser, for the rates above 0 in `parts`.
+
+  Raises:
+    ValueError: a rate that is negative, not finite, or above 0 without
+      `optimizer`; from `init` and `update`, a part of the parameters without
+      an optimiser or an optimiser without its part.
+
+  >>> import functools
+  >>> sgd = functools.partial(make_optimizer, "sgd", steps=100, momentum=0.0)
+  >>> rates = by_part({"encoder": 0.1, "sites": 0.0, "head": 1.0}, sgd)
+  >>> params = {"encoder": 1.0, "sites": 1.0, "head": 1.0}
+  >>> updates, _ = rates.update(params, rates.init(params))
+  >>> [round(float(updates[name]), 2) for name in params]
+  [-0.1, 0.0, -1.0]
+  """
+  optimizers = {
+    name: _of_part(name, value, optimizer) for name, value in parts.items()
+  }
+
+  def labels(params):
+    problems = {
+      "has no optimiser": set(params) - set(parts),
+      "is not among the parameters": set(parts) - set(params),
+    }
+    for problem, names in problems.items():
+      if names:
+        raise ValueError(
+          f"part {sorted(names)[0]!r} {problem}: there are optimisers for"
+          f" {sorted(parts)} and parameters {sorted(params)}"
+        )
+    return {name: name for name in params}
+
+  return optax.multi_transform(optimizers, labels)
+
+
+def _of_part(name, value, optimizer):
+  if isinstance(value, optax.GradientTransformation):
+    return value
+  if value == 0:
+    return optax.set_to_zero()
+  if not 0 < value < math.inf:
+    raise ValueError(
+      f"the rate of part {name!r} is {value}: it must be at least 0"
+    )
+  if optimizer is None:
+    raise ValueError(
+      f"the rate of part {name!r} is {value}: rates above 0 need `optimizer`"
+    )
+  return optimizer(value)

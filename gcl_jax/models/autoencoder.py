@@ -2,10 +2,11 @@
 
 Four convolutions down and four transposed convolutions up, kernel 4 and
 stride 2, biases everywhere, ReLU between and a sigmoid at the end. There is
-no batch normalisation: a per-image gradient would otherwise depend on the
-other images of the batch.
+no batch normalisation, because the gradient of one image would then depend on
+the other images of the batch.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,11 +14,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gcl_jax.models.layers import draw_kernels
 from gcl_jax.models.transposed import TransposedConv
 
 Params = dict[str, dict[str, jax.Array]]
 
-# Paddings of the released code, which only close at sides 12, 28, 44, ...
+# Paddings of the released code, valid for sides 12, 28, 44, ... only.
 PAPER28 = "paper28"
 INITIALISERS = ("torch", "he")
 _PADDINGS = {
@@ -28,22 +30,22 @@ _DECODER = ("d1", "d2", "d3", "d4")
 
 
 class Autoencoder(NamedTuple):
-  """Pure functions of one autoencoder.
+  """An autoencoder as pure functions.
 
   Attributes:
     init: `init(key, image_shape)` with image_shape (H, W, C) -> params, a
       dict layer name ("e1".."e4", "d1".."d4") -> {"kernel", "bias"}.
-      ValueError when the size does not come back through the strides.
+      ValueError for a size that the decoder would not restore.
     apply: `apply(params, images)`, images float[B, H, W, C] in [0, 1] ->
       reconstructions of the same shape, in (0, 1).
     encode: `encode(params, images)` -> latents float[B, h, w, widths[3]].
     decode: `decode(params, latents)` -> reconstructions.
     decoder_weights: `decoder_weights(params)` -> kernels of d1..d4, float
-      [4, 4, Cin, Cout] each, no biases. Gradients with respect to params
-      have the same tree, so this picks from them too.
+      [4, 4, Cin, Cout] each, no biases. Applies to gradients too, which have
+      the tree of params.
     with_decoder_weights: `with_decoder_weights(params, weights)` -> params
-      with those four kernels in place.
-    decoder_layers: their names, "d1" to "d4".
+      with these four kernels instead of their own.
+    decoder_layers: names of the decoder's layers, "d1" to "d4".
   """
 
   init: Callable[[jax.Array, Sequence[int]], Params]
@@ -74,16 +76,16 @@ def autoencoder(
     widths: channels after each of the four encoder layers; the decoder
       mirrors them.
     initialiser: "torch", the authors': kernels and biases uniform in
-      +-1/sqrt(fan_in). "he": biases 0 and kernels normal with variance 2 over
-      the inputs that an output sees (16 cin in the encoder, 4 cin in the
-      decoder), which keeps the scale through the ReLUs: He et al. 2015.
+      +-1/sqrt(fan_in). "he": biases 0 and kernels normal with variance 2 / n,
+      n the number of inputs of an output (16 Cin in the encoder, 4 Cin in the
+      decoder), which preserves the scale of activations (He et al. 2015).
 
   Returns:
     Autoencoder, a NamedTuple of pure functions.
 
   Raises:
-    ValueError: another padding, not four widths, a width below 1; from init,
-      apply and encode, a size or channel count the model cannot take.
+    ValueError: unknown padding or initialiser, not four widths, a width below
+      1; from init, apply and encode, an invalid image size or channel count.
   """
   if initialiser not in INITIALISERS:
     raise ValueError(
@@ -112,7 +114,7 @@ def autoencoder(
     check_size(image_shape, channels, padding)
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     shapes = jax.eval_shape(module.init, key, images)["params"]
-    draw = _draw if initialiser == "torch" else _draw_he
+    draw = _draw_uniform if initialiser == "torch" else _draw_he
     return jax.jit(lambda key: draw(key, shapes))(key)
 
   return Autoencoder(
@@ -128,12 +130,15 @@ def autoencoder(
 def check_size(
   image_shape: Sequence[int], channels: int, padding: int | str
 ) -> None:
-  """Raises ValueError, naming valid sizes, where an image would not come back.
+  """Checks that the decoder restores the size of an image.
 
   Args:
     image_shape: (H, W, C).
-    channels: what C must be.
+    channels: the required C.
     padding: 1 (sides 16, 32, ...) or "paper28" (sides 12, 28, ...).
+
+  Raises:
+    ValueError: another size or channel count; the message names valid sizes.
   """
   if len(image_shape) != 3 or image_shape[2] != channels:
     raise ValueError(
@@ -146,51 +151,35 @@ def check_size(
       below = (side - offset) // 16 * 16 + offset
       near = [str(size) for size in (below, below + 16) if size >= 12]
       raise ValueError(
-        f"image {name} {side} does not come back through four strides with "
+        f"image {name} {side} is not restored after four strides of 2 with "
         f"padding {padding!r}: valid sizes nearby are {' and '.join(near)}"
       )
 
 
-def _draw(key: jax.Array, shapes: Any) -> Params:
-  """Uniform in +-1/sqrt(fan_in), cut from one draw.
+def _draw_uniform(key: jax.Array, shapes: Any) -> Params:
+  """Kernels and biases uniform in +-1/sqrt(fan_in), PyTorch's default.
 
-  Sixteen draws would be sixteen random programs to compile: seconds, not
-  tenths of one.
+  PyTorch counts fan_in of a transposed convolution on its outputs.
   """
-  total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-  values = jax.random.uniform(key, (total,), minval=-1.0)
-  params, start = {}, 0
-  for name, layer in shapes.items():
-    bound, params[name] = _bound(name, layer), {}
-    for part, leaf in layer.items():
-      piece = values[start : start + leaf.size]
-      params[name][part] = bound * piece.reshape(leaf.shape)
-      start += leaf.size
-  return params
+
+  def bound(path, shape):
+    _, _, cin, cout = shapes[path[0]]["kernel"].shape
+    return (16 * (cout if path[0] in _DECODER else cin)) ** -0.5
+
+  uniform = functools.partial(jax.random.uniform, minval=-1.0)
+  drawn = ("kernel", "bias")
+  return draw_kernels(key, shapes, bound, drawn=drawn, sample=uniform)
 
 
 def _draw_he(key: jax.Array, shapes: Any) -> Params:
-  """Normal kernels for ReLU layers, zero biases, cut from one draw."""
-  total = sum(layer["kernel"].size for layer in shapes.values())
-  values = jax.random.normal(key, (total,))
-  params, start = {}, 0
-  for name, layer in shapes.items():
-    kernel = layer["kernel"]
-    # At stride 2 an output of the decoder sees 2 x 2 positions.
-    seen = (4 if name in _DECODER else 16) * kernel.shape[2]
-    piece = values[start : start + kernel.size].reshape(kernel.shape)
-    params[name] = {
-      "kernel": piece * (2 / seen) ** 0.5,
-      "bias": jnp.zeros(layer["bias"].shape),
-    }
-    start += kernel.size
-  return params
+  """Normal kernels for layers with ReLU (He et al. 2015), zero biases."""
 
+  def spread(path, shape):
+    # At stride 2 an output of the decoder reads 2 x 2 input positions.
+    positions = 4 if path[0] in _DECODER else 16
+    return (2 / (positions * shape[2])) ** 0.5
 
-def _bound(name: str, layer: Any) -> float:
-  """1/sqrt(fan_in), which PyTorch counts on the outputs of d1..d4."""
-  _, _, cin, cout = layer["kernel"].shape
-  return (16 * (cout if name in _DECODER else cin)) ** -0.5
+  return draw_kernels(key, shapes, spread)
 
 
 def _decoder_weights(params: Params) -> tuple[jax.Array, ...]:

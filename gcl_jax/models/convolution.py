@@ -1,9 +1,8 @@
-"""A 2-D convolution in the form that is quickest for its shape.
+"""2-D convolution by the fastest algorithm for its shape and platform.
 
-Values and gradients are those of `nn.Conv`; only how they are computed
-differs, by platform and by how many positions the output has. On a CPU, the
-gradient of the kernel for 64 images on one core, in milliseconds
-(`benchmarks/conv_forms.py` measures all passes on any machine):
+Values and gradients equal those of `nn.Conv`. Milliseconds for the gradient of
+the kernel on one CPU core, 64 images (`benchmarks/conv_forms.py` measures all
+passes on any machine):
 
   output    layer                     XLA's own   groups   one product
   64 x 64   7 x 7 / 2,   1 ->  64            37       17           164
@@ -13,18 +12,18 @@ gradient of the kernel for 64 images on one core, in milliseconds
   4 x 4     3 x 3,     512 -> 512            29       76            30
   2 x 4     3 x 3,     512 -> 512   10 to 200 times the product's, all passes
 
-and of layers with few output channels (U-Nets), for 16 images:
+and for layers with few output channels (U-Nets), 16 images:
 
   48 x 48   3 x 3,      16 ->  16             4       20            47
   48 x 48   3 x 3,      32 ->  16             8       40            78
   48 x 48   3 x 3,      16 ->  32            13        9
   64 x 64   3 x 3,      16 ->   8             6       49
 
-So small maps are one matrix product over shifted views; up to 16 output
-channels XLA's own form stays; and elsewhere the gradient of the kernel is
-summed over groups of images small enough for the cache, whose copies XLA would
-otherwise make for the whole batch at once. Other platforms get XLA's own form
-everywhere: nothing was measured there.
+On a CPU, therefore, a small map is computed as one matrix product over shifted
+views, a layer with up to 16 output channels by XLA's own convolution, and any
+other with the gradient of its kernel summed over groups of images that fit the
+cache, where XLA would copy the whole batch at once. Other platforms use XLA's
+own convolution everywhere; nothing was measured there.
 """
 
 import functools
@@ -38,11 +37,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# Output positions (height x width) up to which a CPU takes one product.
+# Largest number of output positions that a CPU computes as one product.
 _SMALL_MAP = 16
-# Output channels up to which groups of images are slower than XLA's own form.
+# Largest number of output channels at which XLA's own convolution is faster
+# than groups of images.
 _NARROW = 16
-# (output positions, images of a group) from the largest map down.
+# (smallest number of output positions, images per group), largest map first.
 _GROUPS = ((256, 2), (32, 8))
 _NUMBERS = ("NHWC", "HWIO", "NHWC")
 
@@ -86,7 +86,7 @@ class Conv(nn.Module):
 def conv(
   inputs: jax.Array, kernel: jax.Array, strides: int = 1, padding: int = 0
 ) -> jax.Array:
-  """Convolves float[B, H, W, C] with float[h, w, C, D]; zeros around.
+  """Convolves float[B, H, W, C], padded with zeros, with float[h, w, C, D].
 
   Has derivatives of any order in reverse mode (`jax.grad`, `jax.vjp`).
 
@@ -125,13 +125,13 @@ def kernel_gradient(
 ) -> jax.Array:
   """The gradient of a convolution's kernel, summed over images.
 
-  A convolution of the inputs with the gradient of the outputs as its kernel
-  and images as its channels. It is written in the layout that XLA's CPU
-  backend is quick in: inside a loop any other is 30 times slower.
+  This is itself a convolution of the inputs, with the gradient of the outputs
+  as kernel and the images as channels. XLA's CPU backend runs any other layout
+  30 times slower inside a loop.
 
   Args:
-    inputs: float[B, H, W, C], what was convolved.
-    outputs: float[B, H', W', D], gradient of the loss by the outputs.
+    inputs: float[B, H, W, C], inputs of the convolution.
+    outputs: float[B, H', W', D], gradient of the loss by its outputs.
     kernel_size: (h, w).
     strides, padding: of the convolution.
 
@@ -156,10 +156,10 @@ def kernel_gradient(
 
 
 def grouped_kernel_gradient(inputs, outputs, kernel_size, strides, padding):
-  """`kernel_gradient`, a few images at a time, accumulated in float32.
+  """`kernel_gradient` summed in float32 over groups of a few images.
 
-  Takes and returns what that does. Where the group found in the table does
-  not divide the batch, the largest common divisor is taken.
+  Arguments and result are those of `kernel_gradient`. A group has as many
+  images as `_GROUPS` says, or their greatest common divisor with the batch.
   """
   positions = outputs.shape[1] * outputs.shape[2]
   wanted = next((g for least, g in _GROUPS if positions >= least), 1)
@@ -180,7 +180,7 @@ def grouped_kernel_gradient(inputs, outputs, kernel_size, strides, padding):
 def native(
   inputs: jax.Array, kernel: jax.Array, strides: int, padding: int
 ) -> jax.Array:
-  """`conv` as XLA has it."""
+  """`conv` by XLA's own convolution."""
   edge = (padding, padding)
   return lax.conv_general_dilated(
     inputs, kernel, (strides, strides), (edge, edge), dimension_numbers=_NUMBERS

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gcl_jax.models.convolution import Conv
-from gcl_jax.models.layers import Model, max_pool
+from gcl_jax.models.layers import Model, draw_kernels, max_pool
 
 _BLOCKS = {
   "resnet10": ((1, 1, 1, 1), False),
@@ -34,12 +34,18 @@ def resnet(
   `init(key, (H, W, C))` -> {"params", "batch_stats"}, all float32. Kernels are
   normal with variance 2 / (h w out), scales 1, biases 0.
 
-  `apply(variables, images, *, train=False, axis_name=None, taps=False)` ->
-  (features float32[B, feature_dim], batch_stats), for images
-  float[B, H, W, C]. With `train` the batch's statistics are used and folded
-  into the running ones (momentum 0.9); with `axis_name` they are those of the
-  batches of all devices together. With `taps` a third output lists the spatial
-  means float32[B, channels] after the stem and after each of the four stages.
+  `apply(variables, images, *, train=False, axis_name=None, taps=False,
+  maps=False)` -> (features float32[B, feature_dim], batch_stats), for images
+  float[B, H, W, C]:
+
+    train: normalises by the statistics of the batch and updates the running
+      ones (momentum 0.9).
+    axis_name: takes these statistics over the batches of all devices.
+    taps: appends the spatial means after the stem and after each of the four
+      stages, a list of float32[B, channels].
+    maps: appends (after the taps, if both are set) the feature maps behind
+      those means, a list of float32[B, h, w, channels]; the last is the map
+      that `features` averages. A stage after the first halves h and w.
 
   Args:
     arch: "resnet10" (one block a stage), "resnet18", "resnet34", "resnet50".
@@ -47,10 +53,10 @@ def resnet(
       stride 2) or "oct" (7x7, stride 2, no pool).
     width: channels of the stem; stages have 1, 2, 4 and 8 times as many
       (resnet50: 4 times that at their ends). 64 is the published network.
-    dtype: what convolutions compute in and activations are kept in, "float32"
-      or "bfloat16". Parameters, statistics and features stay float32.
-    remat: compute what is inside a residual block again on the way back
-      instead of keeping it: about a quarter more arithmetic, less memory.
+    dtype: type of convolutions and activations, "float32" or "bfloat16".
+      Parameters, statistics, features and maps stay float32.
+    remat: recompute the activations inside residual blocks in the backward
+      pass instead of storing them: less memory, about a third more arithmetic.
 
   Returns:
     The model; `feature_dim` is 8 width (resnet50: 32 width).
@@ -70,42 +76,38 @@ def resnet(
     _ResNet, blocks, bottleneck, stem, width, jnp.dtype(dtype), remat
   )
 
-  def apply(variables, images, *, train=False, axis_name=None, taps=False):
-    (features, means), updated = module(train=train, axis_name=axis_name).apply(
+  def apply(
+    variables, images, *, train=False, axis_name=None, taps=False, maps=False
+  ):
+    stages, updated = module(train=train, axis_name=axis_name).apply(
       variables, images, mutable=["batch_stats"] if train else []
     )
     stats = updated["batch_stats"] if train else variables["batch_stats"]
-    return (features, stats, means) if taps else (features, stats)
+    outputs = [_spatial_mean(stages[-1]), stats]
+    if taps:
+      outputs.append([_spatial_mean(stage) for stage in stages])
+    if maps:
+      outputs.append([stage.astype(jnp.float32) for stage in stages])
+    return tuple(outputs)
 
   feature_dim = width * 8 * (4 if bottleneck else 1)
   return Model(functools.partial(_init, module()), apply, feature_dim)
 
 
 def _init(module: nn.Module, key: jax.Array, image_shape: Sequence[int]):
-  """All kernels cut from one normal draw: one random program to compile."""
   image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
   shapes = jax.eval_shape(module.init, jax.random.key(0), image)
-  leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
-  sizes = [leaf.size for path, leaf in leaves if _name(path) == "kernel"]
-  draws = jnp.split(jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes))
-  draws = iter(draws)
-  values = []
-  for path, leaf in leaves:
-    if _name(path) == "kernel":
-      height, width, _, features = leaf.shape
-      scale = np.sqrt(2 / (height * width * features))
-      values.append(next(draws).reshape(leaf.shape) * scale)
-    else:
-      one = _name(path) in ("scale", "var")
-      values.append(jnp.full(leaf.shape, float(one), leaf.dtype))
-  return jax.tree.unflatten(structure, values)
+  return draw_kernels(key, shapes, _fan_out_scale)
 
 
-def _name(path) -> str:
-  return path[-1].key
+def _fan_out_scale(path, shape) -> float:
+  height, width, _, features = shape
+  return np.sqrt(2 / (height * width * features))
 
 
 class _ResNet(nn.Module):
+  """Feature maps after the stem and after each stage."""
+
   blocks: Sequence[int]
   bottleneck: bool
   stem: str
@@ -132,7 +134,7 @@ class _ResNet(nn.Module):
     hidden = nn.relu(norm(name="stem_norm")(hidden))
     if self.stem == "imagenet":
       hidden = max_pool(hidden)
-    means = [_spatial_mean(hidden)]
+    stages = [hidden]
     block = _Bottleneck if self.bottleneck else _Basic
     block = nn.remat(block) if self.remat and self.train else block
     for stage, count in enumerate(self.blocks):
@@ -142,8 +144,8 @@ class _ResNet(nn.Module):
         hidden = block(self.width << stage, stride, conv, norm, name=name)(
           hidden
         )
-      means.append(_spatial_mean(hidden))
-    return means[-1], means
+      stages.append(hidden)
+    return stages
 
 
 def _spatial_mean(hidden):
@@ -168,7 +170,10 @@ class _Basic(nn.Module):
 
 
 class _Bottleneck(nn.Module):
-  """1x1, 3x3 (which strides, as in v1.5), 1x1 to four times as many."""
+  """Three convolutions beside a shortcut, 1x1, 3x3 and 1x1.
+
+  The 3x3 one has the stride (v1.5), the last one four times the channels.
+  """
 
   features: int
   stride: int

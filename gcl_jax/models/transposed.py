@@ -1,24 +1,25 @@
-"""The transposed convolution of the decoder: kernel 4, stride 2.
+"""Transposed convolution with kernel 4 and stride 2, for decoders.
 
-Three maps belong together, each the derivative of the other two:
+The derivatives of each of three bilinear maps are the other two:
 
-  up(x, k)      the transposed convolution        [B, H, W, I] -> [B, H', W', O]
-  down(u, k)    the strided convolution it is the adjoint of, back again
-  weigh(u, x)   the kernel gradient, sum over images and positions of u x
+  up(x, k)      transposed convolution, [B, H, W, I] -> [B, H', W', O]
+  down(u, k)    its adjoint, a strided convolution, [B, H', W', O] ->
+                [B, H, W, I]
+  weigh(u, x)   gradient of the kernel, sum over images and positions of u x
 
-so gradients of any order are made of these three, each in its quick form.
-On XLA's CPU backend, measured on one core at 56 x 56, 32 -> 32, 16 images:
+so gradients of any order consist of these three, each by its fastest algorithm.
+Measured on one CPU core at 56 x 56, 32 -> 32 channels, 16 images:
 
   up      19 ms as four shifted views, one matrix product and depth-to-space
-          (output row 2i + r reads two input rows only: all four phases come
-          from one 2x2 neighbourhood), 22 ms over an input dilated with zeros
+          (output row 2i + r reads two input rows, so one 2x2 neighbourhood
+          gives all four phases), 22 ms over an input dilated with zeros
   down    9 ms as a strided convolution, 17 ms as the gradient of the product
   weigh   17 ms as the strided convolution's own weight gradient, 27 ms as the
           product's; that of the dilated convolution takes 10 to 40 times more
 
-MainProcessFailed `up` is `lax.conv_transpose`. Under `vmap` the kernel gradients of
-single images are made one after the other on a CPU, where a convolution in
-groups is slower still.
+On other platforms `up` is `lax.conv_transpose`. Under `vmap` a CPU computes
+the kernel gradients of single images one after the other, because a grouped
+convolution is slower still.
 """
 
 import functools
@@ -40,8 +41,8 @@ def transposed_conv(
 ) -> jax.Array:
   """Transposed convolution with kernel 4 and stride 2.
 
-  Same numbers as `lax.conv_transpose(images, kernel, (2, 2), [(3 - padding,
-  3 - padding)] * 2)` and as linen's `ConvTranspose`. PyTorch's weight
+  Equals `lax.conv_transpose(images, kernel, (2, 2), [(3 - padding,
+  3 - padding)] * 2)` and linen's `ConvTranspose`. PyTorch's weight
   [Cin, Cout, 4, 4] is this kernel flipped in both spatial axes and with its
   axes in the order (2, 3, 0, 1).
 
@@ -82,7 +83,7 @@ class TransposedConv(nn.Module):
 
 @functools.lru_cache
 def _maps(padding: int) -> tuple[Any, Any, Any]:
-  """up, down and weigh at a padding; kernels are [4, 4, Cin, Cout]."""
+  """The maps up, down and weigh; kernels are [4, 4, Cin, Cout]."""
 
   @jax.custom_vjp
   def up(x, k):
@@ -134,7 +135,7 @@ def _maps(padding: int) -> tuple[Any, Any, Any]:
 
 
 def _adjoint(kernel):
-  """The kernel of the strided convolution, and back."""
+  """Converts the kernel of `up` to that of a strided convolution and back."""
   return kernel[::-1, ::-1].swapaxes(2, 3)
 
 

@@ -1,4 +1,4 @@
-"""The 2-D U-Net of positional contrastive learning, encoder and decoder apart.
+"""The 2-D U-Net of positional contrastive learning, encoder and decoder.
 
 Ronneberger et al. 2015 with the layers of Zeng et al. (PCL, MICCAI 2021):
 
@@ -8,7 +8,7 @@ Ronneberger et al. 2015 with the layers of Zeng et al. (PCL, MICCAI 2021):
   decoder   a 2x2 up-convolution of stride 2, the encoder's map of that size
             beside it, two 3x3 convolutions as in the encoder; 1x1 to classes
 
-Convolutions ahead of a normalisation have no bias: it would be taken away.
+Convolutions before a normalisation have no bias, which it would subtract.
 """
 
 import functools
@@ -19,36 +19,49 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gcl_jax.models import heads
 from gcl_jax.models.convolution import Conv
-from gcl_jax.models.layers import Model
+from gcl_jax.models.layers import Model, draw_kernels
 from gcl_jax.models.transposed import depth_to_space
 
 _SLOPE = 0.01  # of the LeakyReLU below 0
 
 
 class UNet(NamedTuple):
-  """Pure functions of one U-Net.
+  """A U-Net as pure functions.
 
   `variables` is {"params", "batch_stats"}, each {"encoder", "decoder"}, all
-  float32. `encode` needs no more than the "encoder" half of both. With `train`
-  the statistics of the batch are used and folded into the running ones
-  (momentum 0.9); with `axis_name` they are those of all devices together.
-  Images are float[B, H, W, C]; ValueError where a side is not a multiple of
-  `stride`.
+  float32. `encode` reads the "encoder" half of both only. With `train`, layers
+  normalise by the statistics of the batch and update the running ones
+  (momentum 0.9); with `axis_name`, by statistics over the batches of all
+  devices. Images are float[B, H, W, C]; ValueError if a side is not a multiple
+  of `stride`.
 
   Attributes:
     init: `init(key, (H, W, C))` -> variables. Kernels are normal with variance
       2 / (1 + 0.01^2) / fan_in (He et al. 2015), scales 1, biases 0.
     encode: `encode(variables, images, *, train=False, axis_name=None)` ->
       ((bottleneck, skips), batch_stats): bottleneck float32[B, H / stride,
-      W / stride, feature_dim]; skips, one per level above it, full size first.
+      W / stride, feature_dim]; skips, one map per upper level, full size first.
     segment: `segment(variables, images, *, train=False, axis_name=None)` ->
       (logits float32[B, H, W, classes], batch_stats).
-    transfer: `transfer(fresh, pretrained)` -> fresh variables with the encoder
-      (parameters and statistics) of the pretrained ones; the decoder stays.
-      ValueError where the two encoders differ in shape.
+    features: `features(variables, images, *, levels_up, train=False,
+      axis_name=None)` -> (map, batch_stats): the decoder's map after
+      `levels_up` up-steps, float32[B, H / s, W / s, C] with s = stride /
+      2^levels_up and C = widths[-1 - levels_up]. 0 gives the bottleneck,
+      levels - 1 the map before the output layer; ValueError beyond. Later
+      decoder stages are not computed: the gradients of their parameters are 0,
+      their statistics do not change, and `variables` may lack them.
+    subset: `subset(variables, levels_up)` -> the variables that `features`
+      needs for this `levels_up`: the encoder and the decoder stages "up<k>" and
+      "level<k>" up to there. Training only these avoids weight decay on layers
+      without a gradient.
+    transfer: `transfer(fresh, pretrained)` -> fresh variables in which the
+      pretrained encoder and every decoder stage in `pretrained` replace the
+      fresh ones, parameters and statistics. ValueError, naming the array, if
+      one is missing, unknown or of another shape.
     feature_dim: channels of the bottleneck.
     stride: pixels per side of a bottleneck cell, 2^(levels - 1).
   """
@@ -56,6 +69,8 @@ class UNet(NamedTuple):
   init: Callable[..., Any]
   encode: Callable[..., Any]
   segment: Callable[..., Any]
+  features: Callable[..., Any]
+  subset: Callable[[Any, int], Any]
   transfer: Callable[[Any, Any], Any]
   feature_dim: int
   stride: int
@@ -72,15 +87,15 @@ def unet(
     widths: channels of the levels, two or more; the paper's are f, 2f, ..., 16f
       with f = 48 (ACDC, HVSMR) or 32 (CHD, MMWHS).
     classes: channels of the logits, background included.
-    dtype: what convolutions compute in and activations are kept in, "float32"
-      (also None) or "bfloat16". Parameters, statistics, the bottleneck map
-      and logits stay float32.
+    dtype: type of convolutions and activations, "float32" (also None) or
+      "bfloat16". Parameters, statistics, logits and the maps of `encode` and
+      `features`, skips excepted, stay float32.
 
   Returns:
     UNet, a NamedTuple of pure functions.
 
   Raises:
-    ValueError: fewer than two widths, a width or `classes` below 1, another
+    ValueError: fewer than two widths, a width or `classes` below 1, unknown
       `dtype`.
   """
   widths = tuple(widths)
@@ -100,22 +115,39 @@ def unet(
     _check((1, *image_shape), stride)
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     shapes = _shapes(encoder(), decoder(), images)
-    return _draw(key, shapes)
+    return draw_kernels(key, shapes, _fan_in_scale)
 
   def encode(variables, images, *, train=False, axis_name=None):
     _check(images.shape, stride)
     module = encoder(train=train, axis_name=axis_name)
     return _apply(module, "encoder", variables, train, images)
 
-  def segment(variables, images, *, train=False, axis_name=None):
+  def decode(variables, images, train, axis_name, levels_up=None):
     (bottleneck, skips), stats = encode(
       variables, images, train=train, axis_name=axis_name
     )
+    if levels_up == 0:
+      return bottleneck, stats
     variables = {"params": variables["params"], "batch_stats": stats}
     module = decoder(train=train, axis_name=axis_name)
-    return _apply(module, "decoder", variables, train, bottleneck, skips)
+    inputs = bottleneck, skips, levels_up
+    return _apply(module, "decoder", variables, train, *inputs)
 
-  return UNet(init, encode, segment, _transfer, widths[-1], stride)
+  def segment(variables, images, *, train=False, axis_name=None):
+    return decode(variables, images, train, axis_name)
+
+  def features(variables, images, *, levels_up, train=False, axis_name=None):
+    _check_levels(levels_up, widths)
+    return decode(variables, images, train, axis_name, levels_up)
+
+  def subset(variables, levels_up):
+    _check_levels(levels_up, widths)
+    run = range(len(widths) - levels_up, len(widths))
+    return _subset(variables, [f"{x}{k}" for x in ("up", "level") for k in run])
+
+  return UNet(
+    init, encode, segment, features, subset, _transfer, widths[-1], stride
+  )
 
 
 def pixel_projection(channels: int, out: int = 128) -> Model:
@@ -148,7 +180,7 @@ def _check(shape, stride):
 
 
 def _apply(module, name, variables, train, *inputs):
-  """One half of the network and the statistics of both halves."""
+  """Outputs of one half of the network, and the statistics of both halves."""
   params, stats = variables["params"][name], variables["batch_stats"]
   outputs, updated = module.apply(
     {"params": params, "batch_stats": stats[name]},
@@ -158,20 +190,45 @@ def _apply(module, name, variables, train, *inputs):
   return outputs, {**stats, name: updated["batch_stats"]} if train else stats
 
 
-def _transfer(fresh, pretrained):
-  def shapes(variables):
-    halves = {kind: variables[kind]["encoder"] for kind in fresh}
-    return jax.tree.map(jnp.shape, halves)
-
-  if shapes(fresh) != shapes(pretrained):
+def _check_levels(levels_up, widths):
+  if levels_up not in range(len(widths)):
     raise ValueError(
-      "the pretrained encoder does not fit this U-Net: widths and image "
-      "channels of both must be the same"
+      f"levels_up must be 0 to {len(widths) - 1} for a U-Net of {len(widths)}"
+      f" levels, got {levels_up}"
     )
+
+
+def _subset(variables, stages):
+  """The encoder and the decoder stages with these names."""
   return {
-    kind: {**fresh[kind], "encoder": pretrained[kind]["encoder"]}
-    for kind in fresh
+    kind: {
+      "encoder": halves["encoder"],
+      "decoder": {
+        name: stage
+        for name, stage in halves.get("decoder", {}).items()
+        if name in stages
+      },
+    }
+    for kind, halves in variables.items()
   }
+
+
+def _transfer(fresh, pretrained):
+  stages = pretrained["params"].get("decoder", {})
+  wanted = flatten_dict(_subset(fresh, stages), sep="/")
+  given = flatten_dict(pretrained, sep="/")
+  for name in sorted(wanted | given):
+    shape, fits = (
+      jnp.shape(arrays[name]) if name in arrays else "absent"
+      for arrays in (given, wanted)
+    )
+    if shape != fits:
+      raise ValueError(
+        f"the pretrained network does not fit this U-Net: {name} is {shape}"
+        f" there and {fits} here; widths, image channels and, where the output"
+        " layer is transferred, classes of both must be the same"
+      )
+  return unflatten_dict(flatten_dict(fresh, sep="/") | given, sep="/")
 
 
 def _shapes(encoder, decoder, images):
@@ -185,26 +242,8 @@ def _shapes(encoder, decoder, images):
   return jax.eval_shape(both, jax.random.key(0), images)
 
 
-def _draw(key, shapes):
-  """All kernels cut from one normal draw: one random program to compile."""
-  leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
-  names = [path[-1].key for path, _ in leaves]
-  sizes = [
-    leaf.size
-    for name, (_, leaf) in zip(names, leaves, strict=True)
-    if name == "kernel"
-  ]
-  draws = jnp.split(jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes))
-  draws, values = iter(draws), []
-  for name, (_, leaf) in zip(names, leaves, strict=True):
-    if name == "kernel":
-      fan_in = np.prod(leaf.shape[:3])
-      scale = np.sqrt(2 / (1 + _SLOPE**2) / fan_in)
-      values.append(next(draws).reshape(leaf.shape) * scale)
-    else:
-      one = name in ("scale", "var")
-      values.append(jnp.full(leaf.shape, float(one), leaf.dtype))
-  return jax.tree.unflatten(structure, values)
+def _fan_in_scale(path, shape):
+  return np.sqrt(2 / (1 + _SLOPE**2) / np.prod(shape[:3]))
 
 
 def _halve(inputs):
@@ -273,8 +312,11 @@ class _Decoder(nn.Module):
   axis_name: str | None = None
 
   @nn.compact
-  def __call__(self, hidden, skips):
-    for k in reversed(range(len(self.widths))):
+  def __call__(self, hidden, skips, levels_up=None):
+    """Logits, or with `levels_up` the map after so many up-steps."""
+    levels = len(self.widths)
+    last = 0 if levels_up is None else levels - levels_up
+    for k in reversed(range(last, levels)):
       width = self.widths[k]
       # Windows of a 2x2 up-convolution of stride 2 do not overlap: it is one
       # product per input position, its outputs laid out as a 2x2 cell.
@@ -285,5 +327,7 @@ class _Decoder(nn.Module):
         width, self.dtype, self.train, self.axis_name, name=f"level{k + 1}"
       )
       hidden = level(hidden)
-    output = Conv(self.classes, (1, 1), use_bias=True, name="output")
-    return output(hidden.astype(jnp.float32))
+    hidden = hidden.astype(jnp.float32)
+    if levels_up is not None:
+      return hidden
+    return Conv(self.classes, (1, 1), use_bias=True, name="output")(hidden)

@@ -248,7 +248,7 @@ def views_of(config: Any, mean: float, std: float) -> dict[str, Any]:
 def _predictor(
   network: Any, mean: float, std: float
 ) -> Callable[[Any, dict], jax.Array]:
-  """fn(variables, batch) for `Context.map`: the class of every pixel, uint8[B, H, W].
+  """fn(variables, batch) for a map: the class of every pixel, uint8[B, H, W].
 
   Args:
     network: `models.unet.unet`.
