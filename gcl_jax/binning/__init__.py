@@ -1,11 +1,10 @@
-"""Severity scores to pseudo-labels, and batches that keep bins together.
+"""Severity scores to pseudo-labels.
 
 Host code in numpy. A bin holds the images whose scores lie in one right-closed
 interval (edges[k], edges[k + 1]]; equal scores always share a bin, and
 `from_edges(scores, bins.edges)` gives back `bins.labels` exactly.
 """
 
-from gcl_jax.binning.batches import bin_aware_batch
 from gcl_jax.binning.choice import choose
 from gcl_jax.binning.rules import (
   Bins,
@@ -17,7 +16,6 @@ from gcl_jax.binning.rules import (
 
 __all__ = [
   "Bins",
-  "bin_aware_batch",
   "choose",
   "describe",
   "equal_count",
