@@ -36,12 +36,12 @@ def classify_step(
   Args:
     encoder, head: models; batch statistics live in state.extra.
     optimizer: an optax transformation.
-    views: keywords of `augment.one_view`.
+    views: keywords of `augment.crop`.
   """
 
   def step(state, batch, *, axis_name=None):
     keys = augment.sample_keys(state.key, state.step, batch["index"])
-    images = augment.one_view(keys, batch["image"], **views)
+    images = augment.crop(keys, batch["image"], **views)
     known = ~jnp.isnan(batch["target"])
     target = jnp.where(known, batch["target"], 0.0)
     share = pmean(known.mean(dtype=jnp.float32), axis_name)
@@ -139,7 +139,7 @@ def train_classifier(
     targets: float[N, K] of 1, 0, nan.
     rows: positions of the rows to train on.
     config: batch_size, steps, learning_rate, optimizer.
-    views: keywords of `augment.one_view`.
+    views: keywords of `augment.crop`.
     mesh, mode: see `gcl_jax.engine.parallel`.
     seed: of the weights, the order and the views.
     name, telemetry, checkpoints: as in `gcl_jax.engine.train.fit`.

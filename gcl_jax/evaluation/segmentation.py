@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gcl_jax import augment, augment_masks
+from gcl_jax import augment
 from gcl_jax.collectives import pmean
 from gcl_jax.engine import feed, parallel, sweep, train
 from gcl_jax.engine.dispatch import Dispatch
@@ -35,15 +35,13 @@ def segment_step(
   Args:
     network: `models.unet.unet`.
     optimizer: an optax transformation.
-    views: options of `augment_masks.one_view`.
+    views: options of `augment.warp`.
     dice_weight: of `cross_entropy_dice`.
   """
 
   def step(state, batch, *, axis_name=None):
     keys = augment.sample_keys(state.key, state.step, batch["index"])
-    images, masks = augment_masks.one_view(
-      keys, batch["image"], batch["mask"], **views
-    )
+    images, masks = augment.warp(keys, batch["image"], batch["mask"], **views)
 
     def objective(params):
       logits, stats = network.segment(
@@ -167,7 +165,7 @@ class Segmenter:
       network: `models.unet.unet` with so many `classes`, background included.
       classes: K.
       config: as `optimizer_of`, and `batch_size`, `dice_weight`.
-      views: options of `augment_masks.one_view`, `mean` and `std` among them.
+      views: options of `augment.warp`, `mean` and `std` among them.
       mesh, mode: see `gcl_jax.engine.parallel`.
     """
     self.network, self.classes, self.config = network, classes, config

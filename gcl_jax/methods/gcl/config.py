@@ -137,7 +137,7 @@ def _pretrain() -> ml_collections.ConfigDict:
 
 
 def _views() -> ml_collections.ConfigDict:
-  """Options of `augment_masks.one_view`."""
+  """Options of `augment.warp`."""
   return ml_collections.ConfigDict(
     dict(
       rotation=30.0,

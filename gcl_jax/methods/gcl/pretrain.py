@@ -114,7 +114,7 @@ def optimizer_of(settings: Any) -> Any:
 
 
 def views_of(settings: Any, mean: float, std: float) -> dict[str, Any]:
-  """Options of `augment_masks.one_view`; mean and sd of the training pixels."""
+  """Options of `augment.warp`; mean and sd of the training pixels."""
   plain = {
     name: tuple(value) if isinstance(value, tuple | list) else value
     for name, value in settings.to_dict().items()

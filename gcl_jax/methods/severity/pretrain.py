@@ -114,7 +114,7 @@ def objective(config: Any, name: str) -> tuple[str, tuple[str, ...]]:
 
 
 def views_of(config: Any, mean: float, std: float) -> dict[str, Any]:
-  """Keywords of `augment.two_views`; mean and sd of the pool's pixels."""
+  """Keywords of `augment.two_crops`; mean and sd of the pool's pixels."""
   return dict(
     crop_scale=tuple(config.crop_scale),
     flip=config.flip,

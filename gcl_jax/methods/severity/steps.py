@@ -121,7 +121,7 @@ def supcon_step(
     block_size: rows and columns of a loss block, None = dense.
     soft_width: above 0, `batch["score"]` float[B] gives the affinity
       exp(-(difference / soft_width)^2 / 2) in place of label equality.
-    views: keywords of `augment.two_views`.
+    views: keywords of `augment.two_crops`.
   """
 
   def contrast(z, batch, axis_name):
@@ -141,7 +141,7 @@ def supcon_step(
 
   def step(state, batch, *, axis_name=None):
     keys = augment.sample_keys(state.key, state.step, batch["index"])
-    images = augment.two_views(keys, batch["image"], **(views or {}))
+    images = augment.two_crops(keys, batch["image"], **(views or {}))
 
     def objective(params):
       stats = state.extra["batch_stats"]
@@ -191,7 +191,7 @@ def moco_step(
 
   def step(state, batch, *, axis_name=None):
     sample = augment.sample_keys(state.key, state.step, batch["index"])
-    images = augment.two_views(sample, batch["image"], **(views or {}))
+    images = augment.two_crops(sample, batch["image"], **(views or {}))
     slow = _follow(state.extra["slow"], state.params, momentum)
     key, slow_stats = _embed(
       encoder, head, slow, state.extra["slow_stats"], images[:, 1:], axis_name

@@ -1,8 +1,4 @@
-"""Random views of images, made on the device, one random key per image.
-
-A key depends on the seed, the step and the image's own index only, so a view
-is the same on any number of devices and whatever its batch-mates are.
-"""
+"""Random resized crops with flips and colour jitter: the views of SimCLR."""
 
 from collections.abc import Sequence
 
@@ -10,43 +6,31 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gcl_jax.augment.colour import jitter as jittered
+from gcl_jax.augment.colour import standardise
+
 # Rejected crops are drawn again this often, as torchvision does, before the
 # whole image is taken.
 _ATTEMPTS = 10
 
 
-def sample_keys(key: jax.Array, step: jax.Array, index: jax.Array) -> jax.Array:
-  """One key per image: fold_in(fold_in(key, step), index).
-
-  Args:
-    key: the run's typed key, a scalar.
-    step: int scalar.
-    index: int[B], each image's row in the data set (or any id of its own).
-
-  Returns:
-    keys[B].
-  """
-  key = jax.random.fold_in(key, step)
-  return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
-
-
-def two_views(keys: jax.Array, images: jax.Array, **options) -> jax.Array:
-  """Two independent `one_view`s of every image.
+def two_crops(keys: jax.Array, images: jax.Array, **options) -> jax.Array:
+  """Two independent crops of every image.
 
   Args:
     keys: keys[B], one per image.
     images: uint8[B, H, W, C].
-    **options: those of `one_view`.
+    **options: those of `crop`.
 
   Returns:
     float32[B, 2, H, W, C].
   """
   keys = jax.vmap(jax.random.split)(keys)
-  views = [one_view(keys[:, v], images, **options) for v in range(2)]
+  views = [crop(keys[:, v], images, **options) for v in range(2)]
   return jnp.stack(views, axis=1)
 
 
-def one_view(
+def crop(
   keys: jax.Array,
   images: jax.Array,
   *,
@@ -62,9 +46,9 @@ def one_view(
   """A random resized crop, flip and jitter, normalised: SimCLR's recipe.
 
   Crop, resize to the image's own size and flip are one bilinear resampling
-  (`resample`). Then, with probability `jitter`, brightness and contrast change
-  in random order, as torchvision's ColorJitter. Its saturation and hue, and
-  random grayscale, do nothing to one channel and are left out.
+  (`resized_crop`). Then, with probability `jitter`, brightness and contrast
+  change in random order, as in torchvision's ColorJitter. Saturation, hue and
+  random grayscale, which do nothing to one channel, are left out.
 
   Args:
     keys: keys[B], one per image.
@@ -88,24 +72,16 @@ def one_view(
     crop_key, flip_key, jitter_key = jax.random.split(key, 3)
     box = sample_box(crop_key, crop_scale, crop_ratio)
     flipped = jax.random.bernoulli(flip_key, flip)
-    image = resample(image, box, flipped) / 255
-    return _jitter(jitter_key, image, brightness, contrast, jitter)
+    image = resized_crop(image, box, flipped) / 255
+    return jittered(
+      jitter_key,
+      image,
+      brightness=brightness,
+      contrast=contrast,
+      probability=jitter,
+    )
 
-  return _standardise(jax.vmap(view)(keys, images), mean, std)
-
-
-def normalise(
-  images: jax.Array,
-  mean: float | Sequence[float],
-  std: float | Sequence[float],
-) -> jax.Array:
-  """uint8[..., H, W, C] -> float32, (pixel / 255 - mean) / std.
-
-  Args:
-    images: uint8[..., C].
-    mean, std: of the pixels in [0, 1], one number or one per channel.
-  """
-  return _standardise(images.astype(jnp.float32) / 255, mean, std)
+  return standardise(jax.vmap(view)(keys, images), mean, std)
 
 
 def sample_box(
@@ -140,7 +116,9 @@ def sample_box(
   return jnp.stack([top, left, height, width])
 
 
-def resample(image: jax.Array, box: jax.Array, flipped: jax.Array) -> jax.Array:
+def resized_crop(
+  image: jax.Array, box: jax.Array, flipped: jax.Array
+) -> jax.Array:
   """Enlarges a crop to the size of the image, flipped or not; bilinear.
 
   Output pixel i lies at box_top H + (i + 1/2) box_height - 1/2 of the input's
@@ -173,32 +151,3 @@ def _weights(size, start, extent):
   centre = start * size + (place + 0.5) * extent - 0.5
   centre = jnp.clip(centre, 0, size - 1)
   return jnp.maximum(1 - jnp.abs(centre[:, None] - place[None, :]), 0)
-
-
-def _jitter(key, image, brightness, contrast, probability):
-  """Brightness and contrast of one image in [0, 1], in random order."""
-  draws = jax.random.uniform(key, (4,))
-  light = 1 + brightness * (2 * draws[0] - 1)
-  strength = 1 + contrast * (2 * draws[1] - 1)
-
-  def brighten(pixels):
-    return jnp.clip(pixels * light, 0, 1)
-
-  def stretch(pixels):
-    centre = jnp.mean(_luminance(pixels))
-    return jnp.clip(centre + strength * (pixels - centre), 0, 1)
-
-  one_way, other_way = stretch(brighten(image)), brighten(stretch(image))
-  changed = jnp.where(draws[2] < 0.5, one_way, other_way)
-  return jnp.where(draws[3] < probability, changed, image)
-
-
-def _luminance(pixels):
-  if pixels.shape[-1] != 3:
-    return pixels
-  return pixels @ jnp.asarray([0.299, 0.587, 0.114])
-
-
-def _standardise(pixels, mean, std):
-  mean, std = (jnp.asarray(x, jnp.float32) for x in (mean, std))
-  return (pixels - mean) / std

@@ -1,0 +1,110 @@
+"""Warped views of images, with label maps that follow them.
+
+Two warps of one image correspond where their places (`warp_places`) agree.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from gcl_jax.augment.colour import intensities, standardise
+from gcl_jax.augment.spatial import (
+  sample_bilinear,
+  sample_nearest,
+  split_key,
+  warp_places,
+)
+
+
+def two_warps(keys: jax.Array, images: jax.Array, **options) -> jax.Array:
+  """Two independent warps of every image.
+
+  View v is drawn with the key fold_in(key of the image, v).
+
+  Args:
+    keys: keys[B], one per image.
+    images: uint8[B, H, W, C].
+    **options: those of `warp`.
+
+  Returns:
+    float32[B, 2, H, W, C].
+  """
+  views = [
+    warp(
+      jax.vmap(lambda key, v=view: jax.random.fold_in(key, v))(keys),
+      images,
+      **options,
+    )[0]
+    for view in range(2)
+  ]
+  return jnp.stack(views, axis=1)
+
+
+def warp(
+  keys: jax.Array,
+  images: jax.Array,
+  masks: jax.Array | None = None,
+  *,
+  brightness: float = 0.0,
+  contrast: float = 0.0,
+  gamma: float = 0.0,
+  mean: float | Sequence[float] = 0.0,
+  std: float | Sequence[float] = 1.0,
+  **spatial,
+) -> tuple[jax.Array, jax.Array | None]:
+  """One random warp of every image and of its label map.
+
+  Pixels in [0, 1] are changed by factor, by contrast about the view's mean
+  and by exponent, in this order, and clipped to [0, 1] after each. A strength
+  of 0 leaves its change out. Images do not depend on whether masks are given.
+
+  Args:
+    keys: keys[B], one per image; the same keys give `warp_places` the
+      places that the pixels came from.
+    images: uint8[B, H, W, C].
+    masks: int[B, H, W] of any integer type, or None.
+    brightness: factor drawn from 1 -+ brightness.
+    contrast: factor drawn from 1 -+ contrast.
+    gamma: exponent drawn from 1 / (1 + gamma) to 1 + gamma, uniformly in its
+      logarithm.
+    mean, std: of the pixels in [0, 1], one number or one per channel.
+    **spatial: the options of `warp_places`.
+
+  Returns:
+    Images float32[B, H, W, C], (pixel - mean) / std of the changed pixels;
+    masks as they were given, moved, or None.
+
+  Raises:
+    ValueError: arrays of other shapes or types; options out of range.
+  """
+  _check_arrays(images, masks)
+  places = warp_places(keys, images.shape[1:3], **spatial)
+  views = sample_bilinear(images, places) / 255
+
+  def recolour(key, pixels):
+    return intensities(
+      split_key(key)[2],
+      pixels,
+      brightness=brightness,
+      contrast=contrast,
+      gamma=gamma,
+    )
+
+  views = standardise(jax.vmap(recolour)(keys, views), mean, std)
+  return views, None if masks is None else sample_nearest(masks, places)
+
+
+def _check_arrays(images, masks):
+  if images.ndim != 4 or images.dtype != jnp.uint8:
+    raise ValueError(
+      f"images must be uint8[B, H, W, C], got {images.dtype}{images.shape}"
+    )
+  if masks is None:
+    return
+  integer = jnp.issubdtype(masks.dtype, jnp.integer)
+  if masks.shape != images.shape[:3] or not integer:
+    raise ValueError(
+      f"masks must be int{list(images.shape[:3])} for images of shape "
+      f"{images.shape}, got {masks.dtype}{masks.shape}"
+    )
