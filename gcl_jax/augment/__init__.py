@@ -5,6 +5,8 @@
 map along with the image. `two_crops` and `two_warps` draw two independent
 views of every image. A view depends on the seed, the step and the index of its
 image only: it is the same on any number of devices and in any batch.
+
+Images have any number of channels. Saturation, hue and grayscale act on three.
 """
 
 from gcl_jax.augment.colour import normalise

@@ -8,6 +8,8 @@ from jax import lax
 
 from gcl_jax.augment.colour import jitter as jittered
 from gcl_jax.augment.colour import standardise
+from gcl_jax.augment.filters import finish
+from gcl_jax.augment.keys import colour_keys
 
 # Rejected crops are drawn again this often, as torchvision does, before the
 # whole image is taken.
@@ -39,16 +41,25 @@ def crop(
   flip: float = 0.5,
   brightness: float = 0.4,
   contrast: float = 0.4,
+  saturation: float = 0.0,
+  hue: float = 0.0,
   jitter: float = 0.8,
+  grayscale: float = 0.0,
+  blur: float = 0.0,
+  blur_sigma: tuple[float, float] = (0.0005, 0.009),
+  noise: float = 0.0,
+  noise_sigma: float = 0.05,
   mean: float | Sequence[float] = 0.1706,
   std: float | Sequence[float] = 0.2112,
 ) -> jax.Array:
   """A random resized crop, flip and jitter, normalised: SimCLR's recipe.
 
   Crop, resize to the image's own size and flip are one bilinear resampling
-  (`resized_crop`). Then, with probability `jitter`, brightness and contrast
-  change in random order, as in torchvision's ColorJitter. Saturation, hue and
-  random grayscale, which do nothing to one channel, are left out.
+  (`resized_crop`). Then, with probability `jitter`, brightness, contrast,
+  saturation and hue change in random order, as in torchvision's ColorJitter;
+  then grayscale, blur and noise. The defaults suit images of one channel, where
+  saturation, hue and grayscale change nothing. SimCLR's on colour images are
+  saturation 0.4, hue 0.1, grayscale 0.2 and blur 0.5.
 
   Args:
     keys: keys[B], one per image.
@@ -60,12 +71,25 @@ def crop(
     flip: probability of a left-right flip.
     brightness: factor drawn from 1 -+ brightness.
     contrast: factor drawn from 1 -+ contrast, about the image's mean.
-    jitter: probability of changing brightness and contrast.
+    saturation: factor drawn from 1 -+ saturation, not below 0, of the distance
+      from the luminance; 3 channels only.
+    hue: rotation drawn from -+ hue, in turns, at most 0.5; 3 channels only.
+    jitter: probability of changing brightness, contrast, saturation and hue.
+    grayscale: probability of grayscale; 3 channels only.
+    blur: probability of a Gaussian blur.
+    blur_sigma: least and greatest standard deviation of the blur, as a share
+      of the image's height; drawn uniformly. By default SimCLR's 0.1 to 2 of
+      224 pixels.
+    noise: probability of Gaussian noise.
+    noise_sigma: standard deviation of the noise, for pixels in [0, 1].
     mean, std: of the pixels in [0, 1], one number or one per channel.
 
   Returns:
     float32[B, H, W, C], (pixel / 255 - mean) / std of the changed pixels,
     which are in [0, 1].
+
+  Raises:
+    ValueError: hue or blur_sigma out of range.
   """
 
   def view(key, image):
@@ -73,12 +97,25 @@ def crop(
     box = sample_box(crop_key, crop_scale, crop_ratio)
     flipped = jax.random.bernoulli(flip_key, flip)
     image = resized_crop(image, box, flipped) / 255
-    return jittered(
+    tint_key, finish_key = colour_keys(key)
+    image = jittered(
       jitter_key,
+      tint_key,
       image,
       brightness=brightness,
       contrast=contrast,
+      saturation=saturation,
+      hue=hue,
       probability=jitter,
+    )
+    return finish(
+      finish_key,
+      image,
+      grayscale=grayscale,
+      blur=blur,
+      blur_sigma=blur_sigma,
+      noise=noise,
+      noise_sigma=noise_sigma,
     )
 
   return standardise(jax.vmap(view)(keys, images), mean, std)

@@ -16,3 +16,12 @@ def sample_keys(key: jax.Array, step: jax.Array, index: jax.Array) -> jax.Array:
   """
   key = jax.random.fold_in(key, step)
   return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+
+
+def colour_keys(key: jax.Array) -> jax.Array:
+  """keys[2] of one view: saturation and hue; grayscale, blur and noise.
+
+  Children of the fourth key of a view: its first three, of
+  `jax.random.split(key, 3)`, draw geometry, brightness and contrast.
+  """
+  return jax.random.split(jax.random.fold_in(key, 3))

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from gcl_jax.augment.colour import intensities, standardise
+from gcl_jax.augment.filters import finish
+from gcl_jax.augment.keys import colour_keys
 from gcl_jax.augment.spatial import (
   sample_bilinear,
   sample_nearest,
@@ -49,15 +51,23 @@ def warp(
   brightness: float = 0.0,
   contrast: float = 0.0,
   gamma: float = 0.0,
+  saturation: float = 0.0,
+  hue: float = 0.0,
+  grayscale: float = 0.0,
+  blur: float = 0.0,
+  blur_sigma: tuple[float, float] = (0.0005, 0.009),
+  noise: float = 0.0,
+  noise_sigma: float = 0.05,
   mean: float | Sequence[float] = 0.0,
   std: float | Sequence[float] = 1.0,
   **spatial,
 ) -> tuple[jax.Array, jax.Array | None]:
   """One random warp of every image and of its label map.
 
-  Pixels in [0, 1] are changed by factor, by contrast about the view's mean
-  and by exponent, in this order, and clipped to [0, 1] after each. A strength
-  of 0 leaves its change out. Images do not depend on whether masks are given.
+  Pixels in [0, 1] are changed by factor, by contrast about the view's mean,
+  by exponent, in saturation and in hue, in this order, and clipped to [0, 1]
+  after each; then by grayscale, blur and noise. A strength or probability of 0
+  leaves its change out. Images do not depend on whether masks are given.
 
   Args:
     keys: keys[B], one per image; the same keys give `warp_places` the
@@ -68,6 +78,8 @@ def warp(
     contrast: factor drawn from 1 -+ contrast.
     gamma: exponent drawn from 1 / (1 + gamma) to 1 + gamma, uniformly in its
       logarithm.
+    saturation, hue, grayscale, blur, blur_sigma, noise, noise_sigma: as in
+      `crop`; saturation and hue without its probability.
     mean, std: of the pixels in [0, 1], one number or one per channel.
     **spatial: the options of `warp_places`.
 
@@ -83,12 +95,25 @@ def warp(
   views = sample_bilinear(images, places) / 255
 
   def recolour(key, pixels):
-    return intensities(
+    tint_key, finish_key = colour_keys(key)
+    pixels = intensities(
       split_key(key)[2],
+      tint_key,
       pixels,
       brightness=brightness,
       contrast=contrast,
       gamma=gamma,
+      saturation=saturation,
+      hue=hue,
+    )
+    return finish(
+      finish_key,
+      pixels,
+      grayscale=grayscale,
+      blur=blur,
+      blur_sigma=blur_sigma,
+      noise=noise,
+      noise_sigma=noise_sigma,
     )
 
   views = standardise(jax.vmap(recolour)(keys, views), mean, std)
