@@ -10,13 +10,16 @@ from gcl_jax.augment.colour import jitter as jittered
 from gcl_jax.augment.colour import standardise
 from gcl_jax.augment.filters import finish
 from gcl_jax.augment.keys import colour_keys
+from gcl_jax.augment.places import cell_centres
 
 # Rejected crops are drawn again this often, as torchvision does, before the
 # whole image is taken.
 _ATTEMPTS = 10
 
 
-def two_crops(keys: jax.Array, images: jax.Array, **options) -> jax.Array:
+def two_crops(
+  keys: jax.Array, images: jax.Array, **options
+) -> jax.Array | tuple[jax.Array, jax.Array]:
   """Two independent crops of every image.
 
   Args:
@@ -25,11 +28,11 @@ def two_crops(keys: jax.Array, images: jax.Array, **options) -> jax.Array:
     **options: those of `crop`.
 
   Returns:
-    float32[B, 2, H, W, C].
+    float32[B, 2, H, W, C]; with `cells` also the places float32[B, 2, h, w, 2].
   """
   keys = jax.vmap(jax.random.split)(keys)
   views = [crop(keys[:, v], images, **options) for v in range(2)]
-  return jnp.stack(views, axis=1)
+  return jax.tree.map(lambda *both: jnp.stack(both, axis=1), *views)
 
 
 def crop(
@@ -51,7 +54,8 @@ def crop(
   noise_sigma: float = 0.05,
   mean: float | Sequence[float] = 0.1706,
   std: float | Sequence[float] = 0.2112,
-) -> jax.Array:
+  cells: tuple[int, int] | None = None,
+) -> jax.Array | tuple[jax.Array, jax.Array]:
   """A random resized crop, flip and jitter, normalised: SimCLR's recipe.
 
   Crop, resize to the image's own size and flip are one bilinear resampling
@@ -83,10 +87,14 @@ def crop(
     noise: probability of Gaussian noise.
     noise_sigma: standard deviation of the noise, for pixels in [0, 1].
     mean, std: of the pixels in [0, 1], one number or one per channel.
+    cells: (h, w) of a feature grid of the view, such as the map of a network;
+      with it the places of its cells are returned as well.
 
   Returns:
     float32[B, H, W, C], (pixel / 255 - mean) / std of the changed pixels,
-    which are in [0, 1].
+    which are in [0, 1]. With `cells` also float32[B, h, w, 2], the places of
+    the cells' centres, (row, column) in pixels of the original image, from the
+    box and flip that moved the pixels.
 
   Raises:
     ValueError: hue or blur_sigma out of range.
@@ -96,6 +104,7 @@ def crop(
     crop_key, flip_key, jitter_key = jax.random.split(key, 3)
     box = sample_box(crop_key, crop_scale, crop_ratio)
     flipped = jax.random.bernoulli(flip_key, flip)
+    places = cells and crop_places(box, flipped, image.shape[:2], cells)
     image = resized_crop(image, box, flipped) / 255
     tint_key, finish_key = colour_keys(key)
     image = jittered(
@@ -108,7 +117,7 @@ def crop(
       hue=hue,
       probability=jitter,
     )
-    return finish(
+    image = finish(
       finish_key,
       image,
       grayscale=grayscale,
@@ -117,8 +126,11 @@ def crop(
       noise=noise,
       noise_sigma=noise_sigma,
     )
+    return image, places
 
-  return standardise(jax.vmap(view)(keys, images), mean, std)
+  views, places = jax.vmap(view)(keys, images)
+  views = standardise(views, mean, std)
+  return views if cells is None else (views, places)
 
 
 def sample_box(
@@ -182,9 +194,40 @@ def resized_crop(
   )
 
 
+def crop_places(
+  box: jax.Array,
+  flipped: jax.Array,
+  size: tuple[int, int],
+  cells: tuple[int, int],
+) -> jax.Array:
+  """Places in the image of the feature cells of a resized crop.
+
+  Args:
+    box: float32[4], (top, left, height, width) in shares of the image.
+    flipped: bool scalar, whether columns are mirrored.
+    size: (H, W) of the image and of the view.
+    cells: (h, w) of a feature grid of the view; `size` for its pixels.
+
+  Returns:
+    float32[h, w, 2], (row, column) in pixels of the image, 0 the centre of the
+    first. The outermost may lie up to half a pixel outside the image, where
+    `resized_crop` repeats its edge.
+  """
+  centres = jnp.asarray(cell_centres(size, cells))
+  rows = _along(centres[..., 0], box[0], box[2], size[0])
+  columns = _along(centres[..., 1], box[1], box[3], size[1])
+  columns = jnp.where(flipped, columns[:, ::-1], columns)
+  return jnp.stack([rows, columns], axis=-1)
+
+
+def _along(position, start, extent, size):
+  """Pixels of the image along one axis at positions in pixels of the view."""
+  return start * size + (position + 0.5) * extent - 0.5
+
+
 def _weights(size, start, extent):
   """float32[size, size]: bilinear weights of inputs (columns) per output."""
   place = jnp.arange(size)
-  centre = start * size + (place + 0.5) * extent - 0.5
+  centre = _along(place, start, extent, size)
   centre = jnp.clip(centre, 0, size - 1)
   return jnp.maximum(1 - jnp.abs(centre[:, None] - place[None, :]), 0)

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from gcl_jax.augment.places import cell_centres
+
 
 def warp_places(
   keys: jax.Array,
@@ -29,10 +31,11 @@ def warp_places(
   elastic: tuple[float, float] = (0.003, 0.011),
   smoothness: float = 0.044,
   probability: float = 0.67,
+  cells: tuple[int, int] | None = None,
 ) -> jax.Array:
-  """Where in its image every pixel of a view is read.
+  """Places in the image of every pixel, or every feature cell, of a view.
 
-  About the image's centre, for an output pixel o, angle a and zoom s:
+  About the image's centre, for a point o of the view, angle a and zoom s:
 
       place = centre + R(a) F (o - centre) / s + shift + displacement(o)
 
@@ -58,15 +61,19 @@ def warp_places(
       shorter side.
     probability: of rotation, zoom and displacement together; flips and shift
       are drawn in any case.
+    cells: (h, w) of a feature grid of the view; None for its pixels. The map is
+      the same, taken at the centres of the cells.
 
   Returns:
-    float32[B, H, W, 2], (row, column) in pixels of the image, 0 the centre of
-    the first; beyond 0 and side - 1 outside it.
+    float32[B, h, w, 2], (row, column) in pixels of the image, 0 the centre of
+    the first; beyond 0 and side - 1 outside it. h and w are H and W without
+    cells.
 
   Raises:
     ValueError: options out of range.
   """
   _check_options(scale, elastic, smoothness)
+  cells = cells or size
 
   def place(key):
     key, noise_key, _ = split_key(key)
@@ -80,12 +87,12 @@ def warp_places(
     sides = jnp.asarray(size, jnp.float32)
     middle = (sides - 1) / 2
     moved = middle + shift * sides * (2 * draws[5:7] - 1)
-    places = _pixels(size) - middle
+    places = cell_centres(size, cells) - middle
     places = moved + _multiply(affine, places)
     if not elastic[1]:
       return places
     strength = min(size) * _between(*elastic, draws[7])
-    wave = _smooth_noise(noise_key, size, smoothness)
+    wave = _smooth_noise(noise_key, size, cells, smoothness)
     return places + jnp.where(active, strength, 0) * wave
 
   return jax.vmap(place)(keys)
@@ -162,11 +169,6 @@ def _neighbours(place, size):
   return index, place - first, jnp.minimum(index + 1, size - 1)
 
 
-def _pixels(size):
-  rows, columns = np.indices(size, np.float32)
-  return jnp.stack([jnp.asarray(rows), jnp.asarray(columns)], axis=-1)
-
-
 def _turn(angle):
   cos, sin = jnp.cos(angle), jnp.sin(angle)
   return jnp.stack([jnp.stack([cos, -sin]), jnp.stack([sin, cos])])
@@ -178,22 +180,25 @@ def _multiply(matrix, vectors):
   return vectors[..., :1] * matrix[:, 0] + vectors[..., 1:] * matrix[:, 1]
 
 
-def _smooth_noise(key, size, smoothness):
-  """float32[H, W, 2] of variance 1: random knots under Gaussian bumps."""
-  rows, columns = (_bumps(side / min(size), side, smoothness) for side in size)
+def _smooth_noise(key, size, cells, smoothness):
+  """float32[h, w, 2] of variance 1: random knots under Gaussian bumps."""
+  rows, columns = (
+    _bumps(side / min(size), count, smoothness)
+    for side, count in zip(size, cells, strict=True)
+  )
   knots = jax.random.normal(key, (rows.shape[1], columns.shape[1], 2))
   return jnp.einsum(
     "ik,klc,jl->ijc", rows, knots, columns, precision=lax.Precision.HIGHEST
   )
 
 
-def _bumps(length, side, sigma):
-  """float32[side, knots]: weights of knots one sigma apart, squares sum to 1.
+def _bumps(length, count, sigma):
+  """float32[count, knots]: weights of knots one sigma apart, squares sum to 1.
 
   So dense, knots give the filtered white noise to four digits at a fraction
   of the random numbers.
   """
-  centres = (np.arange(side) + 0.5) / side * length
+  centres = (np.arange(count) + 0.5) / count * length
   knots = np.arange(-3, math.ceil(length / sigma) + 4) * sigma
   distance = (centres[:, None] - knots[None, :]) / sigma
   weights = np.exp(-(distance**2) / 2)

@@ -19,7 +19,9 @@ from gcl_jax.augment.spatial import (
 )
 
 
-def two_warps(keys: jax.Array, images: jax.Array, **options) -> jax.Array:
+def two_warps(
+  keys: jax.Array, images: jax.Array, **options
+) -> jax.Array | tuple[jax.Array, jax.Array]:
   """Two independent warps of every image.
 
   View v is drawn with the key fold_in(key of the image, v).
@@ -30,17 +32,20 @@ def two_warps(keys: jax.Array, images: jax.Array, **options) -> jax.Array:
     **options: those of `warp`.
 
   Returns:
-    float32[B, 2, H, W, C].
+    float32[B, 2, H, W, C]; with `cells` also the places float32[B, 2, h, w, 2].
   """
   views = [
     warp(
       jax.vmap(lambda key, v=view: jax.random.fold_in(key, v))(keys),
       images,
       **options,
-    )[0]
+    )
     for view in range(2)
   ]
-  return jnp.stack(views, axis=1)
+  pixels = jnp.stack([view[0] for view in views], axis=1)
+  if options.get("cells") is None:
+    return pixels
+  return pixels, jnp.stack([view[2] for view in views], axis=1)
 
 
 def warp(
@@ -60,8 +65,9 @@ def warp(
   noise_sigma: float = 0.05,
   mean: float | Sequence[float] = 0.0,
   std: float | Sequence[float] = 1.0,
+  cells: tuple[int, int] | None = None,
   **spatial,
-) -> tuple[jax.Array, jax.Array | None]:
+) -> tuple[jax.Array | None, ...]:
   """One random warp of every image and of its label map.
 
   Pixels in [0, 1] are changed by factor, by contrast about the view's mean,
@@ -70,8 +76,7 @@ def warp(
   leaves its change out. Images do not depend on whether masks are given.
 
   Args:
-    keys: keys[B], one per image; the same keys give `warp_places` the
-      places that the pixels came from.
+    keys: keys[B], one per image.
     images: uint8[B, H, W, C].
     masks: int[B, H, W] of any integer type, or None.
     brightness: factor drawn from 1 -+ brightness.
@@ -81,11 +86,15 @@ def warp(
     saturation, hue, grayscale, blur, blur_sigma, noise, noise_sigma: as in
       `crop`; saturation and hue without its probability.
     mean, std: of the pixels in [0, 1], one number or one per channel.
+    cells: (h, w) of a feature grid of the view, such as the map of a network;
+      with it the places of its cells are returned as well.
     **spatial: the options of `warp_places`.
 
   Returns:
     Images float32[B, H, W, C], (pixel - mean) / std of the changed pixels;
-    masks as they were given, moved, or None.
+    masks as they were given, moved, or None. With `cells` a third:
+    float32[B, h, w, 2], the places of the cells' centres, (row, column) in
+    pixels of the original image, from the map that moved the pixels.
 
   Raises:
     ValueError: arrays of other shapes or types; options out of range.
@@ -117,7 +126,11 @@ def warp(
     )
 
   views = standardise(jax.vmap(recolour)(keys, views), mean, std)
-  return views, None if masks is None else sample_nearest(masks, places)
+  moved = None if masks is None else sample_nearest(masks, places)
+  if cells is None:
+    return views, moved
+  of_cells = warp_places(keys, images.shape[1:3], cells=cells, **spatial)
+  return views, moved, of_cells
 
 
 def _check_arrays(images, masks):
