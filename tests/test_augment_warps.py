@@ -3,6 +3,7 @@
 import functools
 import inspect
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -329,6 +330,17 @@ def test_views_depend_on_the_key_only():
     .min()
     > 0.1
   )
+
+
+def test_two_warps_are_warps_of_folded_keys():
+  images = pictures(3, 8, 9, 1)
+  run = functools.partial(augment.two_warps, **INTENSITY)
+  found = quick_jit(run)(keys(3), images)
+  assert found.shape == (3, 2, 8, 9, 1)
+  for v in range(2):
+    of_view = jnp.stack([jax.random.fold_in(key, v) for key in keys(3)])
+    expected, _ = view(**INTENSITY)(of_view, images)
+    chex.assert_trees_all_close(found[:, v], expected, atol=1e-6)
 
 
 def test_the_same_views_on_eight_devices_and_under_vmap():
