@@ -24,7 +24,6 @@ FLOORS = {
   ),
   "disk": 0.5,
   "collectives": 0,
-  "augment_masks": 1,
   "errors": 0,
 }
 # Rooms of the ground floor that may look into a neighbour.

@@ -95,7 +95,8 @@ def maps_of(contrast, encoder, extra):
   """Maps of the two views of every slice."""
   data = batch()
   keys = augment.sample_keys(STEPS_KEY, jnp.int32(0), data["index"])
-  images = steps._two_views(keys, data["image"], VIEWS)
+  images = augment.two_warps(keys, data["image"], **VIEWS)
+  images = images.reshape(-1, *images.shape[2:])
   variables = {
     "params": {"encoder": encoder},
     "batch_stats": {"encoder": extra["batch_stats"]},

@@ -40,12 +40,12 @@ def classify_step(
   Args:
     encoder, head: models; batch statistics live in state.extra.
     optimizer: an optax transformation.
-    views: keywords of `augment.one_view`.
+    views: keywords of `augment.crop`.
   """
 
   def step(state, batch, *, axis_name=None):
     keys = augment.sample_keys(state.key, state.step, batch["index"])
-    images = augment.one_view(keys, batch["image"], **views)
+    images = augment.crop(keys, batch["image"], **views)
     known = ~jnp.isnan(batch["target"])
     target = jnp.where(known, batch["target"], 0.0)
     share = pmean(known.mean(dtype=jnp.float32), axis_name)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gcl_jax import augment, augment_masks
+from gcl_jax import augment
 from gcl_jax.collectives import pmean
 from gcl_jax.engine import feed
 from gcl_jax.engine.compile_ahead import Program, step_of
@@ -40,15 +40,13 @@ def segment_step(
   Args:
     network: `models.unet.unet`.
     optimizer: an optax transformation.
-    views: options of `augment_masks.one_view`.
+    views: options of `augment.warp`.
     dice_weight: of `cross_entropy_dice`.
   """
 
   def step(state, batch, *, axis_name=None):
     keys = augment.sample_keys(state.key, state.step, batch["index"])
-    images, masks = augment_masks.one_view(
-      keys, batch["image"], batch["mask"], **views
-    )
+    images, masks = augment.warp(keys, batch["image"], batch["mask"], **views)
 
     def objective(params):
       logits, stats = network.segment(

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gcl_jax import augment, augment_masks
+from gcl_jax import augment
 from gcl_jax.collectives import pmax, pmean
 from gcl_jax.engine.state import State, update
 from gcl_jax.gradients import mitigation
@@ -61,7 +61,7 @@ def pretrain_step(
   Args:
     contrast: models, meta labels and branches.
     optimizer: an optax transformation.
-    views: options of `augment_masks.one_view`.
+    views: options of `augment.warp`.
     mitigator: a key of `MITIGATORS`.
     level: "parameters" or "features".
     norm: scale the K gradients to their mean norm first.
@@ -82,7 +82,9 @@ def pretrain_step(
 
   def step(state, batch, *, axis_name=None):
     keys = augment.sample_keys(state.key, state.step, batch["index"])
-    images = _two_views(keys, batch["image"], views)
+    # [2 B, H, W, C], the two views of a slice beside each other.
+    images = augment.two_warps(keys, batch["image"], **views)
+    images = images.reshape(-1, *images.shape[2:])
     maps, backward, stats = _forward(
       contrast.networks.unet, state, images, axis_name
     )
@@ -138,20 +140,6 @@ def _added(total, gradient, weight):
   """total + weight * gradient; no total yet is None."""
   gradient = jax.tree.map(lambda g: weight * g, gradient)
   return gradient if total is None else jax.tree.map(jnp.add, total, gradient)
-
-
-def _two_views(keys, images, options):
-  """float32[2 B, H, W, C], the two views of a slice beside each other."""
-  both = [
-    augment_masks.one_view(
-      jax.vmap(lambda key, v=view: jax.random.fold_in(key, v))(keys),
-      images,
-      **options,
-    )[0]
-    for view in range(2)
-  ]
-  stacked = jnp.stack(both, axis=1)
-  return stacked.reshape(-1, *images.shape[1:])
 
 
 def order_key(state: State) -> jax.Array:

@@ -1,78 +1,25 @@
-"""Random views of images with label maps that follow them, on the device.
+"""Random affine and elastic maps, and the sampling of images and label maps.
 
 Rotation, zoom, flips, shift and an elastic deformation are one map from the
-pixels of the view to places in the image (`coordinates`). The image is read
-there bilinearly and the label map at the nearest pixel, so that no labels mix;
-two views of one image correspond where their coordinates agree.
+pixels of the view to places in the image (`warp_places`). Images are read at
+these places bilinearly (`sample_bilinear`), label maps at the nearest pixel
+(`sample_nearest`), so that labels do not mix.
 
 Outside the image, pixels repeat its edge and labels are 0, the background: a
 reflection would show organs that the label map calls background.
-
-One random key per image (`augment.sample_keys`): a view is the same on any
-number of devices and whatever its batch-mates are.
 """
 
-import functools
 import math
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-
-def one_view(
-  keys: jax.Array,
-  images: jax.Array,
-  masks: jax.Array | None = None,
-  *,
-  brightness: float = 0.0,
-  contrast: float = 0.0,
-  gamma: float = 0.0,
-  mean: float | Sequence[float] = 0.0,
-  std: float | Sequence[float] = 1.0,
-  **spatial,
-) -> tuple[jax.Array, jax.Array | None]:
-  """One random view of every image and of its label map.
-
-  Pixels in [0, 1] are changed by factor, by contrast about the view's mean
-  and by exponent, in this order, and clipped to [0, 1] after each. A strength
-  of 0 leaves its change out. Images do not depend on whether masks are given.
-
-  Args:
-    keys: keys[B], one per image; the same keys give `coordinates` the places
-      the pixels came from.
-    images: uint8[B, H, W, C].
-    masks: int[B, H, W] of any integer type, or None.
-    brightness: factor drawn from 1 -+ brightness.
-    contrast: factor drawn from 1 -+ contrast.
-    gamma: exponent drawn from 1 / (1 + gamma) to 1 + gamma, uniformly in its
-      logarithm.
-    mean, std: of the pixels in [0, 1], one number or one per channel.
-    **spatial: the options of `coordinates`.
-
-  Returns:
-    Images float32[B, H, W, C], (pixel - mean) / std of the changed pixels;
-    masks as they were given, moved, or None.
-
-  Raises:
-    ValueError: arrays of other shapes or types; options out of range.
-  """
-  _check_arrays(images, masks)
-  places = coordinates(keys, images.shape[1:3], **spatial)
-  views = resample(images, places) / 255
-  views = jax.vmap(
-    functools.partial(
-      _recolour, brightness=brightness, contrast=contrast, gamma=gamma
-    )
-  )(keys, views)
-  mean, std = (jnp.asarray(x, jnp.float32) for x in (mean, std))
-  views = (views - mean) / std
-  return views, None if masks is None else resample_masks(masks, places)
+from gcl_jax.augment.places import cell_centres
 
 
-def coordinates(
+def warp_places(
   keys: jax.Array,
   size: tuple[int, int],
   *,
@@ -84,10 +31,11 @@ def coordinates(
   elastic: tuple[float, float] = (0.003, 0.011),
   smoothness: float = 0.044,
   probability: float = 0.67,
+  cells: tuple[int, int] | None = None,
 ) -> jax.Array:
-  """Where in its image every pixel of a view is read.
+  """Places in the image of every pixel, or every feature cell, of a view.
 
-  About the image's centre, for an output pixel o, angle a and zoom s:
+  About the image's centre, for a point o of the view, angle a and zoom s:
 
       place = centre + R(a) F (o - centre) / s + shift + displacement(o)
 
@@ -113,18 +61,22 @@ def coordinates(
       shorter side.
     probability: of rotation, zoom and displacement together; flips and shift
       are drawn in any case.
+    cells: (h, w) of a feature grid of the view; None for its pixels. The map is
+      the same, taken at the centres of the cells.
 
   Returns:
-    float32[B, H, W, 2], (row, column) in pixels of the image, 0 the centre of
-    the first; beyond 0 and side - 1 outside it.
+    float32[B, h, w, 2], (row, column) in pixels of the image, 0 the centre of
+    the first; beyond 0 and side - 1 outside it. h and w are H and W without
+    cells.
 
   Raises:
     ValueError: options out of range.
   """
   _check_options(scale, elastic, smoothness)
+  cells = cells or size
 
   def place(key):
-    key, noise_key, _ = _three(key)
+    key, noise_key, _ = split_key(key)
     draws = jax.random.uniform(key, (8,))
     active = draws[0] < probability
     angle = jnp.radians(rotation) * (2 * draws[1] - 1)
@@ -135,18 +87,23 @@ def coordinates(
     sides = jnp.asarray(size, jnp.float32)
     middle = (sides - 1) / 2
     moved = middle + shift * sides * (2 * draws[5:7] - 1)
-    places = _pixels(size) - middle
+    places = cell_centres(size, cells) - middle
     places = moved + _multiply(affine, places)
     if not elastic[1]:
       return places
     strength = min(size) * _between(*elastic, draws[7])
-    wave = _smooth_noise(noise_key, size, smoothness)
+    wave = _smooth_noise(noise_key, size, cells, smoothness)
     return places + jnp.where(active, strength, 0) * wave
 
   return jax.vmap(place)(keys)
 
 
-def resample(images: jax.Array, places: jax.Array) -> jax.Array:
+def split_key(key: jax.Array) -> jax.Array:
+  """keys[3] of one warp: its affine map, its elastic map, its intensities."""
+  return jax.random.split(key, 3)
+
+
+def sample_bilinear(images: jax.Array, places: jax.Array) -> jax.Array:
   """Images read at places, bilinearly, their edge repeated outside.
 
   Args:
@@ -173,7 +130,7 @@ def resample(images: jax.Array, places: jax.Array) -> jax.Array:
   return jax.vmap(one)(images, places)
 
 
-def resample_masks(masks: jax.Array, places: jax.Array) -> jax.Array:
+def sample_nearest(masks: jax.Array, places: jax.Array) -> jax.Array:
   """Label maps read at the nearest pixel, 0 outside the image.
 
   Args:
@@ -195,11 +152,6 @@ def resample_masks(masks: jax.Array, places: jax.Array) -> jax.Array:
   return jax.vmap(one)(masks, places)
 
 
-def _three(key):
-  """Keys of one image: of its geometry, its noise and its intensities."""
-  return jax.random.split(key, 3)
-
-
 def _between(low, high, share):
   return low + share * (high - low)
 
@@ -217,11 +169,6 @@ def _neighbours(place, size):
   return index, place - first, jnp.minimum(index + 1, size - 1)
 
 
-def _pixels(size):
-  rows, columns = np.indices(size, np.float32)
-  return jnp.stack([jnp.asarray(rows), jnp.asarray(columns)], axis=-1)
-
-
 def _turn(angle):
   cos, sin = jnp.cos(angle), jnp.sin(angle)
   return jnp.stack([jnp.stack([cos, -sin]), jnp.stack([sin, cos])])
@@ -233,56 +180,30 @@ def _multiply(matrix, vectors):
   return vectors[..., :1] * matrix[:, 0] + vectors[..., 1:] * matrix[:, 1]
 
 
-def _smooth_noise(key, size, smoothness):
-  """float32[H, W, 2] of variance 1: random knots under Gaussian bumps."""
-  rows, columns = (_bumps(side / min(size), side, smoothness) for side in size)
+def _smooth_noise(key, size, cells, smoothness):
+  """float32[h, w, 2] of variance 1: random knots under Gaussian bumps."""
+  rows, columns = (
+    _bumps(side / min(size), count, smoothness)
+    for side, count in zip(size, cells, strict=True)
+  )
   knots = jax.random.normal(key, (rows.shape[1], columns.shape[1], 2))
   return jnp.einsum(
     "ik,klc,jl->ijc", rows, knots, columns, precision=lax.Precision.HIGHEST
   )
 
 
-def _bumps(length, side, sigma):
-  """float32[side, knots]: weights of knots one sigma apart, squares sum to 1.
+def _bumps(length, count, sigma):
+  """float32[count, knots]: weights of knots one sigma apart, squares sum to 1.
 
   So dense, knots give the filtered white noise to four digits at a fraction
   of the random numbers.
   """
-  centres = (np.arange(side) + 0.5) / side * length
+  centres = (np.arange(count) + 0.5) / count * length
   knots = np.arange(-3, math.ceil(length / sigma) + 4) * sigma
   distance = (centres[:, None] - knots[None, :]) / sigma
   weights = np.exp(-(distance**2) / 2)
   weights /= np.sqrt(np.sum(weights**2, axis=1, keepdims=True))
   return jnp.asarray(weights, jnp.float32)
-
-
-def _recolour(key, pixels, brightness, contrast, gamma):
-  """Intensity changes of one view in [0, 1]."""
-  draws = 2 * jax.random.uniform(_three(key)[2], (3,)) - 1
-  if brightness:
-    pixels = jnp.clip(pixels * (1 + brightness * draws[0]), 0, 1)
-  if contrast:
-    centre = jnp.mean(pixels)
-    pixels = centre + (1 + contrast * draws[1]) * (pixels - centre)
-    pixels = jnp.clip(pixels, 0, 1)
-  if gamma:
-    pixels = pixels ** jnp.exp(math.log1p(gamma) * draws[2])
-  return pixels
-
-
-def _check_arrays(images, masks):
-  if images.ndim != 4 or images.dtype != jnp.uint8:
-    raise ValueError(
-      f"images must be uint8[B, H, W, C], got {images.dtype}{images.shape}"
-    )
-  if masks is None:
-    return
-  integer = jnp.issubdtype(masks.dtype, jnp.integer)
-  if masks.shape != images.shape[:3] or not integer:
-    raise ValueError(
-      f"masks must be int{list(images.shape[:3])} for images of shape "
-      f"{images.shape}, got {masks.dtype}{masks.shape}"
-    )
 
 
 def _check_options(scale, elastic, smoothness):

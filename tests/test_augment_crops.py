@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 from scipy import ndimage
 
 from gcl_jax import augment
+from gcl_jax.augment import crops
 
 pytestmark = pytest.mark.compiles
 
@@ -42,14 +43,14 @@ def test_resample_equals_scipy(box, channels, flipped):
     ],
     axis=-1,
   )
-  found = jax.jit(augment.resample)(image, jnp.float32(box), flipped)
+  found = jax.jit(crops.resized_crop)(image, jnp.float32(box), flipped)
   np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
 def test_boxes_are_torchvisions():
   scale, ratio = (0.2, 1.0), (3 / 4, 4 / 3)
   keys = jax.random.split(KEY, 4000)
-  boxes = jax.jit(jax.vmap(lambda key: augment.sample_box(key, scale, ratio)))(
+  boxes = jax.jit(jax.vmap(lambda key: crops.sample_box(key, scale, ratio)))(
     keys
   )
   top, left, height, width = np.asarray(boxes, np.float64).T
@@ -75,12 +76,12 @@ def test_boxes_are_torchvisions():
 
 
 def test_a_crop_that_never_fits_is_the_whole_image():
-  box = augment.sample_box(KEY, (1.0, 1.0), (2.0, 2.0))
+  box = crops.sample_box(KEY, (1.0, 1.0), (2.0, 2.0))
   np.testing.assert_array_equal(box, [0, 0, 1, 1])
 
 
 def still(**options):
-  """one_view that changes nothing but what `options` say; pixels in [0, 1]."""
+  """crop that changes nothing but what `options` say; pixels in [0, 1]."""
   plain = {
     "crop_scale": (1.0, 1.0),
     "crop_ratio": (1.0, 1.0),
@@ -89,7 +90,7 @@ def still(**options):
     "mean": 0.0,
     "std": 1.0,
   }
-  return jax.jit(functools.partial(augment.one_view, **{**plain, **options}))
+  return jax.jit(functools.partial(augment.crop, **{**plain, **options}))
 
 
 def test_nothing_asked_nothing_changed():
@@ -184,7 +185,7 @@ def test_both_orders_occur():
 
 def test_views_depend_on_seed_step_and_index_only():
   batch = images(8, 12, 16, 1)
-  run = jax.jit(augment.two_views)
+  run = jax.jit(augment.two_crops)
   index = jnp.arange(8) + 30
   views = run(augment.sample_keys(KEY, 5, index), batch)
   assert views.shape == (8, 2, 12, 16, 1) and views.dtype == jnp.float32
@@ -200,7 +201,7 @@ def test_views_depend_on_seed_step_and_index_only():
 
 def test_the_same_views_on_eight_devices_and_under_vmap():
   batch, index = images(16, 8, 10, 1), jnp.arange(16)
-  run = lambda index, images: augment.two_views(  # noqa: E731
+  run = lambda index, images: augment.two_crops(  # noqa: E731
     augment.sample_keys(KEY, 2, index), images
   )
   expected = jax.jit(run)(index, batch)

@@ -3,6 +3,7 @@
 import functools
 import inspect
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,8 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from scipy import ndimage
 
-from gcl_jax import augment, augment_masks
+from gcl_jax import augment
+from gcl_jax.augment import spatial
 
 pytestmark = pytest.mark.compiles
 
@@ -51,7 +53,7 @@ def labels(*shape, seed=1):
 
 
 def view(**options):
-  return quick_jit(functools.partial(augment_masks.one_view, **options))
+  return quick_jit(functools.partial(augment.warp, **options))
 
 
 def still(**options):
@@ -63,7 +65,7 @@ def in_units(images, mean=0.0, std=1.0):
 
 
 def places(count, size, **options):
-  run = functools.partial(augment_masks.coordinates, size=size, **options)
+  run = functools.partial(augment.warp_places, size=size, **options)
   return np.asarray(quick_jit(run)(keys(count)), np.float64)
 
 
@@ -152,7 +154,7 @@ def test_masks_follow_images():
   assert pure.mean() > 0.3
   assert (np.abs(found - moved)[pure] < 0.01).mean() > 0.97
   # The image read like the mask is the mask.
-  again = augment_masks.resample_masks(images[..., 0], jnp.float32(grid))
+  again = spatial.sample_nearest(images[..., 0], jnp.float32(grid))
   np.testing.assert_array_equal(again, 50 * np.asarray(moved))
 
 
@@ -254,7 +256,7 @@ def test_elastic_deformation_has_its_size_and_smoothness():
 
 @pytest.mark.parametrize("length, side, sigma", [(1, 30, 0.1), (1.4, 7, 0.3)])
 def test_knots_give_filtered_noise_up_to_the_borders(length, side, sigma):
-  weights = np.asarray(augment_masks._bumps(length, side, sigma), np.float64)
+  weights = np.asarray(spatial._bumps(length, side, sigma), np.float64)
   place = np.arange(side) / side * length
   expected = np.exp(-(np.subtract.outer(place, place) ** 2) / (4 * sigma**2))
   # One sigma apart, knots leave a ripple of 2 exp(-pi^2).
@@ -263,7 +265,7 @@ def test_knots_give_filtered_noise_up_to_the_borders(length, side, sigma):
 
 def test_default_deformation_is_the_published_one():
   """alpha 100 to 350 and sigma 14 to 17 of 352 px, by scipy's filter."""
-  options = inspect.signature(augment_masks.coordinates).parameters
+  options = inspect.signature(augment.warp_places).parameters
   noise = np.random.default_rng(0).uniform(-1, 1, (1400, 1400))
   sigma = options["smoothness"].default * 352
   assert 14 < sigma < 17
@@ -330,12 +332,23 @@ def test_views_depend_on_the_key_only():
   )
 
 
+def test_two_warps_are_warps_of_folded_keys():
+  images = pictures(3, 8, 9, 1)
+  run = functools.partial(augment.two_warps, **INTENSITY)
+  found = quick_jit(run)(keys(3), images)
+  assert found.shape == (3, 2, 8, 9, 1)
+  for v in range(2):
+    of_view = jnp.stack([jax.random.fold_in(key, v) for key in keys(3)])
+    expected, _ = view(**INTENSITY)(of_view, images)
+    chex.assert_trees_all_close(found[:, v], expected, atol=1e-6)
+
+
 def test_the_same_views_on_eight_devices_and_under_vmap():
   images, masks = pictures(16, 8, 10, 1), labels(16, 8, 10)
 
   def run(index, images, masks):
     keys = augment.sample_keys(KEY, 2, index)
-    return augment_masks.one_view(keys, images, masks, **INTENSITY)
+    return augment.warp(keys, images, masks, **INTENSITY)
 
   batch = jnp.arange(16), images, masks
   expected = quick_jit(run)(*batch)
@@ -353,7 +366,7 @@ def test_the_same_views_on_eight_devices_and_under_vmap():
 
 def test_what_does_not_fit_is_refused():
   images, masks = pictures(2, 4, 4, 1), labels(2, 4, 4)
-  run = augment_masks.one_view
+  run = augment.warp
   for bad, message in (
     ((images / 255, masks), "images must be uint8"),
     ((images[0], masks), "images must be uint8"),
