@@ -90,7 +90,7 @@ def networks(config: Any, numbers: Plan) -> Networks:
 
 
 def views_of(config: Any, mean: float, std: float) -> dict[str, Any]:
-  """Keywords of `augment.two_views`; mean and sd of the pool's pixels."""
+  """Keywords of `augment.two_crops`; mean and sd of the pool's pixels."""
   return dict(
     crop_scale=tuple(config.crop_scale),
     flip=config.flip,
@@ -210,7 +210,7 @@ def supcon_step(
     block_size: rows and columns of a loss block, None = dense.
     soft_width: above 0, `batch["score"]` float[B] gives the affinity
       exp(-(difference / soft_width)^2 / 2) in place of label equality.
-    views: keywords of `augment.two_views`.
+    views: keywords of `augment.two_crops`.
   """
 
   def contrast(z, batch, axis_name):
@@ -230,7 +230,7 @@ def supcon_step(
 
   def step(state, batch, *, axis_name=None):
     keys = augment.sample_keys(state.key, state.step, batch["index"])
-    images = augment.two_views(keys, batch["image"], **(views or {}))
+    images = augment.two_crops(keys, batch["image"], **(views or {}))
 
     def objective(params):
       stats = state.extra["batch_stats"]
@@ -273,7 +273,7 @@ def moco_step(
 
   def step(state, batch, *, axis_name=None):
     sample = augment.sample_keys(state.key, state.step, batch["index"])
-    images = augment.two_views(sample, batch["image"], **(views or {}))
+    images = augment.two_crops(sample, batch["image"], **(views or {}))
     slow = jax.tree.map(
       lambda old, new: momentum * old + (1 - momentum) * new,
       state.extra["slow"],

@@ -92,7 +92,7 @@ def training(
     encoder: from `encoders.make`.
     shape: (H, W, C) of the images.
     labels: K.
-    views: keywords of `augment.one_view`.
+    views: keywords of `augment.crop`.
     variables: the encoder's start; None draws it.
     batch_size: where it is not the configured one.
   """
@@ -157,7 +157,7 @@ def fit(
     pixels: uint8[N, H, W, C].
     targets: float[N, K] of 1, 0, nan = missing.
     rows: int[R], positions of the rows that may be used.
-    views: keywords of `augment.one_view`.
+    views: keywords of `augment.crop`.
     ids: str[N], of the images.
     name: of the fit.
     variables: the encoder's start; None draws it.

@@ -87,7 +87,7 @@ class Segmenter:
         `encoder_rate`, `weight_decay`, `dice_weight`, `select`.
       unet: settings of the network, `widths` and `dtype`.
       classes: K, background included.
-      views: options of `augment_masks.one_view`, `mean` and `std` among them.
+      views: options of `augment.warp`, `mean` and `std` among them.
     """
     self.config, self.classes = config, classes
     self.network = make_unet(unet, classes)
@@ -235,7 +235,7 @@ def make_unet(config: Any, classes: int) -> Any:
 
 
 def views_of(config: Any, mean: float, std: float) -> dict[str, Any]:
-  """Options of `augment_masks.one_view`; mean and sd of the training pixels."""
+  """Options of `augment.warp`; mean and sd of the training pixels."""
   plain = {
     name: tuple(value) if isinstance(value, tuple | list) else value
     for name, value in config.to_dict().items()
