@@ -1,3 +1,28 @@
 """Gradient-guided contrastive learning on medical images, in JAX."""
 
+import importlib
+import os
+from typing import Any
+
 __version__ = "0.1.0"
+
+
+def load(folder: str | os.PathLike) -> Any:
+  """A finished run, opened from its folder alone.
+
+  Args:
+    folder: the --workdir of the run.
+
+  Returns:
+    The `Run` of its method (`gcl_jax.methods.<name>.finished`), which prepares
+    new images as the run did: `embed`, and `severity`, `predict` or `segment`
+    where the method gives them.
+
+  Raises:
+    UserError: the folder holds no finished run.
+  """
+  finished = importlib.import_module("gcl_jax.pipeline.finished")
+  method = finished.method_of(folder)
+  return importlib.import_module(f"gcl_jax.methods.{method}.finished").Run(
+    folder
+  )

@@ -13,6 +13,17 @@ from gcl_jax.evaluation import metrics, probe
 pytestmark = pytest.mark.compiles
 
 
+def linear_probe(x, y, test, **options):
+  """Probabilities of one label on other features, or None."""
+  head = probe.fit_linear(x, {"label": y}, **options)["label"]
+  return None if head is None else probe.probability(head, test)
+
+
+def multilabel_probe(x, labels, test, **options):
+  heads = probe.fit_linear(x, labels, **options)
+  return {n: h and probe.probability(h, test) for n, h in heads.items()}
+
+
 def features(seed=0, rows=150, dimension=6):
   rng = np.random.default_rng(seed)
   x = rng.normal(size=(rows, dimension)) * [1, 5, 0.1, 1, 1, 2] + 3
@@ -29,16 +40,16 @@ def test_lbfgs_equals_a_standardised_balanced_regression():
     C=0.1, class_weight="balanced", solver="newton-cholesky", tol=1e-10
   ).fit(scaler.transform(x[:100][known]), y[:100][known])
   expected = model.predict_proba(scaler.transform(x[100:]))[:, 1]
-  found = probe.linear_probe(x[:100], y[:100], x[100:])
+  found = linear_probe(x[:100], y[:100], x[100:])
   assert found == pytest.approx(expected, abs=1e-5)
   assert found.shape == (50,)
 
 
 def test_lbfgs_ignores_affine_maps_and_constant_columns():
   x, y = features()
-  found = probe.linear_probe(x[:100], y[:100], x[100:])
+  found = linear_probe(x[:100], y[:100], x[100:])
   mapped = np.c_[x * [1, 2, 3, 4, 5, 6] - 7, np.full(len(x), 2.5)]
-  again = probe.linear_probe(mapped[:100], y[:100], mapped[100:])
+  again = linear_probe(mapped[:100], y[:100], mapped[100:])
   assert again == pytest.approx(found, abs=1e-5)
 
 
@@ -67,10 +78,10 @@ def softmax(logits):
 def test_sgd_is_the_two_logit_probe_of_the_paper():
   x, y = features()
   y[3:20] = np.nan
-  found = probe.linear_probe(x[:100], y[:100], x[100:], solver="sgd", seed=4)
+  found = linear_probe(x[:100], y[:100], x[100:], solver="sgd", seed=4)
   expected = slow_sgd(x[:100], y[:100], x[100:], seed=4)
   assert found == pytest.approx(expected, abs=1e-5)
-  other = probe.linear_probe(x[:100], y[:100], x[100:], solver="sgd", seed=5)
+  other = linear_probe(x[:100], y[:100], x[100:], solver="sgd", seed=5)
   assert np.abs(other - found).max() > 1e-4
 
 
@@ -96,7 +107,7 @@ def test_multilabel_sgd_averages_over_known_labels():
   second = (x[:, 1] > 3).astype(float)
   second[::3], y[:4], second[:4] = np.nan, np.nan, np.nan
   labels = {"a": y[:100], "b": second[:100]}
-  found = probe.multilabel_probe(x[:100], labels, x[100:], solver="sgd", seed=1)
+  found = multilabel_probe(x[:100], labels, x[100:], solver="sgd", seed=1)
   expected = slow_multilabel_sgd(x[:100], list(labels.values()), x[100:], 1)
   assert found["a"] == pytest.approx(expected[:, 0], abs=1e-5)
   assert found["b"] == pytest.approx(expected[:, 1], abs=1e-5)
@@ -105,9 +116,9 @@ def test_multilabel_sgd_averages_over_known_labels():
 def test_multilabel_lbfgs_is_one_probe_a_label():
   x, y = features()
   labels = {"a": y, "b": 1 - y, "one class": np.zeros(len(y))}
-  found = probe.multilabel_probe(x, labels, x[:9])
+  found = multilabel_probe(x, labels, x[:9])
   assert list(found) == ["a", "b", "one class"]
-  assert (found["a"] == probe.linear_probe(x, y, x[:9])).all()
+  assert (found["a"] == linear_probe(x, y, x[:9])).all()
   assert found["b"] == pytest.approx(1 - found["a"], abs=1e-6)
   assert found["one class"] is None
 
@@ -116,20 +127,20 @@ def test_multilabel_lbfgs_is_one_probe_a_label():
 def test_one_class_has_no_probe(solver):
   x, y = features()
   y[y == 0] = np.nan
-  assert probe.linear_probe(x, y, x, solver=solver) is None
+  assert linear_probe(x, y, x, solver=solver) is None
   assert probe.knn(x, y, x) is None
 
 
 def test_bad_inputs_are_refused():
   x, y = features()
   with pytest.raises(ConfigError, match="adam"):
-    probe.linear_probe(x, y, x, solver="adam")
+    linear_probe(x, y, x, solver="adam")
   with pytest.raises(DataError, match="images"):
-    probe.linear_probe(x, y[:-1], x)
+    linear_probe(x, y[:-1], x)
   with pytest.raises(DataError, match="found 2"):
-    probe.linear_probe(x, y + 1, x)
+    linear_probe(x, y + 1, x)
   with pytest.raises(DataError, match="not finite"):
-    probe.linear_probe(np.where(x > 3, x, np.inf), y, x)
+    linear_probe(np.where(x > 3, x, np.inf), y, x)
 
 
 @pytest.mark.parametrize("k", [1, 7, 1000])

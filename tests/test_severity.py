@@ -138,7 +138,8 @@ def test_scores_of_models_are_levelled_before_they_are_averaged():
   rng = np.random.default_rng(0)
   true = rng.normal(size=40)
   values = np.stack([true, 3 * true + 7], 1)
-  level = score.levelled(values, [np.arange(20), np.arange(20)])
+  levels = score.levels_of(values, [np.arange(20), np.arange(20)])
+  level = score.levelled(values, levels)
   np.testing.assert_allclose(level[:, 0], level[:, 1])
   use = np.ones((40, 2), bool)
   use[:5, 0] = False

@@ -42,6 +42,35 @@ class Stage:
   leaves: tuple[str, ...] = ()
 
 
+def finished_manifest(workdir: pathlib.Path, name: str) -> dict:
+  """The manifest of a finished stage; UserError where it is not finished."""
+  found = manifest.read_manifest(workdir / name)
+  if found is None:
+    raise UserError(
+      f"stage {name} is not finished in {workdir}: run it first"
+      f" (--stage={name}, or no --stage to run all that is missing)"
+    )
+  return found
+
+
+def read_stage(workdir: pathlib.Path, name: str) -> dict:
+  """The artifact of a finished stage, checked against its manifest.
+
+  Raises:
+    UserError: it is not finished, or an array differs from what was left.
+  """
+  expected = finished_manifest(workdir, name)["arrays"]
+  folder = workdir / name
+  tree = load_artifact(folder / "artifact")
+  changed = manifest.differing(expected, manifest.array_hashes(tree))
+  if changed:
+    raise UserError(
+      f"{folder / 'artifact'} was changed after stage {name} had finished:"
+      f" {changed[0]}; delete {folder} and run stage {name} again"
+    )
+  return tree
+
+
 @dataclasses.dataclass
 class Context:
   """What a stage is given.
@@ -94,20 +123,8 @@ class Context:
     if name not in self.stage.inputs:
       raise ValueError(f"stage {self.stage.name} does not list input {name}")
     if name not in self._kept["artifacts"]:
-      self._kept["artifacts"][name] = self._read(name)
+      self._kept["artifacts"][name] = read_stage(self.workdir, name)
     return self._kept["artifacts"][name]
-
-  def _read(self, name: str) -> dict:
-    expected = self.manifest(name)["arrays"]
-    folder = self.workdir / name
-    tree = load_artifact(folder / "artifact")
-    changed = manifest.differing(expected, manifest.array_hashes(tree))
-    if changed:
-      raise UserError(
-        f"{folder / 'artifact'} was changed after stage {name} had finished:"
-        f" {changed[0]}; delete {folder} and run stage {name} again"
-      )
-    return tree
 
   def manifest(self, name: str) -> dict:
     """The manifest of a finished stage (wall time, throughput, hashes).
@@ -115,13 +132,7 @@ class Context:
     Raises:
       UserError: the stage is not finished.
     """
-    found = manifest.read_manifest(self.workdir / name)
-    if found is None:
-      raise UserError(
-        f"stage {name} is not finished in {self.workdir}: run it first"
-        f" (--stage={name}, or no --stage to run all that is missing)"
-      )
-    return found
+    return finished_manifest(self.workdir, name)
 
   def checkpoints(self, name: str = "checkpoints", keep: int = 2):
     """Checkpoints of one fit of this stage; give each fit its own name."""

@@ -129,6 +129,13 @@ def is_key(leaf: Any) -> bool:
   return dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
 
 
+def to_plain(value: Any) -> Any:
+  """A ConfigDict, dict or tuple as JSON would give it back."""
+  if hasattr(value, "to_dict"):
+    value = value.to_dict()
+  return json.loads(json.dumps(value, default=str))
+
+
 def _describe(leaf):
   name = str(leaf.dtype) if is_key(leaf) else None
   values = np.asarray(jax.random.key_data(leaf) if name else leaf)

@@ -154,7 +154,7 @@ def _expected(stage, context):
 
 def _settings(stage, context):
   """What of it is known before the inputs are there."""
-  config = to_plain(context.config)
+  config = manifest.to_plain(context.config)
   settings = {key: _pick(config, key) for key in stage.sections}
   settings["seed"] = config.get("seed", 0)
   text = json.dumps(settings, sort_keys=True)
@@ -165,7 +165,7 @@ def _settings(stage, context):
     "config": settings,
     "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
     "inputs": {},
-    "data": to_plain(context.data),
+    "data": manifest.to_plain(context.data),
   }
 
 
@@ -204,13 +204,6 @@ def _forget_if_empty(folder):
     folders.open_again(folder)
 
 
-def to_plain(value: Any) -> Any:
-  """A ConfigDict, dict or tuple as JSON would give it back."""
-  if hasattr(value, "to_dict"):
-    value = value.to_dict()
-  return json.loads(json.dumps(value, default=str))
-
-
 def describe_mesh(mesh: jax.sharding.Mesh, mode: str) -> dict[str, Any]:
   """Devices, processes, kind and mode, for manifests and config.json."""
   return {
@@ -233,9 +226,9 @@ def versions() -> dict[str, str]:
 def _write_config(context):
   if distributed.is_main():
     record = {
-      "config": to_plain(context.config),
+      "config": manifest.to_plain(context.config),
       "mesh": describe_mesh(context.mesh, context.mode),
-      "data": to_plain(context.data),
+      "data": manifest.to_plain(context.data),
       "versions": versions(),
     }
     manifest.write_json(context.workdir / "config.json", record)

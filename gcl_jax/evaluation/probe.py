@@ -9,11 +9,13 @@ probabilities are None, and so are its metrics.
 import warnings
 from collections.abc import Mapping
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from scipy import special
 from threadpoolctl import threadpool_limits
 
 from gcl_jax.errors import ConfigError, DataError
@@ -25,84 +27,75 @@ EPOCHS, BATCH, LEARNING_RATE, MOMENTUM = 25, 64, 0.001, 0.9
 INVERSE_PENALTY = 0.1  # C of the logistic regression, fixed and never tuned
 
 
-def linear_probe(
-  train_x: np.ndarray,
-  train_y: np.ndarray,
-  test_x: np.ndarray,
+class Head(NamedTuple):
+  """A linear classifier of one label on standardised features.
+
+      p(x) = sigmoid(((x - mean) / scale) . weights + bias)
+
+  Attributes:
+    weights: float64[D].
+    bias: float64 scalar.
+    mean, scale: float64[D].
+  """
+
+  weights: np.ndarray
+  bias: np.ndarray
+  mean: np.ndarray
+  scale: np.ndarray
+
+
+def fit_linear(
+  x: np.ndarray,
+  labels: Mapping[str, np.ndarray],
   *,
   solver: str = "lbfgs",
   seed: int = 0,
-) -> np.ndarray | None:
-  """Probability of one binary label from a linear classifier.
+) -> dict[str, Head | None]:
+  """Linear classifiers of several binary labels.
 
   "lbfgs" (default): features standardised on the labelled training rows,
   logistic regression with an L2 penalty (C = 0.1) and classes weighted to the
-  same total. No setting is chosen on any label; the result has no seed.
+  same total, one label at a time (with a linear model the joint problem falls
+  apart into these). No setting is chosen on any label; the result has no seed.
 
-  "sgd": the paper's probe. Linear D -> 2 on the features as they are,
-  cross-entropy, SGD with learning rate 0.001 and momentum 0.9, batches of 64
-  in a new order each epoch (the last one smaller), 25 epochs, classes not
-  weighted, last epoch kept. The paper augments the training images again in
-  every epoch; frozen features cannot.
+  "sgd": the paper's probe. Linear D -> L on the features as they are with
+  sigmoids (one label: D -> 2 with a softmax), cross-entropy averaged over the
+  labels that a batch has, SGD with learning rate 0.001 and momentum 0.9,
+  batches of 64 in a new order each epoch (the last one smaller), 25 epochs,
+  classes not weighted, last epoch kept. The paper augments the training images
+  again in every epoch; frozen features cannot.
 
   Args:
-    train_x: float[N, D].
-    train_y: float[N] of 1, 0 or NaN.
-    test_x: float[M, D].
+    x: float[N, D], training features.
+    labels: name -> float[N] of 1, 0 or NaN.
     solver: "lbfgs" or "sgd".
     seed: for "sgd": initial weights and order.
 
   Returns:
-    float64[M] in [0, 1], or None when training holds one class only.
+    name -> `Head`, or None where training holds one class only.
 
   Raises:
     DataError: features are not finite, or sizes do not match.
     ConfigError: an unknown solver.
   """
-  result = multilabel_probe(
-    train_x, {"label": train_y}, test_x, solver=solver, seed=seed
-  )
-  return result["label"]
-
-
-def multilabel_probe(
-  train_x: np.ndarray,
-  train_y: Mapping[str, np.ndarray],
-  test_x: np.ndarray,
-  *,
-  solver: str = "lbfgs",
-  seed: int = 0,
-) -> dict[str, np.ndarray | None]:
-  """Probabilities of several binary labels, as `linear_probe` for one.
-
-  "lbfgs" fits one logistic regression a label (with a linear model the joint
-  problem falls apart into these). "sgd" is the paper's Linear D -> L with
-  sigmoids: binary cross-entropy averaged over the labels that a batch has.
-
-  Args:
-    train_x: float[N, D].
-    train_y: name -> float[N] of 1, 0 or NaN.
-    test_x: float[M, D].
-    solver: "lbfgs" or "sgd".
-    seed: for "sgd".
-
-  Returns:
-    name -> float64[M], or None where training holds one class only.
-  """
-  train_x, test_x = _features(train_x), _features(test_x)
-  labels = {
-    name: check_label(name, y, len(train_x)) for name, y in train_y.items()
-  }
+  x = _features(x)
+  checked = {name: check_label(name, y, len(x)) for name, y in labels.items()}
   known = {
-    name: y for name, y in labels.items() if {0.0, 1.0} <= set(y.tolist())
+    name: y for name, y in checked.items() if {0.0, 1.0} <= set(y.tolist())
   }
   if solver == "sgd":
-    found = _sgd(train_x, known, test_x, seed) if known else {}
+    found = _sgd(x, known, seed) if known else {}
   elif solver == "lbfgs":
-    found = {name: _lbfgs(train_x, y, test_x) for name, y in known.items()}
+    found = {name: _lbfgs(x, y) for name, y in known.items()}
   else:
     raise ConfigError(f"solver must be lbfgs or sgd, got {solver!r}")
-  return {name: found.get(name) for name in labels}
+  return {name: found.get(name) for name in checked}
+
+
+def probability(head: Head, x: np.ndarray) -> np.ndarray:
+  """Probabilities float64[M] in [0, 1] of features float[M, D]."""
+  standard = (_features(x) - head.mean) / head.scale
+  return special.expit(standard @ head.weights + head.bias)
 
 
 def knn(
@@ -185,7 +178,7 @@ def _unit(x: np.ndarray) -> np.ndarray:
   return x / np.where(norm > 0, norm, 1)
 
 
-def _lbfgs(train_x, train_y, test_x) -> np.ndarray:
+def _lbfgs(train_x, train_y) -> Head:
   # A second to import, which a run that only trains need not spend.
   from sklearn.exceptions import ConvergenceWarning
   from sklearn.linear_model import LogisticRegression
@@ -203,10 +196,10 @@ def _lbfgs(train_x, train_y, test_x) -> np.ndarray:
     # The penalised problem has one minimum; 2000 steps come close enough.
     warnings.simplefilter("ignore", ConvergenceWarning)
     model.fit((train_x - mean) / spread, train_y[rows])
-  return model.predict_proba((test_x - mean) / spread)[:, 1]
+  return Head(model.coef_[0], model.intercept_[0], mean, spread)
 
 
-def _sgd(train_x, labels, test_x, seed) -> dict[str, np.ndarray]:
+def _sgd(train_x, labels, seed) -> dict[str, Head]:
   """The paper's probe; one label: Linear D -> 2 by its logit difference.
 
   Two softmax logits matter only by d = z1 - z0, whose weights follow SGD of
@@ -230,9 +223,12 @@ def _sgd(train_x, labels, test_x, seed) -> dict[str, np.ndarray]:
     used,
     rate=LEARNING_RATE * (2 if pair else 1),
   )
-  logits = _with_one(test_x) @ np.asarray(weights, np.float64)
-  probability = 0.5 * (1 + np.tanh(0.5 * logits))
-  return {name: probability[:, i] for i, name in enumerate(names)}
+  as_is = np.zeros(dimension), np.ones(dimension)
+  columns = np.asarray(weights, np.float64).T
+  return {
+    name: Head(column[:-1], column[-1], *as_is)
+    for name, column in zip(names, columns, strict=True)
+  }
 
 
 def _order(rng, rows) -> tuple[np.ndarray, np.ndarray]:

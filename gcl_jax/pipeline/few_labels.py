@@ -13,6 +13,7 @@ import numpy as np
 
 from gcl_jax.data import splits
 from gcl_jax.engine.context import Context
+from gcl_jax.engine.tables import pack
 from gcl_jax.errors import DataError
 from gcl_jax.evaluation import probe
 from gcl_jax.pipeline import contrast, encoders, finetune
@@ -32,8 +33,8 @@ def run_supervised(
     batch_size: images predicted at a time.
 
   Returns:
-    `probabilities` {fraction: float32[R, K]} and `rows` int[R], the labelled
-    evaluation images.
+    `probabilities` {fraction: float32[R, K]}, `rows` int[R], the labelled
+    evaluation images, and `classifiers`, the trained networks by name.
   """
   judge = Judge(context, section, batch_size)
   out = {}
@@ -41,7 +42,11 @@ def run_supervised(
     for fraction, rows in judge.fractions().items():
       name = f"{SUPERVISED}@{fraction:g}"
       out[f"{fraction:g}"] = judge.finetuned(rows, name)
-  return {"probabilities": out, "rows": judge.rows}
+  return {
+    "probabilities": out,
+    "rows": judge.rows,
+    "classifiers": judge.classifiers,
+  }
 
 
 def run(
@@ -57,21 +62,23 @@ def run(
     batch_size: images at a time.
 
   Returns:
-    `metrics` (JSON), `features` of this method's encoder on the evaluation
-    rows, `rows`, and `probabilities/<encoder>` float[R, K] with all labels.
-    Without labels no metrics, and the features of all evaluation images.
+    `metrics` (JSON), `features` float32[N, D] of this method's encoder, `rows`
+    int[R], the labelled evaluation images, `probabilities/<encoder>` float[R,
+    K] with all labels, `heads` (fields of `probe.Head` by encoder, fraction
+    and label) and `classifiers` (networks of the fine-tunes by name). Without
+    labels no metrics, and `rows` of all evaluation images.
   """
   judge = Judge(context, section, batch_size)
   ours = next(iter(stages))
   if missing := nothing_to_probe(judge.images):
     context.telemetry.say(f"no probe: {missing}")
-    rows = np.flatnonzero(judge.images.evaluation)
-    features = judge.features(ours, stages[ours])[rows]
     return {
       "metrics": np.array("{}"),
-      "features": features,
-      "rows": rows,
+      "features": judge.features(ours, stages[ours]),
+      "rows": np.flatnonzero(judge.images.evaluation),
       "probabilities": {},
+      "heads": {},
+      "classifiers": {},
     }
   parts, probabilities, kept = judge.fractions(), {}, None
   for name, stage in stages.items():
@@ -80,7 +87,7 @@ def run(
       found = {float(f): values for f, values in found.items()}
     else:
       features = judge.features(name, stage)
-      kept = features[judge.rows] if name == ours else kept
+      kept = features if name == ours else kept
       found = judge.linear(features, parts, name)
       if context.config.probe.finetune:
         judge.finetune(context.load(stage)["encoder"], parts, name)
@@ -93,6 +100,8 @@ def run(
     "features": kept,
     "rows": judge.rows,
     "probabilities": probabilities,
+    "heads": judge.heads,
+    "classifiers": judge.classifiers,
     "train_sizes": np.array([len(r) for r in parts.values()]),
     "fractions": np.array(list(parts)),
   }
@@ -149,7 +158,9 @@ class Judge:
   Attributes:
     images: the prepared images.
     rows: int[R], the labelled evaluation images.
-    metrics: flat name -> {value, low, high, n}, what was recorded so far.
+    metrics: flat name -> {value, low, high, n}, recorded so far.
+    heads: encoder -> fraction -> label -> fields of `probe.Head`.
+    classifiers: name of a fine-tune -> variables of encoder and head.
   """
 
   def __init__(self, context: Context, section: Any, batch_size: int):
@@ -161,6 +172,7 @@ class Judge:
     self.views = contrast.views_of(section, *self.statistics)
     here = labelled(self.images) & self.images.evaluation
     self.rows, self.metrics = np.flatnonzero(here), {}
+    self.heads, self.classifiers = {}, {}
 
   def fractions(self) -> dict[float, np.ndarray]:
     """Rows of the labelled training part per fraction, nested by group."""
@@ -207,6 +219,7 @@ class Judge:
       name=name,
       variables=variables,
     )
+    self.classifiers[name] = trained
     found = finetune.predict(
       context,
       self.encoder,
@@ -226,19 +239,29 @@ class Judge:
       self.record(self.finetuned(rows, stage, variables), stage)
 
   def linear(self, features: np.ndarray, parts: Mapping, name: str) -> dict:
-    """{fraction: float[R, K]} of linear probes; kNN goes into the metrics."""
+    """{fraction: float[R, K]} of linear probes, whose heads are kept; metrics
+    of nearest neighbours are recorded."""
     config, found = self.context.config.probe, {}
+    table, names = self.images.table, self.images.labels
     for fraction, train in parts.items():
-      linear, near = [], []
-      for label in self.images.labels:
-        target = np.asarray(self.images.table[label], float)[train]
-        given = features[train], target, features[self.rows]
-        seed = self.context.config.seed
-        linear.append(
-          probe.linear_probe(*given, solver=config.solver, seed=seed)
+      labels = {n: np.asarray(table[n], float)[train] for n in names}
+      heads, near = {}, []
+      for label, target in labels.items():
+        heads |= probe.fit_linear(
+          features[train],
+          {label: target},
+          solver=config.solver,
+          seed=self.context.config.seed,
         )
-        near.append(probe.knn(*given, k=config.neighbours))
-      found[fraction] = self._columns(linear)
+        neighbours = features[train], target, features[self.rows]
+        near.append(probe.knn(*neighbours, k=config.neighbours))
+      self.heads.setdefault(name, {})[f"{fraction:g}"] = pack(
+        {label: h._asdict() for label, h in heads.items() if h is not None}
+      )
+      tested = features[self.rows]
+      found[fraction] = self._columns(
+        [h and probe.probability(h, tested) for h in heads.values()]
+      )
       knn = self._evaluate(self._columns(near))
       for metric in ("macro_auroc", "macro_f1"):
         key = f"probe/{name}@{fraction:g}/knn_{metric}"

@@ -5,8 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from gcl_jax.engine.context import Context
 from gcl_jax.engine.tables import unpack
 from gcl_jax.evaluation import volumes
+from gcl_jax.pipeline import report
+from gcl_jax.pipeline.prepared import Prepared
 from gcl_jax.pipeline.segment import fits
 
 
@@ -99,6 +102,41 @@ def _classes(scores: dict, metric: str) -> np.ndarray:
   mean = f"{metric}/mean"
   names = [k for k in scores if k.startswith(f"{metric}/") and k != mean]
   return np.stack([scores[name] for name in names])
+
+
+def write_tables(
+  context: Context, images: Prepared, found: dict, arms: Sequence[str]
+) -> None:
+  """Writes scores.csv, predictions.csv and features.npz of a run.
+
+  scores.csv has a row for every fine-tune and test volume; predictions.csv one
+  for every test slice, with the pixels that the network of the method's own
+  arm gives to each class; the class maps are in the artifact of the stage.
+
+  Args:
+    context: of stage `report`.
+    images: the prepared slices.
+    found: what `segment.run` left.
+    arms: the method's own last.
+  """
+  rows = []
+  for fit in fits(context.config.segment, arms):
+    for part, test in found["tests"].items():
+      scores = unpack(found["fits"][fit.name][part])
+      for v, volume in enumerate(test["volumes"]):
+        row = {"volume": volume, "group": test["groups"][v], "part": part}
+        row |= fit._asdict() | {name: x[v] for name, x in scores.items()}
+        rows.append(row)
+  table = {name: [row[name] for row in rows] for name in rows[0]}
+  report.write_table(context, "scores.csv", table)
+  network = found["networks"][arms[-1]]
+  chosen, maps = network["rows"], network["maps"]
+  names = ("id", "volume", "group", "part")
+  columns = {name: images.table[name][chosen] for name in names}
+  for k, name in enumerate(images.classes, 1):
+    columns[f"pixels of {name}"] = (maps == k).sum(axis=(1, 2))
+  report.write_table(context, "predictions.csv", columns)
+  report.write_features(context, images, found["features"])
 
 
 def count(value: float, n: int) -> dict:

@@ -11,6 +11,7 @@ left out and why, and the hashes of the files.
 
 import functools
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -19,8 +20,10 @@ import numpy as np
 from gcl_jax.data import near_copies, splits
 from gcl_jax.engine import feed
 from gcl_jax.engine.context import Context
+from gcl_jax.engine.manifest import to_plain
 from gcl_jax.engine.tables import file_hash, joined, keep_rows, pack
 from gcl_jax.errors import DataError
+from gcl_jax.pipeline.prepared import pixel_statistics
 from gcl_jax.pipeline.sources import Source, renamed
 
 SAMPLES = 6  # images whose preparation the report shows
@@ -95,6 +98,7 @@ def run(
     **vectors,
     **stored.keep(left),
     "near_copies": np.array(_near_copies(context, table), dtype=str),
+    "preparation": _preparation(context, table),
     **(_samples(first, table, samples) if samples else {}),
   }
 
@@ -267,6 +271,14 @@ def _hashed(read, dataset, row):
   except DataError as error:
     return error
   return found, splits.image_hash(found.images)
+
+
+def _preparation(context: Context, table: dict) -> dict[str, Any]:
+  """What prepares a new image as these were, without the training images."""
+  images = np.load(context.folder / "images.npy", mmap_mode="r")
+  train = np.flatnonzero((table["part"] == "train") & table["pool"])
+  settings = to_plain(context.config.preprocess)
+  return {"settings": json.dumps(settings)} | pixel_statistics(images, train)
 
 
 def _near_copies(context: Context, table: dict) -> list[tuple]:

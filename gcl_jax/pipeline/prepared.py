@@ -1,5 +1,7 @@
 """The prepared images of a run, as every stage after `data` reads them."""
 
+from typing import Any
+
 import numpy as np
 
 from gcl_jax.engine.context import Context
@@ -7,6 +9,31 @@ from gcl_jax.engine.tables import file_hash, unpack
 from gcl_jax.errors import DataError
 
 _SAMPLED = 500  # images whose pixels give mean and standard deviation
+
+
+def pixel_statistics(
+  pixels: np.ndarray, rows: np.ndarray
+) -> dict[str, np.ndarray]:
+  """`mean` and `sd` float64[C] of pixels scaled to [0, 1].
+
+  Args:
+    pixels: uint8[N, H, W, C].
+    rows: int[R], the training images, of which about 500 are looked at.
+  """
+  rows = rows[:: max(1, len(rows) // _SAMPLED)]
+  sample = np.asarray(pixels[rows], np.float32) / 255
+  channels = [sample[..., c] for c in range(sample.shape[-1])]
+  return {
+    "mean": np.array([float(c.mean()) for c in channels]),
+    "sd": np.array([float(max(c.std(), 1e-3)) for c in channels]),
+  }
+
+
+def statistics_of(artifact: dict) -> tuple[Any, Any]:
+  """The statistics in the artifact of stage data; see `Prepared`."""
+  found = artifact["preparation"]
+  mean, sd = (tuple(found[key].tolist()) for key in ("mean", "sd"))
+  return (mean[0], sd[0]) if len(mean) == 1 else (mean, sd)
 
 
 class Prepared:
@@ -107,12 +134,12 @@ class Prepared:
       seen = ~self.part("ood")
     return self.table["pool"] & seen
 
-  def pixel_statistics(self) -> tuple[float, float]:
-    """Mean and standard deviation of training pixels scaled to [0, 1]."""
-    rows = np.flatnonzero(self.train)
-    rows = rows[:: max(1, len(rows) // _SAMPLED)]
-    pixels = np.asarray(self.pixels[rows], np.float32) / 255
-    return float(pixels.mean()), float(max(pixels.std(), 1e-3))
+  def pixel_statistics(self) -> tuple[Any, Any]:
+    """Mean and standard deviation of training pixels scaled to [0, 1].
+
+    A float each for grey images, a tuple of one per channel for colour.
+    """
+    return statistics_of(self.artifact)
 
   def volumes(self, part: str) -> dict[str, np.ndarray]:
     """{volume: its rows, first slice first} of the labelled ones of a part."""

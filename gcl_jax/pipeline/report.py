@@ -1,10 +1,13 @@
 """What the reports of all methods have in common."""
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from gcl_jax import disk
 from gcl_jax.engine import results
 from gcl_jax.engine.context import Context
 from gcl_jax.pipeline.prepared import Prepared
@@ -57,6 +60,7 @@ def write(
     ],
     sections=[
       *sections,
+      files(),
       speed(context),
       html.settings(context.config.to_dict()),
     ],
@@ -64,6 +68,56 @@ def write(
     warnings=warnings,
   )
   return {"metrics": np.array(results.dumps(metrics))}
+
+
+LEAVES = (
+  *("report.json", "report.html"),
+  *("scores.csv", "predictions.csv", "features.npz"),
+)
+
+
+def write_table(
+  context: Context, name: str, columns: Mapping[str, Sequence]
+) -> None:
+  """Writes a CSV into the run's folder, one row per image or volume.
+
+  Args:
+    context: of stage `report`.
+    name: of the file, one of `LEAVES`.
+    columns: header -> values, as many each; nan becomes an empty cell.
+  """
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator="\n")
+  writer.writerow(columns)
+  for row in zip(*columns.values(), strict=True):
+    writer.writerow(["" if value != value else value for value in row])
+  disk.write_text(context.workdir / name, text.getvalue())
+
+
+def write_features(
+  context: Context, images: Prepared, features: np.ndarray
+) -> None:
+  """Writes features.npz: `ids` str[N] and `features` float32[N, D]."""
+  path = context.workdir / "features.npz"
+  temporary = path.with_name(".features.npz")
+  np.savez(temporary, ids=images.ids.astype(str), features=features)
+  temporary.replace(path)
+
+
+def files() -> html.Section:
+  """The section that names what a finished run can be used for."""
+  rows = [
+    ["scores.csv", "a score per image, or the figures of every test volume"],
+    ["predictions.csv", "truth and prediction by id"],
+    ["features.npz", "ids, and the features of the encoder"],
+  ]
+  text = (
+    "In the folder of this run, by id. gcl_jax.load(folder) opens the run and"
+    " treats new images as it did."
+  )
+  return html.Section(
+    "Files", [html.Text(text), html.Table(("file", "holds"), rows)]
+  )
 
 
 def _card(metric: dict, label: str, note: str) -> html.Card:

@@ -89,7 +89,7 @@ def embedding(
   kinds, blocks = classes_of(images), []
   for method in dict.fromkeys(("pca", config.embedding)):
     points, kept = projection.project_2d(
-      artifact["features"],
+      artifact["features"][artifact["rows"]],
       method,
       context.config.seed,
       limit=config.embedding_points,

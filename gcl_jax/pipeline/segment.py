@@ -8,6 +8,7 @@ stored slices and scored by volume.
 import functools
 import itertools
 import json
+import pathlib
 import shutil
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -18,13 +19,19 @@ import numpy as np
 from gcl_jax import disk
 from gcl_jax.data import slice_geometry, splits
 from gcl_jax.engine import distributed
+from gcl_jax.engine.checkpoint import load_artifact, save_artifact
 from gcl_jax.engine.context import Context
 from gcl_jax.engine.tables import pack
 from gcl_jax.errors import DataError
 from gcl_jax.evaluation import volumes
 from gcl_jax.losses.segmentation import inverse_frequency
 from gcl_jax.pipeline.prepared import Prepared
-from gcl_jax.pipeline.segmentation import Segmenter, views_of
+from gcl_jax.pipeline.segmentation import (
+  PREDICTED,
+  Segmenter,
+  pooled,
+  views_of,
+)
 
 CHECKS = 10  # evaluations on the inner patient in a fine-tune
 SCRATCH = "scratch"  # the arm that is not pre-trained
@@ -86,7 +93,11 @@ def run(context: Context, arms: Sequence[str]) -> dict[str, Any]:
   Returns:
     `fits`: per fine-tune and part (`eval`, `ood`) {"dice/..", "hd95/.."}
     float64 per volume; `tests`: `volumes` and `groups` of both parts;
-    `examples`: rows of a few slices, and per arm their predicted classes.
+    `examples`: rows of a few slices, and per arm their predicted classes;
+    `features`: float32[N, D] of the own encoder; `networks`: of the method's
+    own arm, the last one, and of `segment.keep`, `variables` of the first
+    fine-tune and the classes that it gives the test slices, `rows` int[R] and
+    `maps` uint8[R, H, W].
   """
   images, config = Prepared(context), context.config
   tests = tests_of(images)
@@ -98,20 +109,35 @@ def run(context: Context, arms: Sequence[str]) -> dict[str, Any]:
     views_of(config.segment.views, *statistics),
   )
   shown = example_rows(tests["eval"], config.report.overlays)
-  results, examples = {}, {}
+  results, examples, kept = {}, {}, {}
   for fit in fits(config.segment, arms):
+    first = fit.arm not in examples
+    keep = first and fit.arm in (arms[-1], *config.segment.keep)
     done = context.folder / "done" / f"{fit.name}.json"
-    if done.exists():
-      found = json.loads(done.read_text())
-    else:
-      found = _one(context, images, segmenter, fit, tests, shown)
+    if not done.exists():
+      found, network = _one(context, images, segmenter, fit, tests, shown)
       # All processes hold the same figures; one of them writes.
-      write = functools.partial(_write, done, found, _kept(context, fit))
-      distributed.on_main(write)
+      distributed.on_main(
+        functools.partial(
+          _write, done, found, network if keep else None, _fits(context, fit)
+        )
+      )
+    found = json.loads(done.read_text())
     results[fit.name] = {part: _arrays(found[part]) for part in tests}
-    examples.setdefault(fit.arm, np.array(found["examples"], np.uint8))
+    if first:
+      examples[fit.arm] = np.array(found["examples"], np.uint8)
+    if keep:
+      kept[fit.arm] = load_artifact(done.with_suffix(""))
   return {
     "fits": results,
+    "networks": kept,
+    "features": context.map(
+      pooled(segmenter.network, *statistics),
+      context.load(arms[-1])["encoder"],
+      {"image": images.pixels},
+      batch_size=PREDICTED,
+      name=f"features/{arms[-1]}",
+    ),
     "tests": {
       part: {
         "volumes": np.array(test.names),
@@ -192,8 +218,8 @@ def labelled_rows(images: Prepared, fit: Fit) -> tuple[np.ndarray, np.ndarray]:
   return rows, rows[inner]
 
 
-def _one(context, images, segmenter, fit, tests, shown) -> dict[str, Any]:
-  """Figures of one fine-tune, as JSON."""
+def _one(context, images, segmenter, fit, tests, shown) -> tuple[dict, dict]:
+  """Figures of one fine-tune, as JSON, and its network with predictions."""
   variables = _train(context, images, segmenter, fit)
   each = [np.concatenate(test.rows) for test in tests.values()]
   rows = np.unique(np.concatenate([*each, shown]))
@@ -213,7 +239,8 @@ def _one(context, images, segmenter, fit, tests, shown) -> dict[str, Any]:
     for part, test in tests.items()
   }
   found["examples"] = [by_row[row].tolist() for row in shown.tolist()]
-  return found
+  variables = jax.tree.map(np.asarray, variables)
+  return found, {"variables": variables, "rows": rows, "maps": predicted}
 
 
 def _train(context, images, segmenter, fit) -> dict[str, Any]:
@@ -309,14 +336,17 @@ def score(
   )
 
 
-def _kept(context, fit):
+def _fits(context, fit) -> pathlib.Path:
   """Folder of the checkpoints of a fine-tune, while it is not done."""
   return context.folder / "fits" / fit.name
 
 
-def _write(path, found, checkpoints) -> None:
-  """Figures of a fine-tune, in place of its checkpoints."""
+def _write(path, found, network, checkpoints) -> None:
+  """Figures of a fine-tune, and its network to keep, in place of its
+  checkpoints."""
   path.parent.mkdir(exist_ok=True)
+  if network is not None:
+    save_artifact(path.with_suffix(""), network)
   disk.write_text(path, json.dumps(found))
   shutil.rmtree(checkpoints, ignore_errors=True)
 

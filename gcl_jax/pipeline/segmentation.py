@@ -95,7 +95,7 @@ class Segmenter:
     self.step = segment_step(
       self.network, self.optimizer, views=views, dice_weight=config.dice_weight
     )
-    self.predictor = _predictor(self.network, views["mean"], views["std"])
+    self.predictor = predictor(self.network, views["mean"], views["std"])
     self.keep_best = config.select == "inner"
 
   def training(
@@ -243,7 +243,23 @@ def views_of(config: Any, mean: float, std: float) -> dict[str, Any]:
   return plain | dict(mean=mean, std=std)
 
 
-def _predictor(
+def pooled(network: Any, mean: Any, std: Any) -> Callable:
+  """fn(encoder, batch) for a map: the pooled bottleneck, float32[B, D].
+
+  Args:
+    network: from `make_unet`.
+    mean, std: of the training pixels in [0, 1].
+  """
+
+  def one_batch(tree, batch):
+    images = augment.normalise(batch["image"], mean, std)
+    (maps, _), _ = network.encode(tree, images)
+    return maps.mean(axis=(1, 2))
+
+  return one_batch
+
+
+def predictor(
   network: Any, mean: float, std: float
 ) -> Callable[[Any, dict], jax.Array]:
   """fn(variables, batch) for a map: the class of every pixel, uint8[B, H, W].

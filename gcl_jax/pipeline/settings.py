@@ -229,6 +229,7 @@ def segment() -> ConfigDict:
       labelled=(2,),  # patients with labels; 0 = all
       draws=(0,),  # which patients: a seed each
       seeds=(0,),  # of decoder, order and views
+      keep=(),  # arms besides the method's own whose network is kept
       batch_size=16,
       steps=200,
       optimizer="adamw",

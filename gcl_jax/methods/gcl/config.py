@@ -187,6 +187,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   """
   settings.check(config, CHOICES, ["pretrain.rho"], SHARES)
   check_each_once("arms", config.arms, tuple(arms.ARMS))
+  check_each_once("segment.keep", config.segment.keep, config.arms)
   for arm in arms.names(config):
     _check_labels(config, arm)
   _check_batches(config.pretrain)

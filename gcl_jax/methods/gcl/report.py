@@ -25,6 +25,7 @@ def run(context: Context) -> dict[str, Any]:
   metrics = gains.metrics(found, config, names, arms.BASELINES)
   if rate := conflict_rate(context):
     metrics["gcl/conflict_rate"] = rate
+  gains.write_tables(context, images, found, names)
   tuned = [arm for arm in (*arms.BASELINES, arms.OWN) if arm in names]
   return report.write(
     context,

@@ -11,6 +11,7 @@ from gcl_jax.engine.context import Stage
 from gcl_jax.methods.gcl import arms, data, pretrain, report
 from gcl_jax.methods.gcl.config import check
 from gcl_jax.pipeline import segment, segmentation
+from gcl_jax.pipeline.report import LEAVES
 
 HEADLINE = "segment/dice/mean"  # the figure to compare runs by
 COMMON = ("protocol", "seed", "unet")
@@ -51,7 +52,7 @@ def stages(config: Any) -> tuple[Stage, ...]:
       ("data", *trained, "segment"),
       ("report", "seed"),
       host=True,
-      leaves=("report.json", "report.html"),
+      leaves=LEAVES,
     ),
   )
 

@@ -21,13 +21,18 @@ from gcl_jax.pipeline.prepared import Prepared
 SOURCES = ("msp", "odin", "mahalanobis")
 
 
-def scores(context: Context, images: Prepared, source: str) -> np.ndarray:
-  """float[N]: a classifier's score per image, larger = more anomalous.
+def scores(
+  context: Context, images: Prepared, source: str
+) -> tuple[np.ndarray, dict]:
+  """A classifier's score per image, larger = more anomalous.
 
   Args:
     context: of the stage.
     images: the prepared images.
     source: one of `SOURCES`.
+
+  Returns:
+    float[N], and the tree that `combined` scores a new image with.
 
   Raises:
     ConfigError: `classifier.label` is no label column.
@@ -54,7 +59,7 @@ def scores(context: Context, images: Prepared, source: str) -> np.ndarray:
     ids=images.ids,
     name=f"classifier/{label}",
   )
-  return _sweep(context, images, trained, label, rows, source)
+  return _sweep(context, images, trained, label, rows)
 
 
 def _network(config: Any) -> Callable:
@@ -73,15 +78,47 @@ def _network(config: Any) -> Callable:
   return apply
 
 
-def _sweep(context, images, trained, label, rows, source):
+def scorer(config: Any, statistics: tuple) -> Callable:
+  """fn(tree, batch) for a map: the scores of a batch, float[B, ...].
+
+  Args:
+    config: of the run, `score.source` and `supcon`.
+    statistics: mean and standard deviation of training pixels in [0, 1].
+  """
+  source, apply = config.score.source, _network(config)
+
+  def one_batch(tree, batch):
+    x, network = augment.normalise(batch["image"], *statistics), tree["network"]
+    if source == "msp":
+      return classifier_scores.msp(apply(network, x)[0])
+    if source == "odin":
+      return classifier_scores.odin(apply, network, x)
+    gaussians = [
+      classifier_scores.Gaussians(**g)
+      for _, g in sorted(tree["stages"].items())
+    ]
+    return classifier_scores.mahalanobis(apply, network, gaussians, x)
+
+  return one_batch
+
+
+def combined(tree: dict, values: np.ndarray) -> np.ndarray:
+  """One score per image, float[B], of what `scorer` gives."""
+  if "weights" not in tree:
+    return values
+  return np.asarray(classifier_scores.combine(values, tree["weights"]))
+
+
+def _sweep(context, images, trained, label, rows):
   """Scores of all images; Mahalanobis stages are weighted on the training
   images, as released."""
-  apply, statistics = _network(context.config), images.pixel_statistics()
+  statistics = images.pixel_statistics()
   size = context.config.score.batch_size
-  tree = {"network": trained}
+  source, tree = context.config.score.source, {"network": trained}
   if source == "mahalanobis":
     truth = np.asarray(images.table[label], float)
     rows = rows[~np.isnan(truth[rows])]
+    apply = _network(context.config)
     taps = context.map(
       lambda tree, batch: apply(
         tree["network"], augment.normalise(batch["image"], *statistics)
@@ -91,22 +128,18 @@ def _sweep(context, images, trained, label, rows, source):
       batch_size=size,
       name="mahalanobis",
     )
-    tree["gaussians"] = classifier_scores.mahalanobis_fit(
-      taps, truth[rows].astype(int)
+    fitted = classifier_scores.mahalanobis_fit(taps, truth[rows].astype(int))
+    tree["stages"] = {str(k): g._asdict() for k, g in enumerate(fitted)}
+  values = context.map(
+    scorer(context.config, statistics),
+    tree,
+    {"image": images.pixels},
+    batch_size=size,
+    name=f"score/{source}",
+  )
+  if source == "mahalanobis":
+    weights = classifier_scores.combine_fit(
+      values[rows], truth[rows].astype(int)
     )
-
-  def one_batch(tree, batch):
-    x, network = augment.normalise(batch["image"], *statistics), tree["network"]
-    if source == "msp":
-      return classifier_scores.msp(apply(network, x)[0])
-    if source == "odin":
-      return classifier_scores.odin(apply, network, x)
-    return classifier_scores.mahalanobis(apply, network, tree["gaussians"], x)
-
-  pixels = {"image": images.pixels}
-  name = f"score/{source}"
-  out = context.map(one_batch, tree, pixels, batch_size=size, name=name)
-  if source != "mahalanobis":
-    return out
-  weights = classifier_scores.combine_fit(out[rows], truth[rows].astype(int))
-  return np.asarray(classifier_scores.combine(out, weights))
+    tree["weights"] = weights
+  return combined(tree, values), tree

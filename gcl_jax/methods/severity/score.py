@@ -19,12 +19,14 @@ def run(context: Context) -> dict[str, Any]:
   """Scores every image by its id.
 
   Returns:
-    `ids`, `score` float32[N] (what the bins are made of), and for the
-    autoencoder source `recon`, `grad`, `gradcon` float32[N], `cos`
-    float32[N, 4], `models` float32[N, M], the score under each model, `dead`
-    int[4], image and model pairs without any gradient in a decoder layer,
-    `engines` str[4], how each layer's gradients were measured, and `examples`
-    (rows, reconstructions) for the report.
+    `ids` and `score` float32[N], what the bins are made of. Of the autoencoder
+    also `recon`, `grad`, `gradcon` float32[N], `cos` float32[N, 4], `models`
+    float32[N, M], the score under each model, `levels` (`beta`, `mean` and
+    `sd` of healthy scores, float[M] each: what puts a new image on the scale),
+    `dead` int[4], image and model pairs without any gradient in a decoder
+    layer, `engines` str[4], how each layer's gradients were measured, and
+    `examples` (rows, reconstructions) for the report. Of a classifier its
+    `network` and what else `classifier.score` needs.
   """
   images = Prepared(context)
   config = context.config.score
@@ -34,8 +36,8 @@ def run(context: Context) -> dict[str, Any]:
   if config.source == "random":
     draw = np.random.default_rng(context.config.seed)
     return {"ids": ids, "score": draw.random(len(images), np.float32)}
-  score = classifier.scores(context, images, config.source)
-  return {"ids": ids, "score": score.astype(np.float32)}
+  score, trained = classifier.scores(context, images, config.source)
+  return {"ids": ids, "score": score.astype(np.float32), **trained}
 
 
 def autoencoder_scores(context: Context, images: Prepared) -> dict[str, Any]:
@@ -58,19 +60,22 @@ def autoencoder_scores(context: Context, images: Prepared) -> dict[str, Any]:
     np.stack([f[name] for f in found], 1) for name in ("recon", "error", "cos")
   )
   grad = -cos.mean(-1)
-  published = mode_scores(config, recon, grad, unseen)
-  chosen = mode_scores(config, pooled, grad, unseen)[config.mode]
+  published = mode_scores(recon, grad, _beta(config, recon, unseen))
+  beta = _beta(config, pooled, unseen)
+  chosen = mode_scores(pooled, grad, beta)[config.mode]
   use = _usable(fold, len(found))
   out = {
-    mode: combined(levelled(values, unseen), use)
+    mode: combined(levelled(values, levels_of(values, unseen)), use)
     for mode, values in published.items()
   }
+  levels = levels_of(chosen, unseen)
   facts = {
     "dead": np.sum([(f["norm"] == 0).sum(0) for f in found], axis=0),
     "engines": _engines(context, images, artifact["models"]),
+    "levels": {"beta": beta, "mean": levels[0], "sd": levels[1]},
   }
   out["cos"] = np.where(use[..., None], cos, 0).sum(1) / use.sum(1)[:, None]
-  out["models"] = levelled(chosen, unseen)
+  out["models"] = levelled(chosen, levels)
   out["score"] = combined(out["models"], use)
   facts["examples"] = _examples(context, images, out["score"], artifact)
   return facts | {name: np.asarray(v, np.float32) for name, v in out.items()}
@@ -95,10 +100,15 @@ def _examples(context: Context, images: Prepared, score, artifact) -> dict:
 
 
 def mode_scores(
-  config: Any, error: np.ndarray, grad: np.ndarray, unseen: list
+  error: np.ndarray, grad: np.ndarray, beta: np.ndarray
 ) -> dict[str, np.ndarray]:
-  """{mode: float[N, M]} from error and gradient term float[N, M]."""
-  beta = _beta(config, error, unseen)
+  """{mode: float[N, M]} from error and gradient term float[N, M].
+
+  Args:
+    error: of the reconstructions under M models.
+    grad: -mean_l cos_l.
+    beta: float[M], weight of the gradient term.
+  """
   return {"recon": error, "grad": grad, "gradcon": error + beta[None] * grad}
 
 
@@ -123,18 +133,22 @@ def _sweep(context: Context, images: Prepared, artifact: dict, name: str):
       "the autoencoder checkpoint holds no reference gradients, without"
       " which there is no GradCON score: run the gradcon stage again"
     )
-  tree = {
-    "params": artifact["params"],
-    "reference": tuple(r for _, r in sorted(reference.items())),
-  }
-
   return context.map(
     scorer(config, model),
-    tree,
+    tree_of(artifact),
     {"image": images.pixels},
     batch_size=config.batch_size,
     name=name,
   )
+
+
+def tree_of(artifact: dict) -> dict[str, Any]:
+  """Parameters and reference gradients of one model, for `scorer`."""
+  reference = sorted(artifact["reference"].items())
+  return {
+    "params": artifact["params"],
+    "reference": tuple(gradient for _, gradient in reference),
+  }
 
 
 def scorer(config: Any, model: Any) -> Callable[[dict, dict], dict]:
@@ -196,23 +210,28 @@ def _beta(config: Any, recon: np.ndarray, unseen: list) -> np.ndarray:
   return config.beta * np.array(spread)
 
 
-def levelled(values: np.ndarray, unseen: list) -> np.ndarray:
-  """Scores under M models on their mean scale.
+def levels_of(values: np.ndarray, unseen: list) -> tuple:
+  """Mean and standard deviation, float[M] each, of the healthy scores.
 
   Args:
-    values: float[N, M].
-    unseen: per model, the rows of healthy scans it has not seen; their mean
-      and standard deviation are made equal over models.
+    values: float[N, M], scores under M models.
+    unseen: per model, the rows of healthy scans that it has not seen.
+  """
+  healthy = [values[rows, m] for m, rows in enumerate(unseen)]
+  sd = np.array([found.std() for found in healthy])
+  return np.array([found.mean() for found in healthy]), np.where(sd > 0, sd, 1)
 
-  Returns:
-    float[N, M]; unchanged for one model.
+
+def levelled(values: np.ndarray, levels: tuple) -> np.ndarray:
+  """Scores float[N, M] under M models on their mean scale.
+
+  Mean and standard deviation of the healthy scores (`levels_of`) are made
+  equal over models; scores of one model are unchanged.
   """
   if values.shape[1] == 1:
     return values
-  mean = np.array([values[rows, m].mean() for m, rows in enumerate(unseen)])
-  spread = np.array([values[rows, m].std() for m, rows in enumerate(unseen)])
-  spread = np.where(spread > 0, spread, 1.0)
-  return (values - mean) / spread * spread.mean() + mean.mean()
+  mean, sd = levels
+  return (values - mean) / sd * sd.mean() + mean.mean()
 
 
 def combined(values: np.ndarray, use: np.ndarray) -> np.ndarray:

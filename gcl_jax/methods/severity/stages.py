@@ -27,6 +27,7 @@ from gcl_jax.methods.severity import (
 )
 from gcl_jax.methods.severity.config import check
 from gcl_jax.pipeline import contrast, encoders, few_labels, finetune
+from gcl_jax.pipeline.report import LEAVES
 
 HEADLINE = "probe/macro_auroc"  # the figure to compare runs by
 METHOD = "severity"  # the name of this method's encoder in tables
@@ -78,7 +79,7 @@ def stages(config: Any) -> tuple[Stage, ...]:
       ("data", *scores[1:], "score", "grade", "bin", *encoders_, "probe"),
       ("report", "seed"),
       host=True,
-      leaves=("report.json", "report.html"),
+      leaves=LEAVES,
     ),
   )
 

@@ -1,0 +1,89 @@
+"""A finished GCL run on new slices: features and class maps."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from gcl_jax.data import formats, slice_geometry
+from gcl_jax.errors import DataError, UserError
+from gcl_jax.methods.gcl import arms
+from gcl_jax.pipeline import finished, segmentation
+
+
+class Run(finished.Finished):
+  """A run of method `gcl`; images are slices as stored, [h, w].
+
+  Wherever `spacing` is asked for: (y, x) of the slices in mm. It may be left
+  out where the run kept the slices' own (`preprocess.spacing` empty).
+  """
+
+  def prepare(
+    self, images: Sequence[np.ndarray], spacing: tuple | None = None
+  ) -> list[np.ndarray]:
+    """The slices as the networks see them, uint8[H, W, 1] each.
+
+    Raises:
+      DataError: no spacing where the run resampled its slices.
+    """
+    target = self._target(spacing)
+    size = tuple(self.config.preprocess.size)
+    found = []
+    for image in images:
+      image, _ = slice_geometry.prepare_slice(
+        formats.to_uint8(image), None, spacing or (1.0, 1.0), target, size
+      )
+      found.append(image[..., None])
+    return found
+
+  def embed(
+    self, images: Sequence[np.ndarray], spacing: tuple | None = None
+  ) -> np.ndarray:
+    """Pooled features of the pre-trained encoder, float32[N, D]."""
+    network = segmentation.make_unet(self.config.unet, 2)
+    return finished.by_batches(
+      segmentation.pooled(network, *self.statistics),
+      self.artifact(arms.OWN)["encoder"],
+      self.prepare(images, spacing),
+    )
+
+  def segment(
+    self,
+    images: Sequence[np.ndarray],
+    spacing: tuple | None = None,
+    arm: str = arms.OWN,
+  ) -> list[np.ndarray]:
+    """Class of every pixel on the grid of each slice, uint8[h, w].
+
+    0 is the background, k the k-th of `names("classes")`. The network is the
+    first fine-tune of the arm (fewest draws and seeds first in the settings).
+
+    Raises:
+      UserError: the network of this arm was not kept.
+    """
+    kept = self.artifact("segment")["networks"]
+    if arm not in kept:
+      raise UserError(
+        f"the network of arm {arm!r} was not kept (there are:"
+        f" {', '.join(kept)}): run again with --config.segment.keep"
+      )
+    classes = len(self.names("classes")) + 1
+    network = segmentation.make_unet(self.config.unet, classes)
+    maps = finished.by_batches(
+      segmentation.predictor(network, *self.statistics),
+      kept[arm]["variables"],
+      self.prepare(images, spacing),
+    )
+    target, own = self._target(spacing), spacing or (1.0, 1.0)
+    return [
+      slice_geometry.restore(found, np.shape(image)[:2], own, target)
+      for found, image in zip(maps, images, strict=True)
+    ]
+
+  def _target(self, spacing):
+    target = tuple(self.config.preprocess.spacing) or None
+    if target and spacing is None:
+      raise DataError(
+        f"the run resampled its slices to {target} mm: give the spacing (y, x)"
+        " of these slices in mm"
+      )
+    return target

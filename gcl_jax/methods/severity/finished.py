@@ -1,0 +1,74 @@
+"""A finished severity run on new scans: features, scores, probabilities."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from gcl_jax.engine.tables import as_key
+from gcl_jax.errors import UserError
+from gcl_jax.evaluation import probe
+from gcl_jax.methods.severity import classifier, data, score
+from gcl_jax.methods.severity.gradcon import make_model
+from gcl_jax.pipeline import encoders, finished
+
+
+class Run(finished.Finished):
+  """A run of method `severity`; images are scans as stored, [h, w]."""
+
+  def prepare(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The scans as the networks see them, uint8[H, W, 1] each."""
+    config = self.config.preprocess
+    return [data.prepared(raw, config)[..., None] for raw in images]
+
+  def embed(self, images: Sequence[np.ndarray]) -> np.ndarray:
+    """Frozen features of the run's encoder, float32[N, D]."""
+    return finished.by_batches(
+      encoders.pooled(encoders.make(self.config.supcon), *self.statistics),
+      self.artifact("supcon")["encoder"],
+      self.prepare(images),
+    )
+
+  def severity(self, images: Sequence[np.ndarray]) -> np.ndarray:
+    """Severity scores, float64[N], on the scale of the run's scores.
+
+    A new scan is scored by all autoencoders, as an evaluation scan is.
+
+    Raises:
+      UserError: the scores of the run are random.
+    """
+    source, found = self.config.score.source, self.artifact("score")
+    if source == "random":
+      raise UserError("score.source random: the run has no score of an image")
+    prepared = self.prepare(images)
+    if source in classifier.SOURCES:
+      scorer = classifier.scorer(self.config, self.statistics)
+      return classifier.combined(
+        found, finished.by_batches(scorer, found, prepared)
+      )
+    model = make_model(self.config.autoencoder, prepared[0].shape[-1])
+    scorer = score.scorer(self.config.score, model)
+    models = [m for _, m in sorted(self.artifact("gradcon")["models"].items())]
+    each = [
+      finished.by_batches(scorer, score.tree_of(m), prepared) for m in models
+    ]
+    error = np.stack([e["error"] for e in each], 1)
+    grad = -np.stack([e["cos"] for e in each], 1).mean(-1)
+    levels = found["levels"]
+    modes = score.mode_scores(error, grad, levels["beta"])
+    values = modes[self.config.score.mode]
+    return score.levelled(values, (levels["mean"], levels["sd"])).mean(1)
+
+  def predict(self, images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """Probability of every label, float64[N], by the run's linear probe.
+
+    The probe is that of the largest label fraction; labels of one training
+    class have none and are left out.
+    """
+    heads = self.artifact("probe")["heads"]["severity"]
+    chosen = heads[max(heads, key=float)]
+    features = self.embed(images)
+    return {
+      name: probe.probability(probe.Head(**chosen[key]), features)
+      for name in self.names("labels")
+      if (key := as_key(name)) in chosen
+    }

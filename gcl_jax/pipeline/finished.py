@@ -1,0 +1,93 @@
+"""A finished run, opened from its folder alone, and used on new images."""
+
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from gcl_jax.engine.context import read_stage
+from gcl_jax.errors import DataError, UserError
+from gcl_jax.pipeline.prepared import statistics_of
+
+BATCH = 32  # images at a time
+
+
+class Finished:
+  """What every method's finished run has.
+
+  Attributes:
+    folder: of the run.
+    config: its whole configuration, a ConfigDict.
+    statistics: mean and standard deviation of training pixels in [0, 1].
+  """
+
+  def __init__(self, folder: str | pathlib.Path):
+    """Opens a run.
+
+    Raises:
+      UserError: the folder holds no finished run.
+    """
+    self.folder, self._artifacts = pathlib.Path(folder).absolute(), {}
+    self.config = ConfigDict(_record(self.folder)["config"])
+    self.statistics = statistics_of(self.artifact("data"))
+
+  def artifact(self, stage: str) -> dict[str, Any]:
+    """What a stage left, checked against its manifest.
+
+    Raises:
+      UserError: the stage is not finished, or its files were changed.
+    """
+    if stage not in self._artifacts:
+      self._artifacts[stage] = read_stage(self.folder, stage)
+    return self._artifacts[stage]
+
+  def names(self, kind: str) -> tuple[str, ...]:
+    """Names of the run's "labels" or "classes"."""
+    return tuple(str(name) for name in self.artifact("data")[kind])
+
+
+def method_of(folder: str | pathlib.Path) -> str:
+  """The method of the run in a folder; UserError where there is none."""
+  return _record(pathlib.Path(folder))["config"]["method"]
+
+
+def by_batches(
+  function: Callable, tree: Any, images: Sequence[np.ndarray]
+) -> Any:
+  """Applies a function of `Context.map` to prepared images on this machine.
+
+  Args:
+    function: (tree, {"image": uint8[B, H, W, C]}) -> rows.
+    tree: its parameters.
+    images: prepared, uint8[H, W, C] each.
+
+  Returns:
+    Pytree of numpy arrays [N, ...].
+
+  Raises:
+    DataError: no images.
+  """
+  if not len(images):
+    raise DataError("no images were given")
+  pixels, compiled = np.stack(images), jax.jit(function)
+  size = min(BATCH, len(pixels))
+  found = []
+  for start in range(0, len(pixels), size):
+    rows = pixels[start : start + size]
+    missing = size - len(rows)
+    padded = np.concatenate([rows, rows[-1:].repeat(missing, axis=0)])
+    found.append(compiled(tree, {"image": padded}))
+  return jax.tree.map(
+    lambda *parts: np.concatenate(parts)[: len(pixels)], *found
+  )
+
+
+def _record(folder: pathlib.Path) -> dict:
+  path = folder / "config.json"
+  if not path.is_file():
+    raise UserError(f"{folder} holds no run of gcl_jax: no config.json in it")
+  return json.loads(path.read_text())
