@@ -14,6 +14,13 @@ from gcl_jax.pipeline import segment, segmentation
 from gcl_jax.pipeline.report import LEAVES
 
 HEADLINE = "segment/dice/mean"  # the figure to compare runs by
+PROMISED = (
+  *("segment/dice/mean", "segment/dice/LV", "segment/hd95/mean"),
+  *("segment/gain_over_scratch", "segment/ood/dice/mean"),
+  "gcl/conflict_rate",
+)
+SMOOTH = ("segment",)  # metrics that are alike in every parallel mode
+OWN = arms.OWN
 COMMON = ("protocol", "seed", "unet")
 # Of --compile_only, where only the data would say: classes with background,
 # mean and standard deviation of pixels.

@@ -30,7 +30,9 @@ from gcl_jax.pipeline import contrast, encoders, few_labels, finetune
 from gcl_jax.pipeline.report import LEAVES
 
 HEADLINE = "probe/macro_auroc"  # the figure to compare runs by
-METHOD = "severity"  # the name of this method's encoder in tables
+PROMISED = ("severity/auroc", "baseline/pca_auroc", "probe/macro_f1")
+SMOOTH = ("severity", "baseline")  # metrics that rank many images
+OWN = "severity"  # the name of this method's encoder in tables
 COMMON = ("protocol", "seed")
 ENCODER = (*COMMON, "supcon")
 # Of --compile_only, where only the data would say: images of the pool, labels,
@@ -149,7 +151,7 @@ def _autoencoder_programs(config: Any, shape: tuple) -> list[Program]:
 
 def _probe(context: Any) -> dict[str, Any]:
   config = context.config
-  left_by = {METHOD: "supcon"} | {name: name for name in config.arms}
+  left_by = {OWN: "supcon"} | {name: name for name in config.arms}
   size = config.score.batch_size
   return few_labels.run(context, config.supcon, left_by, size)
 
