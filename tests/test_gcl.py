@@ -12,12 +12,13 @@ from gcl_jax import data, main
 from gcl_jax.engine import compile_ahead, parallel
 from gcl_jax.engine.checkpoint import load_artifact
 from gcl_jax.engine.context import Context, Stage
+from gcl_jax.engine.settings import preset_names
 from gcl_jax.engine.tables import unpack
 from gcl_jax.errors import ConfigError, DataError
-from gcl_jax.methods.gcl import arms, checks, pretrain, report
+from gcl_jax.methods.gcl import arms, pretrain, report
 from gcl_jax.methods.gcl import data as reading
 from gcl_jax.methods.gcl import stages as gcl_stages
-from gcl_jax.methods.gcl.config import PRESETS, get_config
+from gcl_jax.methods.gcl.config import CHOICES, PRESETS, check, get_config
 from gcl_jax.pipeline import (
   gains,
   report_volumes,
@@ -263,18 +264,18 @@ def test_gains_are_paired_by_volume_draw_and_seed():
       assert metric[key] == pytest.approx(gain), (name, key)
 
 
-@pytest.mark.parametrize("preset", list(PRESETS))
+@pytest.mark.parametrize("preset", preset_names("gcl", PRESETS))
 def test_presets_and_all_their_arms_can_run(preset):
   config = get_config(preset)
   config.data.name = config.data.name or "heart"
-  checks.check(config)
+  check(config)
   in_a_film = "cycle<0.1" in config.pretrain.labels
   assert in_a_film == (config.data.name == "acdc")
   columns = {text.split("<")[0] for text in config.pretrain.labels}
   config.arms = tuple(
     arm for arm in arms.ARMS if arm not in arms.COLUMNS or arm in columns
   )
-  checks.check(config)
+  check(config)
   assert gcl_stages.stages(config)[-1].name == "report"
 
 
@@ -294,10 +295,15 @@ def test_arms_are_what_they_are_called():
   assert config.pretrain.pixel == "F1"  # arms change copies
 
 
-@pytest.mark.parametrize("name", list(checks.CHOICES))
+SHARED = ("parallel", "protocol", "data.duplicates", "unet.dtype")
+SHARED += ("pretrain.optimizer", "pretrain.schedule", "segment.optimizer")
+SHARED += ("segment.select",)
+
+
+@pytest.mark.parametrize("name", [*CHOICES, *SHARED])
 def test_words_that_do_not_exist_are_refused(name):
   with pytest.raises(ConfigError, match=f"{name} 'nonsense'"):
-    checks.check(tiny(**{name: "nonsense"}))
+    check(tiny(**{name: "nonsense"}))
 
 
 @pytest.mark.parametrize(
@@ -330,7 +336,7 @@ def test_words_that_do_not_exist_are_refused(name):
 )
 def test_settings_that_cannot_run_are_refused(changes, message):
   with pytest.raises(ConfigError, match=message):
-    checks.check(tiny(**changes))
+    check(tiny(**changes))
 
 
 def test_data_that_cannot_be_segmented_are_refused(tmp_path):

@@ -11,17 +11,22 @@ from scipy import ndimage
 from gcl_jax import data, main
 from gcl_jax.engine import parallel
 from gcl_jax.engine.checkpoint import load_artifact
+from gcl_jax.engine.settings import preset_names
 from gcl_jax.engine.telemetry import read_metrics
 from gcl_jax.errors import ConfigError, DataError
 from gcl_jax.methods.severity import (
-  checks,
   error_map,
   gradcon,
   grade,
   pretrain,
   score,
 )
-from gcl_jax.methods.severity.config import PRESETS, get_config
+from gcl_jax.methods.severity.config import (
+  CHOICES,
+  PRESETS,
+  check,
+  get_config,
+)
 from gcl_jax.pipeline import sources
 
 pytestmark = pytest.mark.compiles
@@ -214,17 +219,23 @@ def test_missing_column_values_are_like_no_other():
   assert words[0] == words[2] and len(set(words[[0, 1, 3]])) == 3
 
 
-@pytest.mark.parametrize("preset", list(PRESETS))
+@pytest.mark.parametrize("preset", preset_names("severity", PRESETS))
 def test_presets_are_complete(preset):
   config = get_config(preset)
   assert config.preset == preset and config.method == "severity"
   main.method_stages(config).stages(config)
 
 
-@pytest.mark.parametrize("name", list(checks.CHOICES))
+SHARED = ("parallel", "protocol", "data.duplicates", "autoencoder.schedule")
+SHARED += ("score.dtype", "supcon.arch", "supcon.stem", "supcon.dtype")
+SHARED += ("supcon.optimizer", "supcon.schedule", "finetune.optimizer")
+SHARED += ("probe.solver", "report.embedding")
+
+
+@pytest.mark.parametrize("name", [*CHOICES, *SHARED])
 def test_a_word_that_is_no_choice_is_refused_before_anything_runs(name):
   with pytest.raises(ConfigError, match=f"{name} 'nonsense' is not one of"):
-    checks.check(tiny(**{name: "nonsense"}))
+    check(tiny(**{name: "nonsense"}))
 
 
 @pytest.mark.parametrize(
@@ -240,7 +251,7 @@ def test_a_word_that_is_no_choice_is_refused_before_anything_runs(name):
 )
 def test_settings_that_cannot_run_are_refused(changes, message):
   with pytest.raises(ConfigError, match=message):
-    checks.check(tiny(**changes))
+    check(tiny(**changes))
 
 
 def test_one_model_leaves_the_healthy_scans_of_the_pool_alone():

@@ -5,7 +5,6 @@ import hashlib
 import io
 import itertools
 import os
-import types
 import unicodedata
 
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 import tensorflow_datasets as tfds
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ml_collections import ConfigDict
 from PIL import Image
 
 from gcl_jax.data import prepare, splits, table_files, text
@@ -371,9 +371,8 @@ def test_row51_volumes_of_one_patient(tmp_path, caplog):
   assert made.read_mask(0).all() and made.read(0).shape == (5, 4)
   assert len(said(caplog)) == 2  # patient and phase
   for form in ("NFC", "NFD"):
-    config = types.SimpleNamespace(
-      ood="phase=" + unicodedata.normalize(form, "\u00e9d"), eval_fraction=0.5
-    )
+    config = {"ood": "phase=" + unicodedata.normalize(form, "\u00e9d")}
+    config = ConfigDict({"eval_fraction": 0.5, "split_seed": 0, **config})
     made.table["split"] = np.full(len(made), "train")
     part = sources.parts(made, config)
     assert ((part == "ood") == (made.column("phase") == "\u00e9d")).all()

@@ -10,8 +10,7 @@ from gcl_jax.errors import ConfigError
 from gcl_jax.evaluation import metrics
 from gcl_jax.gradients import gradcon
 from gcl_jax.losses import supcon
-from gcl_jax.methods.severity import checks
-from gcl_jax.methods.severity.config import get_config
+from gcl_jax.methods.severity.config import check, get_config
 from gcl_jax.models.autoencoder import autoencoder
 
 pytestmark = pytest.mark.compiles
@@ -128,7 +127,7 @@ def test_row42_sizes_that_mean_nothing_are_refused(name, value):
   config = get_config("tiny")
   config.update_from_flattened_dict({name: value})
   with pytest.raises(ConfigError, match=f"{name} must be .*got {value}"):
-    checks.check(config)
+    check(config)
 
 
 def test_row42_words_are_refused_with_the_nearest():
@@ -137,7 +136,7 @@ def test_row42_words_are_refused_with_the_nearest():
   config = get_config("tiny")
   config.supcon.stem = "imagnet"
   with pytest.raises(ConfigError, match="did you mean 'imagenet'"):
-    checks.check(config)
+    check(config)
 
 
 def test_row43_no_silent_fall_to_the_cpu(monkeypatch, tmp_path):
