@@ -5,6 +5,7 @@ a description of a slice in place of its chips: what it prints about memory,
 arithmetic and communication is what the slice would run.
 """
 
+import functools
 import os
 import re
 import time
@@ -15,7 +16,7 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gcl_jax.engine import flops, parallel
+from gcl_jax.engine import flops, parallel, pools
 from gcl_jax.engine.dispatch import several
 from gcl_jax.engine.train import Training
 from gcl_jax.errors import ConfigError
@@ -47,14 +48,15 @@ class Program(NamedTuple):
       -> rows.
     function: as `parallel.compile_step` or `parallel.compile_map` takes it.
     tree: the state or the tree, of ShapeDtypeStructs.
-    batch: name -> ShapeDtypeStruct [B, ...], B over all devices.
+    batch: name -> ShapeDtypeStruct [B, ...], B over all devices, or several
+      pools of them, each with a B of its own.
   """
 
   name: str
   kind: str
   function: Callable
   tree: Any
-  batch: dict[str, jax.ShapeDtypeStruct]
+  batch: dict[str, Any]
 
 
 def step_of(name: str, training: Training) -> Program:
@@ -96,13 +98,12 @@ def compile_program(program: Program, mesh: Mesh) -> dict[str, Any]:
     `name`, `compile_s`, `gib` (peak: arguments, results and temporaries that
     are not shared), `gflop` (products and convolutions as written), and
     `collectives` {operation: count}, those of the program as written.
+
+  Raises:
+    ConfigError: the devices cannot share a batch, or a pool of it, equally.
   """
-  rows = next(iter(program.batch.values())).shape[0]
-  if rows % mesh.size:
-    raise ConfigError(
-      f"{program.name}: a batch of {rows} cannot be shared equally by"
-      f" {mesh.size} devices: choose a multiple of their number"
-    )
+  check = functools.partial(_check_shared, program.name, mesh.size)
+  pools.each(check, program.batch)
   batch = program.batch
   if program.kind == "step":
     mapped = parallel.compile_step(several(program.function), mesh)
@@ -126,6 +127,15 @@ def compile_program(program: Program, mesh: Mesh) -> dict[str, Any]:
     "gflop": flops.count(mapped, *shapes) / mesh.size / 1e9,
     "collectives": {name: n for name, n in counts.items() if n},
   }
+
+
+def _check_shared(name: str, devices: int, pool: dict[str, Any]) -> None:
+  rows = next(iter(pool.values())).shape[0]
+  if rows % devices:
+    raise ConfigError(
+      f"{name}: a batch of {rows} cannot be shared equally by {devices}"
+      " devices: choose a multiple of their number"
+    )
 
 
 def line(facts: dict[str, Any], topology: str) -> str:

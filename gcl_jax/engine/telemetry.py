@@ -19,7 +19,7 @@ import numpy as np
 import tqdm
 
 from gcl_jax import disk
-from gcl_jax.engine import alive, distributed, flops, programs
+from gcl_jax.engine import alive, distributed, flops, pools, programs
 
 # Dense bfloat16 peak of one chip in FLOP/s, from the makers' data sheets
 # (read November 2026). A run in float32 cannot reach it.
@@ -228,5 +228,10 @@ class Stopwatch:
 
 
 def count_rows(batch: dict[str, Any]) -> int:
-  """Rows of a host batch, over all processes."""
-  return len(np.asarray(next(iter(batch.values())))) * jax.process_count()
+  """Rows of a host batch: of all its pools together, over all processes."""
+  rows = pools.each(_rows_of, batch)
+  return sum(jax.tree.leaves(rows)) * jax.process_count()
+
+
+def _rows_of(pool: dict[str, Any]) -> int:
+  return len(np.asarray(next(iter(pool.values()))))

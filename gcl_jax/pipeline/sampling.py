@@ -121,6 +121,26 @@ def by_label(
   return rows_at
 
 
+def side_by_side(**samplers: Sampler) -> Callable[[int], dict[str, np.ndarray]]:
+  """A sampler of several pools, each drawn by a sampler of its own.
+
+  Pools of one size and one seed would be drawn in the same order: give each
+  its own seed, unless the rows belong together.
+
+  >>> rows_at = side_by_side(oct=lambda step: [step], fundus=lambda step: [9])
+  >>> rows_at(7)
+  {'oct': [7], 'fundus': [9]}
+
+  Args:
+    **samplers: name of the pool -> its sampler, step -> int[B of the pool].
+
+  Returns:
+    step -> {name: rows}, as `feed.batches_from` takes it with arrays {name:
+    {...}}.
+  """
+  return lambda step: {name: rows(step) for name, rows in samplers.items()}
+
+
 def _fill(free, labels, target, missing, rng) -> None:
   """Takes the `missing` free rows nearest in label, ties at random."""
   rows = rng.permutation(np.flatnonzero(free))
