@@ -2,8 +2,9 @@
 
   python tests/pool_cases.py WORKDIR
 
-Run as a program it reads GCL_* as gcl_jax.main does, trains, and prints a line
-of rows for every batch of each pool and the SHA-256 of the state.
+Run as a program it reads GCL_* as gcl_jax.main does, trains on batches of which
+one has a value that is not finite, and prints a line of rows for every batch
+of each pool and the SHA-256 of the state.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from gcl_jax.engine import cluster, distributed, feed, parallel, train
 from gcl_jax.engine import state as states
 from gcl_jax.engine.manifest import array_hashes
 from gcl_jax.engine.optim import make_optimizer
+from gcl_jax.engine.telemetry import Telemetry
 from gcl_jax.pipeline import sampling
 
 SIZES = {"anchor": 8, "negative": 12}  # rows of a batch
@@ -108,9 +110,13 @@ def main() -> None:
       for k, name in enumerate(SIZES):
         rows = json.dumps(batch[name]["index"].tolist())
         print("batch", 2 * number + k, rows, flush=True)
+      if number == 2:
+        batch["negative"]["image"][0] = np.nan
       yield batch
 
-  hashes = json.dumps(array_hashes(fit(parallel.make_mesh(), batches)))
+  telemetry = Telemetry(sys.argv[1], "toy")
+  state = fit(parallel.make_mesh(), batches, telemetry=telemetry)
+  hashes = json.dumps(array_hashes(state))
   print("done", hashlib.sha256(hashes.encode()).hexdigest(), flush=True)
 
 

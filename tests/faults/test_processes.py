@@ -294,5 +294,10 @@ def test_row14_pools_are_the_same_however_processes_hold_the_devices(tmp_path):
   assert split.batches() == whole.batches()
   # Four batches of eight anchors and of twelve negatives, half in each.
   assert [len(rows) for rows in whole.batches().values()] == [8, 12] * 4
+  for run in (whole, split):
+    (line,) = (run.files[0].parent / "skipped.jsonl").read_text().splitlines()
+    anchors, negatives = (whole.batches()[number] for number in (4, 5))
+    images = {"anchor": anchors, "negative": negatives}
+    assert json.loads(line)["images"] == images
   shares = re.findall(r"batch \d+ \[(.*)\]", split.words(1))
   assert [share.count(",") + 1 for share in shares] == [4, 6] * 4
