@@ -37,7 +37,7 @@ def whole_fit():
   return pool_cases.fit(mesh_of(1), mode="jit")
 
 
-@pytest.mark.parametrize("module", [pools, sampling, train])
+@pytest.mark.parametrize("module", [feed, pools, sampling, train])
 def test_the_examples_of_the_docstrings(module):
   assert doctest.testmod(module).failed == 0
 

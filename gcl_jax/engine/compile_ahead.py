@@ -1,8 +1,8 @@
-"""Compiles programs for machines that are not here.
+"""Ahead-of-time compilation for TPU slices, without the slice.
 
 With the extra `tpu` the real TPU compiler runs on any Linux machine and takes
-a description of a slice in place of its chips: what it prints about memory,
-arithmetic and communication is what the slice would run.
+a description of a slice in place of its chips. Memory, arithmetic and
+communication are those of the program that the slice would run.
 """
 
 import functools
@@ -40,7 +40,7 @@ COLLECTIVES = (
 
 
 class Program(NamedTuple):
-  """Something a method compiles, by shapes alone.
+  """A program of a method, described by shapes.
 
   Attributes:
     name: of the stage it belongs to.
@@ -60,7 +60,7 @@ class Program(NamedTuple):
 
 
 def step_of(name: str, training: Training) -> Program:
-  """The program of a fit."""
+  """The program of one step of a fit."""
   key = jax.eval_shape(lambda: jax.random.key(0))
   state = jax.eval_shape(training.init, key, *training.arguments)
   return Program(name, "step", training.step, state, training.batch)
@@ -92,7 +92,7 @@ def tpu_mesh(topology: str) -> Mesh:
 
 
 def compile_program(program: Program, mesh: Mesh) -> dict[str, Any]:
-  """Compiles for every device of the mesh; what one device would do.
+  """Compiles a program for a mesh and measures the work of one device.
 
   Returns:
     `name`, `compile_s`, `gib` (peak: arguments, results and temporaries that
@@ -139,7 +139,12 @@ def _check_shared(name: str, devices: int, pool: dict[str, Any]) -> None:
 
 
 def line(facts: dict[str, Any], topology: str) -> str:
-  """What a person wants to know of a compiled program."""
+  """A line of text about a compiled program.
+
+  Args:
+    facts: from `compile_program`.
+    topology: of the slice, such as "v5e:2x4".
+  """
   chip = CHIP_GIB.get(topology.partition(":")[0])
   fits = ""
   if chip:
@@ -161,7 +166,7 @@ def _placed(tree, mesh, spec):
 
 
 def _peak(memory) -> int:
-  """Bytes of one device; results that reuse arguments are counted once."""
+  """Peak bytes of one device; results that reuse arguments count once."""
   return (
     memory.argument_size_in_bytes
     + memory.output_size_in_bytes

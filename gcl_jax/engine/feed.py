@@ -1,4 +1,4 @@
-"""The order of the data, and reading ahead of the device.
+"""Order of the data, and reading ahead of the device.
 
 Batch k is a pure function of (seed, k): a run that resumes at step k asks for
 batch k and goes on as if it had never stopped.
@@ -134,7 +134,7 @@ def _sendable_pool(pool: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sendable(values: Any) -> Any:
-  """A memory map by its file's name: pickled it would be copied whole."""
+  """The array; a memory map by its file's name, for pickle copies it whole."""
   if isinstance(values, np.memmap) and isinstance(values.base, mmap.mmap):
     return _Mapped(
       str(values.filename), values.dtype, values.shape, values.offset
@@ -176,7 +176,10 @@ def _closing(iterator) -> Iterator[Any]:
 def mapped(
   function: Callable[[int], Any], count: int, workers: int = 0
 ) -> Iterator[Any]:
-  """function(0) to function(count - 1) in order, computed ahead.
+  """Results of a function for 0 to count - 1, in order, computed ahead.
+
+  >>> list(mapped(lambda row: row * row, 4))
+  [0, 1, 4, 9]
 
   Args:
     function: row -> anything but None; called from several threads at once, or
@@ -192,7 +195,7 @@ def mapped(
 
 
 def _from_workers(function, start, stop, workers, size):
-  """function(start) to function(stop - 1) out of processes, `size` together."""
+  """Results for start to stop - 1 from processes, `size` sent together."""
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # grain hands the flags on to its processes
 
@@ -208,13 +211,16 @@ def _from_workers(function, start, stop, workers, size):
     yield from rows.items
 
 
-_GROUP = 16  # rows that travel between processes together
+_GROUP = 16  # rows sent from process to process together
 
 
 @dataclasses.dataclass
 class _Rows:
-  """Results in a box that grain does not open: it would put every array into
-  a shared memory of its own, which takes longer than most functions."""
+  """Results of several rows in one object, opaque to grain.
+
+  Grain would put every array of a list into a shared memory of its own, which
+  takes longer than most functions.
+  """
 
   items: list
 
@@ -252,7 +258,8 @@ def prefetch(items: Iterator, put: Callable, depth: int = 2) -> Iterator:
     depth: how many results may wait.
 
   Yields:
-    Iterator of the results, in order; it raises what `items` or `put` raised.
+    Iterator of the results, in order; it raises the errors of `items` and
+    `put`.
   """
   results = queue.Queue(maxsize=depth)
   stop = threading.Event()

@@ -7,7 +7,8 @@ A batch is a dict of arrays, or a dict of such dicts, its pools:
 Pools may differ in their number of rows and in the shapes of their arrays.
 Each is shared out over processes and devices by itself. Anchors and negatives
 in one array would not do: devices get consecutive rows, so the first would
-hold anchors alone and the last negatives alone.
+hold anchors alone and the last negatives alone. The devices must divide the
+rows of every pool: a method lists all of them in its `batch_sizes`.
 """
 
 from collections.abc import Callable

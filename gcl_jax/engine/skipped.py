@@ -1,4 +1,4 @@
-"""Steps whose loss or parameters were not finite, and whose images they saw."""
+"""Steps skipped for a loss or parameters that were not finite."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from gcl_jax.engine import parallel
 
 
 class Skipped:
-  """Counts the steps that a run skipped.
+  """The number of skipped steps of a run, and the images of each.
 
   Attributes:
     patience: steps in a row that are too many.
@@ -23,11 +23,11 @@ class Skipped:
     self.count = self.in_a_row = 0
 
   def look(self, number: int, skipped: bool, index: Any) -> dict | None:
-    """What to write of a step: None unless it was skipped.
+    """The record of a skipped step; counts it.
 
     Args:
       number: of the step.
-      skipped: whether it was.
+      skipped: whether it was skipped.
       index: rows of its batch on the devices, None where it has none; of
         several pools {pool: rows or None}. With several processes all of them
         ask here for the same steps.

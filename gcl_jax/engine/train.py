@@ -23,12 +23,12 @@ from gcl_jax.errors import (
 
 Step = Callable[..., tuple[State, dict[str, jax.Array]]]
 
-FAILED_SAVES = 3  # in a row, before a full disk ends the run
-SLOW_SAVE_S = 30.0  # what a save may take before it is worth a line
+FAILED_SAVES = 3  # failures in a row that end the run
+SLOW_SAVE_S = 30.0  # a save that takes longer is reported
 
 
 class Training(NamedTuple):
-  """What a fit trains, and what is compiled ahead of it.
+  """The parts of a fit: its step, its first state, the shapes of a batch.
 
   Attributes:
     step: (state, batch, *, axis_name) -> (state, metrics).
@@ -46,7 +46,7 @@ class Training(NamedTuple):
 
 
 def batch_of(size: int, **columns: tuple) -> dict[str, jax.ShapeDtypeStruct]:
-  """The shapes of a batch: `index`, and (dtype, *shape) of every column.
+  """Shapes and dtypes of a batch: `index` int32[B] and the given columns.
 
   >>> sorted(batch_of(8, image=(np.uint8, 32, 32, 1)))
   ['image', 'index']
@@ -56,6 +56,10 @@ def batch_of(size: int, **columns: tuple) -> dict[str, jax.ShapeDtypeStruct]:
   >>> pools = {"anchor": batch_of(8), "negative": batch_of(24)}
   >>> pools["negative"]["index"].shape
   (24,)
+
+  Args:
+    size: B, rows of the batch over all devices and processes.
+    **columns: name -> (dtype, *shape of one row).
   """
   columns = {"index": (np.int32,), **columns}
   return {
@@ -197,7 +201,7 @@ def _index_of(pool: dict[str, Any]) -> Any:
 
 
 class _Run:
-  """What `fit` keeps beside the state."""
+  """Metrics, checkpoints and skipped steps of one `fit`."""
 
   def __init__(self, name, telemetry, checkpoints, mesh, skipped):
     self.name, self.telemetry = name, telemetry
@@ -235,7 +239,7 @@ class _Run:
         self.look(number, bool(flag), index)
 
   def look(self, number, skipped, index):
-    """Notes a step; too many skipped ones in a row end the run."""
+    """Records a skipped step; ends the run after too many in a row."""
     found = self.skipped.look(number, skipped, index)
     if found is None:
       return
@@ -252,7 +256,7 @@ class _Run:
       self.read()
 
   def settle(self, number, state):
-    """Waits for the state; no bad loss was overlooked when it is kept."""
+    """Waits for the state and reads every metric, before the state is saved."""
     self.drain()
     if int(state.step) != number:
       raise ValueError(
@@ -276,7 +280,10 @@ class _Run:
     return parallel.replicate(state, self.mesh), bool(stop)
 
   def save(self, number, state, *, finished, must):
-    """Saves; a disk that refuses is tolerated for a while, not at the end."""
+    """Saves the state; only the third failure in a row ends the run.
+
+    With `must`, the first one does.
+    """
     begin = time.monotonic()
     try:
       self.checkpoints.save(number, state, finished=finished)
