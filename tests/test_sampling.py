@@ -78,3 +78,21 @@ def test_every_sampled_batch_is_whole_different_and_repeatable(
   if counts[counts > 0].min() >= 16:  # no bin runs short: whole groups of K
     drawn = np.bincount(labels[rows], minlength=len(counts))
     assert not np.any(drawn % images_per_bin)
+
+
+def test_pools_are_drawn_side_by_side():
+  """Each as its own sampler draws it, whatever was asked before."""
+
+  def samplers():
+    return {
+      "oct": sampling.shuffled(np.arange(10), 4, seed=1),
+      "fundus": sampling.by_label(np.arange(30), np.arange(30) % 3, 6, 2, 2),
+    }
+
+  rows_at = sampling.side_by_side(**samplers())
+  for step in (7, 0, 7, 3):
+    found, alone = rows_at(step), samplers()
+    assert list(found) == ["oct", "fundus"]
+    for name, rows in found.items():
+      np.testing.assert_array_equal(rows, alone[name](step))
+  assert (rows_at(3)["oct"] != rows_at(7)["oct"]).any()

@@ -1,10 +1,11 @@
-"""Compiles programs for machines that are not here.
+"""Ahead-of-time compilation for TPU slices, without the slice.
 
 With the extra `tpu` the real TPU compiler runs on any Linux machine and takes
-a description of a slice in place of its chips: what it prints about memory,
-arithmetic and communication is what the slice would run.
+a description of a slice in place of its chips. Memory, arithmetic and
+communication are those of the program that the slice would run.
 """
 
+import functools
 import os
 import re
 import time
@@ -15,7 +16,7 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gcl_jax.engine import flops, parallel
+from gcl_jax.engine import flops, parallel, pools
 from gcl_jax.engine.dispatch import several
 from gcl_jax.engine.train import Training
 from gcl_jax.errors import ConfigError
@@ -39,7 +40,7 @@ COLLECTIVES = (
 
 
 class Program(NamedTuple):
-  """Something a method compiles, by shapes alone.
+  """A program of a method, described by shapes.
 
   Attributes:
     name: of the stage it belongs to.
@@ -47,18 +48,19 @@ class Program(NamedTuple):
       -> rows.
     function: as `parallel.compile_step` or `parallel.compile_map` takes it.
     tree: the state or the tree, of ShapeDtypeStructs.
-    batch: name -> ShapeDtypeStruct [B, ...], B over all devices.
+    batch: name -> ShapeDtypeStruct [B, ...], B over all devices, or several
+      pools of them, each with a B of its own.
   """
 
   name: str
   kind: str
   function: Callable
   tree: Any
-  batch: dict[str, jax.ShapeDtypeStruct]
+  batch: dict[str, Any]
 
 
 def step_of(name: str, training: Training) -> Program:
-  """The program of a fit."""
+  """The program of one step of a fit."""
   key = jax.eval_shape(lambda: jax.random.key(0))
   state = jax.eval_shape(training.init, key, *training.arguments)
   return Program(name, "step", training.step, state, training.batch)
@@ -90,19 +92,18 @@ def tpu_mesh(topology: str) -> Mesh:
 
 
 def compile_program(program: Program, mesh: Mesh) -> dict[str, Any]:
-  """Compiles for every device of the mesh; what one device would do.
+  """Compiles a program for a mesh and measures the work of one device.
 
   Returns:
     `name`, `compile_s`, `gib` (peak: arguments, results and temporaries that
     are not shared), `gflop` (products and convolutions as written), and
     `collectives` {operation: count}, those of the program as written.
+
+  Raises:
+    ConfigError: the devices cannot share a batch, or a pool of it, equally.
   """
-  rows = next(iter(program.batch.values())).shape[0]
-  if rows % mesh.size:
-    raise ConfigError(
-      f"{program.name}: a batch of {rows} cannot be shared equally by"
-      f" {mesh.size} devices: choose a multiple of their number"
-    )
+  check = functools.partial(_check_shared, program.name, mesh.size)
+  pools.each(check, program.batch)
   batch = program.batch
   if program.kind == "step":
     mapped = parallel.compile_step(several(program.function), mesh)
@@ -128,8 +129,22 @@ def compile_program(program: Program, mesh: Mesh) -> dict[str, Any]:
   }
 
 
+def _check_shared(name: str, devices: int, pool: dict[str, Any]) -> None:
+  rows = next(iter(pool.values())).shape[0]
+  if rows % devices:
+    raise ConfigError(
+      f"{name}: a batch of {rows} cannot be shared equally by {devices}"
+      " devices: choose a multiple of their number"
+    )
+
+
 def line(facts: dict[str, Any], topology: str) -> str:
-  """What a person wants to know of a compiled program."""
+  """A line of text about a compiled program.
+
+  Args:
+    facts: from `compile_program`.
+    topology: of the slice, such as "v5e:2x4".
+  """
   chip = CHIP_GIB.get(topology.partition(":")[0])
   fits = ""
   if chip:
@@ -151,7 +166,7 @@ def _placed(tree, mesh, spec):
 
 
 def _peak(memory) -> int:
-  """Bytes of one device; results that reuse arguments are counted once."""
+  """Peak bytes of one device; results that reuse arguments count once."""
   return (
     memory.argument_size_in_bytes
     + memory.output_size_in_bytes

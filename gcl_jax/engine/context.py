@@ -147,7 +147,7 @@ class Context:
     steps: int,
     name: str,
     seed: int,
-    ids: np.ndarray,
+    ids: np.ndarray | dict[str, np.ndarray],
     stream: int | None = None,
     checkpoints: Checkpoints | None = None,
     **more: Any,

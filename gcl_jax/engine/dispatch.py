@@ -10,21 +10,25 @@ from gcl_jax.engine.telemetry import Stopwatch, count_rows
 
 
 class Group(tuple):
-  """Batches on the devices that one program takes, and their `rows`."""
+  """Batches on the devices that one program takes.
+
+  Attributes:
+    rows: of all batches and pools together, over all processes.
+  """
 
   rows: int
 
 
 class Dispatch:
-  """The step, or as many of them as there are batches, compiled once."""
+  """Compiled programs of one or several steps, one for each group length."""
 
   def __init__(self, step: Callable, mesh: jax.sharding.Mesh, mode: str):
-    """Takes what `train.fit` takes."""
+    """Arguments as in `train.fit`."""
     self.step, self.mesh, self.mode = step, mesh, mode
     self.compiled, self.flops = {}, None
 
   def put(self, batches):
-    """Sends host batches to the devices."""
+    """Sends host batches to the devices, as a `Group`."""
     group = Group(
       parallel.put_batch(batch, self.mesh, self.mode) for batch in batches
     )
@@ -32,7 +36,7 @@ class Dispatch:
     return group
 
   def compile(self, state, group, watch: Stopwatch):
-    """Compiles for a group of this length if that was not done yet."""
+    """Compiles the program for a group of this length, once."""
     if len(group) not in self.compiled:
       program = parallel.compile_step(several(self.step), self.mesh, self.mode)
       self.compiled[len(group)] = watch.compile(
@@ -46,7 +50,7 @@ class Dispatch:
 
 
 def several(step: Callable) -> Callable:
-  """As many guarded steps as there are batches, as one program.
+  """A program that runs one guarded step for each of its batches.
 
   Args:
     step: (state, batch, *, axis_name) -> (state, metrics).
@@ -70,8 +74,9 @@ def several(step: Callable) -> Callable:
 
 
 def _guarded(before, after, metrics):
-  """The state before, one step on, if the loss or a parameter is not finite.
+  """The state after a step, or before it if the result is not finite.
 
+  The loss and every parameter are checked; `step` grows by 1 either way.
   A norm's statistics or a queue would carry one bad batch into every later
   step, so all of the state goes back, not the parameters alone.
   """
@@ -84,11 +89,17 @@ def _guarded(before, after, metrics):
 
 
 def _by_branch(fine, after, before):
-  """One of two states. On a CPU: where each element is chosen, XLA computes
-  the update twice, for the test and for the choice, and compiles it twice."""
+  """One of two states, chosen by a branch, for a CPU.
+
+  Chosen by element there, XLA computes the update twice, for the test and for
+  the choice, and compiles it twice.
+  """
   return jax.lax.cond(fine, lambda: after, lambda: before)
 
 
 def _by_element(fine, after, before):
-  """One of two states. On accelerators: a branch would wait for the host."""
+  """One of two states, chosen by element, for accelerators.
+
+  A branch would wait for the host there.
+  """
   return jax.tree.map(lambda new, old: jnp.where(fine, new, old), after, before)

@@ -1,4 +1,4 @@
-"""The order of the data, and reading ahead of the device.
+"""Order of the data, and reading ahead of the device.
 
 Batch k is a pure function of (seed, k): a run that resumes at step k asks for
 batch k and goes on as if it had never stopped.
@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from gcl_jax.engine import distributed
+from gcl_jax.engine import distributed, pools
 from gcl_jax.errors import DataError
 
 
@@ -77,37 +77,51 @@ def batches(
 
 def batches_from(
   arrays: dict[str, Any],
-  rows_at: Callable[[int], np.ndarray],
+  rows_at: Callable[[int], Any],
   *,
   start: int = 0,
   steps: int,
   workers: int = 0,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Iterator[dict[str, Any]]:
   """Batches number `start` to `steps - 1` whose rows a function chooses.
 
   Args:
-    arrays: as in `batches`.
-    rows_at: step -> int[B] rows of the whole batch; pure (it is called from
-      several threads, in any order, and again after a resume).
+    arrays: as in `batches`, or several pools of them: {"anchor": {"image":
+      array, ...}, "negative": {"image": array, ...}}. Arrays of one pool have
+      one length; the pools need not agree in lengths, names or shapes.
+    rows_at: step -> int[B] rows of the whole batch, or, of several pools,
+      {"anchor": int[B], "negative": int[C]}; pure (it is called from several
+      threads, in any order, and again after a resume).
     start, steps: as in `batches`.
     workers: processes that read; 0 reads in two threads, which is quicker out
       of a memory map. The batches are the same. Arrays travel to the processes
       once, memory maps of whole files by their names.
 
   Returns:
-    Iterator as in `batches`.
+    Iterator as in `batches`; of several pools {"anchor": {"index": ..., ...},
+    "negative": {...}}, where every process has its own consecutive share of
+    every pool.
+
+  Raises:
+    DataError: arrays of one pool have different lengths.
+    ConfigError: the processes cannot share the rows of a pool equally.
+    ValueError: the pools of `rows_at` are not those of `arrays`, or a pool
+      stands beside an array.
   """
-  _length(arrays)
+  pools.each(_length, arrays)
   process = jax.process_index(), jax.process_count()
   if workers:
-    arrays = {name: _sendable(values) for name, values in arrays.items()}
+    arrays = pools.each(_sendable_pool, arrays)
 
-  def read(step):
-    index = np.asarray(rows_at(int(step)), np.int64)
+  def read_pool(pool, rows):
+    index = np.asarray(rows, np.int64)
     index = index[distributed.local_share(len(index), process)]
     return {"index": index} | {
-      name: np.asarray(values[index]) for name, values in arrays.items()
+      name: np.asarray(values[index]) for name, values in pool.items()
     }
+
+  def read(step):
+    return pools.each(read_pool, arrays, rows_at(int(step)))
 
   stop = max(start, steps)
   if workers:
@@ -115,8 +129,12 @@ def batches_from(
   return _stream(grain.MapDataset.range(start, stop).map(read))
 
 
+def _sendable_pool(pool: dict[str, Any]) -> dict[str, Any]:
+  return {name: _sendable(values) for name, values in pool.items()}
+
+
 def _sendable(values: Any) -> Any:
-  """A memory map by its file's name: pickled it would be copied whole."""
+  """The array; a memory map by its file's name, for pickle copies it whole."""
   if isinstance(values, np.memmap) and isinstance(values.base, mmap.mmap):
     return _Mapped(
       str(values.filename), values.dtype, values.shape, values.offset
@@ -158,7 +176,10 @@ def _closing(iterator) -> Iterator[Any]:
 def mapped(
   function: Callable[[int], Any], count: int, workers: int = 0
 ) -> Iterator[Any]:
-  """function(0) to function(count - 1) in order, computed ahead.
+  """Results of a function for 0 to count - 1, in order, computed ahead.
+
+  >>> list(mapped(lambda row: row * row, 4))
+  [0, 1, 4, 9]
 
   Args:
     function: row -> anything but None; called from several threads at once, or
@@ -174,7 +195,7 @@ def mapped(
 
 
 def _from_workers(function, start, stop, workers, size):
-  """function(start) to function(stop - 1) out of processes, `size` together."""
+  """Results for start to stop - 1 from processes, `size` sent together."""
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # grain hands the flags on to its processes
 
@@ -190,13 +211,16 @@ def _from_workers(function, start, stop, workers, size):
     yield from rows.items
 
 
-_GROUP = 16  # rows that travel between processes together
+_GROUP = 16  # rows sent from process to process together
 
 
 @dataclasses.dataclass
 class _Rows:
-  """Results in a box that grain does not open: it would put every array into
-  a shared memory of its own, which takes longer than most functions."""
+  """Results of several rows in one object, opaque to grain.
+
+  Grain would put every array of a list into a shared memory of its own, which
+  takes longer than most functions.
+  """
 
   items: list
 
@@ -234,7 +258,8 @@ def prefetch(items: Iterator, put: Callable, depth: int = 2) -> Iterator:
     depth: how many results may wait.
 
   Yields:
-    Iterator of the results, in order; it raises what `items` or `put` raised.
+    Iterator of the results, in order; it raises the errors of `items` and
+    `put`.
   """
   results = queue.Queue(maxsize=depth)
   stop = threading.Event()
@@ -277,6 +302,13 @@ def prefetch(items: Iterator, put: Callable, depth: int = 2) -> Iterator:
 
 
 def _length(arrays: dict[str, Any]) -> int:
+  """The number of rows of the arrays of one pool."""
+  for name, values in arrays.items():
+    if isinstance(values, dict):
+      raise ValueError(
+        f"{name!r} is a dict where an array is needed: `batches_from` takes"
+        " arrays alone or pools of arrays alone, `batches` takes one pool"
+      )
   lengths = {name: len(values) for name, values in arrays.items()}
   if len(set(lengths.values())) != 1:
     raise DataError(f"arrays must have one common length, got {lengths}")

@@ -110,13 +110,13 @@ def map_examples(
 
 
 def _shapes(*trees):
-  """What tells programs of one function apart."""
+  """The key of a compiled program: structure, shapes and dtypes."""
   leaves, structure = jax.tree.flatten(trees)
   return structure, tuple((x.shape, x.dtype) for x in leaves)
 
 
 def _read(arrays, start, size, length):
-  """Rows start..start+size, the last one repeated beyond the end."""
+  """The batch of rows start to start + size - 1, padded with the last row."""
   index = np.minimum(np.arange(start, start + size), length - 1)
   index = index[distributed.local_share(size)]
   batch = {"index": index.astype(np.int32)}
@@ -138,7 +138,7 @@ def _empty(rows, length, size, name):
 
 
 def _numbered(function):
-  """The function, with the index of each row beside its result."""
+  """A function that returns the index of each row and its result."""
 
   def numbered(tree, batch):
     return batch["index"], function(tree, batch)
@@ -147,7 +147,7 @@ def _numbered(function):
 
 
 def _order(index, start, stop, name):
-  """Where the results of rows start..stop - 1 lie, padding left out."""
+  """Positions of the results of rows start to stop - 1, without padding."""
   found, order = np.unique(index, return_index=True)
   if not np.array_equal(found, np.arange(start, stop)):
     raise RuntimeError(

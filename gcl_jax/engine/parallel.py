@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from gcl_jax.engine import programs
+from gcl_jax.engine import pools, programs
 from gcl_jax.errors import ConfigError
 
 AXIS = "data"
@@ -137,12 +137,15 @@ def put_batch(batch: PyTree, mesh: Mesh, mode: str = "shard_map") -> PyTree:
   """Sends the rows of this process to its devices, an equal share each.
 
   Args:
-    batch: pytree of host arrays [B, ...] (B: rows of this process).
+    batch: pytree of host arrays [B, ...] (B: rows of this process). Pools of a
+      batch, each with a B of its own, are shared out one by one: every device
+      gets consecutive rows of each.
     mesh: from `make_mesh`.
     mode: that of the compiled function which will take the batch.
 
   Raises:
-    ConfigError: B is no multiple of the number of this process's devices.
+    ConfigError: B is no multiple of the number of this process's devices; the
+      line names the pool.
   """
   sharding = NamedSharding(mesh, PartitionSpec(AXIS))
   count = len(mesh.local_devices)
@@ -158,7 +161,7 @@ def put_batch(batch: PyTree, mesh: Mesh, mode: str = "shard_map") -> PyTree:
       rows = rows.reshape((count, -1) + rows.shape[1:])
     return jax.make_array_from_process_local_data(sharding, rows)
 
-  return jax.tree.map(put, batch)
+  return pools.each(functools.partial(jax.tree.map, put), batch)
 
 
 def init_replicated(init: Callable, mesh: Mesh, *args) -> PyTree:

@@ -1,7 +1,7 @@
-"""Progress bar, JSON lines, TensorBoard, and how fast it went.
+"""Progress bar, JSON lines, TensorBoard and throughput.
 
-Nothing here can stop a training: a log that cannot be written is given up with
-one line.
+A log that cannot be written does not stop a training: logging ends with one
+line on stderr.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import numpy as np
 import tqdm
 
 from gcl_jax import disk
-from gcl_jax.engine import alive, distributed, flops, programs
+from gcl_jax.engine import alive, distributed, flops, pools, programs
 
 # Dense bfloat16 peak of one chip in FLOP/s, from the makers' data sheets
 # (read November 2026). A run in float32 cannot reach it.
@@ -36,17 +36,18 @@ PEAK_FLOPS = {
 
 
 class Telemetry:
-  """What one stage reports while it runs.
+  """Progress, metrics and throughput of one stage.
 
   Attributes:
-    throughput: name of a fit or map -> dict of `images_per_s`, `data_wait`
-      (share of the time spent waiting for data, 0 to 1), `steps`, `compile_s`,
-      `peak_bytes` with `peak_kind` ("device" or "process"), and `mfu` (None
-      where the peak of the device is unknown, as on a CPU).
+    throughput: name of a fit or map -> dict of `images_per_s` (rows of all
+      pools together), `data_wait` (share of the time spent waiting for data, 0
+      to 1), `steps`, `compile_s`, `peak_bytes` with `peak_kind` ("device" or
+      "process"), and `mfu` (None where the peak of the device is unknown, as
+      on a CPU).
   """
 
   def __init__(self, directory: str | pathlib.Path | None = None, name=""):
-    """Writes to `directory`; None writes nothing and shows nothing."""
+    """Writes to `directory`; with None, writes and shows nothing."""
     self.throughput: dict[str, dict[str, Any]] = {}
     self._name = name
     self._loud = directory is not None and distributed.is_main()
@@ -57,7 +58,7 @@ class Telemetry:
   def log(
     self, step: int, metrics: dict[str, Any], name: str | None = None
   ) -> None:
-    """One JSON line {"name", "step", "time", metric: float or null, ...}.
+    """Writes a line {"name", "step", "time", metric: float or null, ...}.
 
     `name` tells the fits of one stage apart; the default is the stage's. After
     a resume a step may come a second time: `read_metrics` keeps the later line.
@@ -68,7 +69,12 @@ class Telemetry:
     self._guard(self._write, name or self._name, int(step), values)
 
   def note_skipped(self, record: dict[str, Any]) -> None:
-    """One line about a step that was skipped, here and in skipped.jsonl."""
+    """Reports a skipped step on stderr and in skipped.jsonl.
+
+    Args:
+      record: {"name", "step"} and, of a batch with `index`, "images": a list
+        of ids, or {pool: list of ids}.
+    """
     name, step = record["name"], record["step"]
     self.say(f"{name}: step {step} skipped, it was not finite")
     if self._loud:
@@ -87,7 +93,7 @@ class Telemetry:
     )
 
   def say(self, line: str) -> None:
-    """One line for the person who watches, on stderr, by process 0."""
+    """Prints one line on stderr, in process 0."""
     if self._loud:
       tqdm.tqdm.write(line, file=sys.stderr)
 
@@ -125,7 +131,7 @@ class Telemetry:
 
 
 class _Bar(tqdm.tqdm):
-  """A progress bar that tells the other processes of its progress."""
+  """A progress bar that also marks this process as alive."""
 
   def update(self, n=1):
     alive.moved()
@@ -133,7 +139,7 @@ class _Bar(tqdm.tqdm):
 
 
 def read_metrics(directory: str | pathlib.Path) -> list[dict[str, Any]]:
-  """The records of metrics.jsonl by step.
+  """Records of metrics.jsonl in the order of their steps.
 
   Of two with the same name, step and metrics the later one is kept; a line cut
   off by a kill is left out.
@@ -151,14 +157,17 @@ def read_metrics(directory: str | pathlib.Path) -> list[dict[str, Any]]:
 
 
 def peak_flops(device: jax.Device) -> float | None:
-  """Dense bfloat16 peak of the device in FLOP/s; None if unknown."""
+  """The dense bfloat16 peak of a device in FLOP/s; None if unknown."""
   matches = [n for n in PEAK_FLOPS if device.device_kind.startswith(n)]
   return PEAK_FLOPS[max(matches, key=len)] if matches else None
 
 
 def peak_memory(devices) -> tuple[int, str]:
-  """(bytes, kind): the largest device's peak, kind "device", or, where devices
-  do not say (a CPU), this process's peak resident memory, kind "process"."""
+  """The peak memory in bytes, and "device" or "process".
+
+  "device": of the device with the largest peak. "process": the peak resident
+  memory of this process, where devices report none (a CPU).
+  """
   stats = [device.memory_stats() or {} for device in devices]
   peaks = [s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s]
   if peaks:
@@ -199,7 +208,7 @@ class Stopwatch:
 
   @contextlib.contextmanager
   def busy(self, steps: int = 0, images: int = 0) -> Iterator[None]:
-    """Times what is inside as work on so many steps and images."""
+    """Times its block as work on so many steps and images."""
     begin = time.perf_counter()
     yield
     self.busy_s += time.perf_counter() - begin
@@ -228,5 +237,10 @@ class Stopwatch:
 
 
 def count_rows(batch: dict[str, Any]) -> int:
-  """Rows of a host batch, over all processes."""
-  return len(np.asarray(next(iter(batch.values())))) * jax.process_count()
+  """Rows of a host batch: of all its pools together, over all processes."""
+  rows = pools.each(_rows_of, batch)
+  return sum(jax.tree.leaves(rows)) * jax.process_count()
+
+
+def _rows_of(pool: dict[str, Any]) -> int:
+  return len(np.asarray(next(iter(pool.values()))))

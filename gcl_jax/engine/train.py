@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from gcl_jax.engine import feed, parallel, preemption
+from gcl_jax.engine import feed, parallel, pools, preemption
 from gcl_jax.engine.checkpoint import Checkpoints
 from gcl_jax.engine.dispatch import Dispatch
 from gcl_jax.engine.skipped import Skipped
@@ -23,17 +23,18 @@ from gcl_jax.errors import (
 
 Step = Callable[..., tuple[State, dict[str, jax.Array]]]
 
-FAILED_SAVES = 3  # in a row, before a full disk ends the run
-SLOW_SAVE_S = 30.0  # what a save may take before it is worth a line
+FAILED_SAVES = 3  # failures in a row that end the run
+SLOW_SAVE_S = 30.0  # a save that takes longer is reported
 
 
 class Training(NamedTuple):
-  """What a fit trains, and what is compiled ahead of it.
+  """The parts of a fit: its step, its first state, the shapes of a batch.
 
   Attributes:
     step: (state, batch, *, axis_name) -> (state, metrics).
     init: (key, *arguments) -> the state before the first step.
-    batch: pytree of ShapeDtypeStructs [B, ...], one batch over all devices.
+    batch: ShapeDtypeStructs [B, ...] of one batch over all devices, from
+      `batch_of`: a dict of arrays, or of several pools of them.
     arguments: of `init`: arrays, so that fits which differ in nothing else
       share a program.
   """
@@ -45,10 +46,20 @@ class Training(NamedTuple):
 
 
 def batch_of(size: int, **columns: tuple) -> dict[str, jax.ShapeDtypeStruct]:
-  """The shapes of a batch: `index`, and (dtype, *shape) of every column.
+  """Shapes and dtypes of a batch: `index` int32[B] and the given columns.
 
   >>> sorted(batch_of(8, image=(np.uint8, 32, 32, 1)))
   ['image', 'index']
+
+  A batch of several pools is a dict of them, each of its own size:
+
+  >>> pools = {"anchor": batch_of(8), "negative": batch_of(24)}
+  >>> pools["negative"]["index"].shape
+  (24,)
+
+  Args:
+    size: B, rows of the batch over all devices and processes.
+    **columns: name -> (dtype, *shape of one row).
   """
   columns = {"index": (np.int32,), **columns}
   return {
@@ -74,7 +85,7 @@ def fit(
   on_every: Callable | None = None,
   steps_per_dispatch: int = 1,
   max_skipped: int = 10,
-  ids: np.ndarray | None = None,
+  ids: np.ndarray | dict[str, np.ndarray] | None = None,
   dispatch: Dispatch | None = None,
 ) -> State:
   """Trains from `state`, or from the newest checkpoint, up to `steps` updates.
@@ -90,7 +101,7 @@ def fit(
       metrics averaged over the batch, `loss` among them).
     state: the state to begin with; it is copied, not donated.
     batches: number of steps done -> iterator of the host batches that follow,
-      dicts of arrays whose shapes never change.
+      dicts of arrays, or of several pools of them, whose shapes never change.
     steps: total number of updates, those before a resume included.
     mesh: devices, from `parallel.make_mesh`.
     mode: "shard_map", "pmap" or "jit".
@@ -110,7 +121,9 @@ def fit(
       end. Worth nothing on a CPU, whose convolutions are slow inside loops.
     max_skipped: steps skipped in a row that end the run.
     ids: name of every row that `batches` may hold in `index`, for the list of
-      skipped images; None lists the rows.
+      skipped images; None lists the rows. Of several pools {"anchor": ids,
+      "negative": ids}, or one array where all pools are rows of the same data
+      set; a pool without ids lists its rows.
     dispatch: `Dispatch(step, mesh, mode)` kept from fit to fit of the same
       step and shapes, so that they are compiled once.
 
@@ -182,8 +195,13 @@ def _due(every: int, before: int, number: int) -> bool:
   return bool(every) and number // every > before // every
 
 
+def _index_of(pool: dict[str, Any]) -> Any:
+  """The rows of one pool of a batch; None where it has no `index`."""
+  return pool.get("index")
+
+
 class _Run:
-  """What `fit` keeps beside the state."""
+  """Metrics, checkpoints and skipped steps of one `fit`."""
 
   def __init__(self, name, telemetry, checkpoints, mesh, skipped):
     self.name, self.telemetry = name, telemetry
@@ -199,7 +217,7 @@ class _Run:
       jax.block_until_ready(self.pending[-1][1])
       if self.pending[-1][3]:
         self.read()
-    rows = [batch.get("index") for batch in group]
+    rows = [pools.each(_index_of, batch) for batch in group]
     self.pending.append((number, metrics, rows, due))
 
   def read(self):
@@ -221,7 +239,7 @@ class _Run:
         self.look(number, bool(flag), index)
 
   def look(self, number, skipped, index):
-    """Notes a step; too many skipped ones in a row end the run."""
+    """Records a skipped step; ends the run after too many in a row."""
     found = self.skipped.look(number, skipped, index)
     if found is None:
       return
@@ -238,7 +256,7 @@ class _Run:
       self.read()
 
   def settle(self, number, state):
-    """Waits for the state; no bad loss was overlooked when it is kept."""
+    """Waits for the state and reads every metric, before the state is saved."""
     self.drain()
     if int(state.step) != number:
       raise ValueError(
@@ -262,7 +280,10 @@ class _Run:
     return parallel.replicate(state, self.mesh), bool(stop)
 
   def save(self, number, state, *, finished, must):
-    """Saves; a disk that refuses is tolerated for a while, not at the end."""
+    """Saves the state; only the third failure in a row ends the run.
+
+    With `must`, the first one does.
+    """
     begin = time.monotonic()
     try:
       self.checkpoints.save(number, state, finished=finished)

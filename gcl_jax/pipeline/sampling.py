@@ -1,4 +1,4 @@
-"""Which rows make a batch: samplers `step -> int64[B]`, pure and repeatable.
+"""Samplers: functions `step -> int64[B]` that choose the rows of a batch.
 
 A sampler is a function of the seed and the number of the step alone, so a
 resumed run goes on as the unbroken one would have. `feed.batches_from` reads
@@ -16,7 +16,7 @@ Sampler = Callable[[int], np.ndarray]
 
 
 def shuffled(rows: np.ndarray, batch_size: int, seed: int) -> Sampler:
-  """Every row once an epoch, in a new order every epoch.
+  """A sampler of every row once an epoch, in a new order every epoch.
 
   Args:
     rows: int[M], to draw from.
@@ -35,7 +35,7 @@ def shuffled(rows: np.ndarray, batch_size: int, seed: int) -> Sampler:
 def by_group(
   rows: np.ndarray, groups: np.ndarray, batch_size: int, count: int, seed: int
 ) -> Sampler:
-  """The same number of rows of each of `count` groups, a group in a row.
+  """A sampler of equally many rows of each of `count` groups, group by group.
 
   Rows of one group then meet on one device where the devices divide `count`.
 
@@ -75,7 +75,7 @@ def by_group(
 def by_label(
   rows: np.ndarray, labels: np.ndarray, batch_size: int, count: int, seed: int
 ) -> Sampler:
-  """Batches in which most anchors have positives: `count` images a label.
+  """A sampler of `count` images a label, so that most anchors have positives.
 
   B / K labels are drawn independently, each with probability proportional to
   its images, and K images from each, so that (small labels apart) every image
@@ -119,6 +119,26 @@ def by_label(
     return rows[rng.permutation(np.flatnonzero(~free))]
 
   return rows_at
+
+
+def side_by_side(**samplers: Sampler) -> Callable[[int], dict[str, np.ndarray]]:
+  """A sampler of several pools, each drawn by a sampler of its own.
+
+  Pools of one size and one seed would be drawn in the same order: give each
+  its own seed, unless the rows belong together.
+
+  >>> rows_at = side_by_side(oct=lambda step: [step], fundus=lambda step: [9])
+  >>> rows_at(7)
+  {'oct': [7], 'fundus': [9]}
+
+  Args:
+    **samplers: name of the pool -> its sampler, step -> int[B of the pool].
+
+  Returns:
+    step -> {name: rows}, as `feed.batches_from` takes it with arrays {name:
+    {...}}.
+  """
+  return lambda step: {name: rows(step) for name, rows in samplers.items()}
 
 
 def _fill(free, labels, target, missing, rng) -> None:

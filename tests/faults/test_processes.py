@@ -18,6 +18,7 @@ from gcl_jax.engine import alive
 pytestmark = pytest.mark.compiles
 TOY = pathlib.Path(__file__).with_name("toy.py")
 ORDERS = pathlib.Path(__file__).with_name("orders.py")
+POOLS = pathlib.Path(__file__).parents[1] / "pool_cases.py"
 WAIT_S = 90
 
 
@@ -275,3 +276,28 @@ def test_row52_rows_keep_their_results_in_any_order_of_devices(tmp_path):
   for name, (rows, fitted) in found.items():
     assert rows == [float(n) for n in range(1, 42)], name
     assert fitted == pytest.approx(weight, rel=1e-6), name
+
+
+class Pools(Run):
+  """A fit whose batches have two pools."""
+
+  program = POOLS
+
+
+def test_row14_pools_are_the_same_however_processes_hold_the_devices(tmp_path):
+  whole, split = (
+    Pools(tmp_path / str(count), count, 2 // count) for count in (1, 2)
+  )
+  for run in (whole, split):
+    assert set(run.codes()) == {0}, run.words()
+  assert split.result() == whole.result()
+  assert split.batches() == whole.batches()
+  # Four batches of eight anchors and of twelve negatives, half in each.
+  assert [len(rows) for rows in whole.batches().values()] == [8, 12] * 4
+  for run in (whole, split):
+    (line,) = (run.files[0].parent / "skipped.jsonl").read_text().splitlines()
+    anchors, negatives = (whole.batches()[number] for number in (4, 5))
+    images = {"anchor": anchors, "negative": negatives}
+    assert json.loads(line)["images"] == images
+  shares = re.findall(r"batch \d+ \[(.*)\]", split.words(1))
+  assert [share.count(",") + 1 for share in shares] == [4, 6] * 4
