@@ -10,7 +10,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gcl_jax.engine.context import read_stage
+from gcl_jax.engine.tables import as_key
 from gcl_jax.errors import DataError, UserError
+from gcl_jax.evaluation import probe
+from gcl_jax.pipeline import encoders
 from gcl_jax.pipeline.prepared import statistics_of
 
 BATCH = 32  # images at a time
@@ -84,6 +87,43 @@ def by_batches(
   return jax.tree.map(
     lambda *parts: np.concatenate(parts)[: len(pixels)], *found
   )
+
+
+def features(
+  run: Finished, section: Any, stage: str, images: Sequence[np.ndarray]
+) -> np.ndarray:
+  """Frozen features float32[N, D] of the ResNet that a stage left.
+
+  Args:
+    run: the finished run.
+    section: settings of the encoder, as of `encoders.make`.
+    stage: its name.
+    images: prepared, uint8[H, W, C] each.
+  """
+  network = encoders.pooled(encoders.make(section), *run.statistics)
+  return by_batches(network, run.artifact(stage)["encoder"], images)
+
+
+def probabilities(
+  run: Finished, encoder: str, features: np.ndarray
+) -> dict[str, np.ndarray]:
+  """Probability of every label, float64[N], by a linear probe of the run.
+
+  The probe is that of the largest label fraction; labels of one training class
+  have none and are left out.
+
+  Args:
+    run: the finished run, with a stage `probe`.
+    encoder: its name in the tables.
+    features: float32[N, D] of this encoder.
+  """
+  heads = run.artifact("probe")["heads"][encoder]
+  chosen = heads[max(heads, key=float)]
+  return {
+    name: probe.probability(probe.Head(**chosen[key]), features)
+    for name in run.names("labels")
+    if (key := as_key(name)) in chosen
+  }
 
 
 def _record(folder: pathlib.Path) -> dict:

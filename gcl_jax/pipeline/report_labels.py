@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gcl_jax.engine.context import Context
-from gcl_jax.pipeline import few_labels
+from gcl_jax.pipeline import few_labels, report
 from gcl_jax.pipeline.prepared import Prepared
 from gcl_jax.pipeline.report import Metrics, words
 from gcl_jax.report import charts, distributions, html, projection
@@ -42,6 +42,28 @@ def classes_of(images: Prepared) -> np.ndarray:
     else:
       words_.append("diseased" if images.diseased[row] else "unknown")
   return np.array(words_)
+
+
+def write_tables(
+  context: Context, images: Prepared, scores: dict[str, np.ndarray]
+) -> None:
+  """Writes scores.csv, predictions.csv and features.npz, by id.
+
+  Args:
+    context: of stage `report`, with stage `probe` among its inputs.
+    images: the prepared images.
+    scores: header -> float[N], the columns of scores.csv.
+  """
+  found, table = context.load("probe"), images.table
+  columns = {name: table[name] for name in ("id", "group", "part")}
+  report.write_table(context, "scores.csv", columns | scores)
+  rows = found["rows"]
+  columns = {n: table[n][rows] for n in (*columns, *images.labels)}
+  for encoder, values in found["probabilities"].items():
+    for k, label in enumerate(images.labels):
+      columns[f"{label} by {encoder}"] = values[:, k]
+  report.write_table(context, "predictions.csv", columns)
+  report.write_features(context, images, found["features"])
 
 
 def data_table(images: Prepared) -> html.Table:

@@ -4,12 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gcl_jax.engine.tables import as_key
 from gcl_jax.errors import UserError
-from gcl_jax.evaluation import probe
 from gcl_jax.methods.severity import classifier, data, score
 from gcl_jax.methods.severity.gradcon import make_model
-from gcl_jax.pipeline import encoders, finished
+from gcl_jax.pipeline import finished
 
 
 class Run(finished.Finished):
@@ -22,11 +20,8 @@ class Run(finished.Finished):
 
   def embed(self, images: Sequence[np.ndarray]) -> np.ndarray:
     """Frozen features of the run's encoder, float32[N, D]."""
-    return finished.by_batches(
-      encoders.pooled(encoders.make(self.config.supcon), *self.statistics),
-      self.artifact("supcon")["encoder"],
-      self.prepare(images),
-    )
+    section, prepared = self.config.supcon, self.prepare(images)
+    return finished.features(self, section, "supcon", prepared)
 
   def severity(self, images: Sequence[np.ndarray]) -> np.ndarray:
     """Severity scores, float64[N], on the scale of the run's scores.
@@ -59,16 +54,5 @@ class Run(finished.Finished):
     return score.levelled(values, (levels["mean"], levels["sd"])).mean(1)
 
   def predict(self, images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """Probability of every label, float64[N], by the run's linear probe.
-
-    The probe is that of the largest label fraction; labels of one training
-    class have none and are left out.
-    """
-    heads = self.artifact("probe")["heads"]["severity"]
-    chosen = heads[max(heads, key=float)]
-    features = self.embed(images)
-    return {
-      name: probe.probability(probe.Head(**chosen[key]), features)
-      for name in self.names("labels")
-      if (key := as_key(name)) in chosen
-    }
+    """Probability of every label, float64[N], by the run's linear probe."""
+    return finished.probabilities(self, "severity", self.embed(images))

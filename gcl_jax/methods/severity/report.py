@@ -31,7 +31,7 @@ def run(context: Context) -> dict[str, Any]:
   grades = context.load("grade")
   metrics = json.loads(str(grades["metrics"]))
   metrics.update(json.loads(str(context.load("probe")["metrics"])))
-  _write_tables(context, images)
+  report_labels.write_tables(context, images, _scores(context))
   return report.write(
     context,
     metrics,
@@ -48,22 +48,12 @@ def run(context: Context) -> dict[str, Any]:
   )
 
 
-def _write_tables(context, images) -> None:
-  """Scores, bins, truths, predictions and features by id."""
-  found, probe = context.load("score"), context.load("probe")
-  columns = {name: images.table[name] for name in ("id", "group", "part")}
+def _scores(context) -> dict[str, np.ndarray]:
+  """Columns of scores.csv."""
+  found = context.load("score")
   names = [n for n in ("score", "recon", "grad", "gradcon") if n in found]
-  scores = {name: found[name] for name in names}
-  bins = {"bin": context.load("bin")["labels"]["severity"]}
-  report.write_table(context, "scores.csv", columns | scores | bins)
-  rows = probe["rows"]
-  columns = {name: values[rows] for name, values in columns.items()}
-  columns |= {name: images.table[name][rows] for name in images.labels}
-  for encoder, values in probe["probabilities"].items():
-    for k, label in enumerate(images.labels):
-      columns[f"{label} by {encoder}"] = values[:, k]
-  report.write_table(context, "predictions.csv", columns)
-  report.write_features(context, images, probe["features"])
+  bins = context.load("bin")["labels"]["severity"]
+  return {name: found[name] for name in names} | {"bin": bins}
 
 
 def _subtitle(context, images) -> str:
