@@ -148,18 +148,6 @@ def test_knn_equals_scikit_learn(k):
   assert found == pytest.approx(expected, abs=1e-9)
 
 
-def test_threshold_is_the_best_of_all():
-  rng = np.random.default_rng(0)
-  for _ in range(30):
-    y, p = rng.integers(0, 2, 20).astype(float), rng.integers(0, 7, 20) / 7
-    if not y.any():
-      continue
-    best = max(metrics.f1(y, (p >= t).astype(int)) for t in set(p))
-    found = probe.threshold_for_f1(np.append(y, np.nan), np.append(p, 0.9))
-    assert metrics.f1(y, (p >= found).astype(int)) == pytest.approx(best)
-  assert probe.threshold_for_f1(np.zeros(4), np.ones(4)) == 0.5
-
-
 def results(rows=120):
   rng = np.random.default_rng(2)
   groups = np.repeat(np.arange(rows // 4), 4)

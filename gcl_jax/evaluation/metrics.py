@@ -8,7 +8,7 @@ are not finite (drop rows without a label first) and, where a metric is binary,
 for labels other than 0 and 1.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -63,11 +63,6 @@ def specificity(labels: np.ndarray, predictions: np.ndarray) -> float | None:
   return _once(weighted.specificity, *_binary(labels, predictions, True))
 
 
-def precision(labels: np.ndarray, predictions: np.ndarray) -> float | None:
-  """TP / (TP + FP); None when nothing is predicted positive."""
-  return _once(weighted.precision, *_binary(labels, predictions, True))
-
-
 def f1(labels: np.ndarray, predictions: np.ndarray) -> float | None:
   """2 TP / (2 TP + FP + FN) of pooled counts; None when all three are 0."""
   return _once(weighted.f1, *_binary(labels, predictions, True))
@@ -100,22 +95,6 @@ def kappa(
 def spearman(first: np.ndarray, second: np.ndarray) -> float | None:
   """Rank correlation in [-1, 1] with average ranks; None if one is constant."""
   return _once(weighted.spearman, *_pair(first, second))
-
-
-def macro_mean(values: Iterable[float | None]) -> float | None:
-  """Mean of the defined values; None when there is none."""
-  values = list(values)
-  return weighted_mean(values, [1.0] * len(values))
-
-
-def weighted_mean(
-  values: Iterable[float | None], weights: Iterable[float]
-) -> float | None:
-  """Mean of the defined values with these weights (support), or None."""
-  pairs = list(zip(values, weights, strict=True))
-  pairs = [(v, w) for v, w in pairs if v is not None and not np.isnan(v)]
-  total = sum(w for _, w in pairs)
-  return float(sum(v * w for v, w in pairs) / total) if total > 0 else None
 
 
 def bootstrap(
@@ -156,38 +135,6 @@ def bootstrap(
     return summary(None, np.array([]), rows, level)
   blocks = list(_evaluate(metric, arrays, groups, samples, seed))
   return summary(value, _join(blocks), rows, level)
-
-
-def paired_bootstrap(
-  metric: Callable[..., float | None],
-  labels: np.ndarray,
-  scores_a: np.ndarray,
-  scores_b: np.ndarray,
-  groups: np.ndarray | None = None,
-  *,
-  samples: int = 1000,
-  seed: int = 0,
-  level: float = 0.95,
-) -> dict[str, float | int | None]:
-  """metric(labels, a) - metric(labels, b), both on the same draws of groups.
-
-  What two models share (hard patients) cancels, so this interval is narrower
-  than the two intervals side by side; 0 outside it means a difference.
-
-  Args and returns as for `bootstrap`.
-  """
-  labels, a, b = (np.asarray(x) for x in (labels, scores_a, scores_b))
-  value = None
-  if (first := metric(labels, a)) is not None:
-    second = metric(labels, b)
-    value = None if second is None else first - second
-  if value is None:
-    return summary(None, np.array([]), len(labels), level)
-  draws = [
-    _join(list(_evaluate(metric, (labels, x), groups, samples, seed)))
-    for x in (a, b)
-  ]
-  return summary(value, draws[0] - draws[1], len(labels), level)
 
 
 def resample(
@@ -286,7 +233,6 @@ _WEIGHTED = {
   accuracy: weighted.accuracy,
   sensitivity: weighted.sensitivity,
   specificity: weighted.specificity,
-  precision: weighted.precision,
   f1: weighted.f1,
   kappa: weighted.kappa,
   spearman: weighted.spearman,

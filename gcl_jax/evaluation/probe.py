@@ -144,32 +144,6 @@ def knn(
   return np.concatenate(result)
 
 
-def threshold_for_f1(labels: np.ndarray, probabilities: np.ndarray) -> float:
-  """The probability at or above which calling "positive" gives the best F1.
-
-  To be fitted on training or validation rows and passed to `evaluate`, never
-  on the rows that are reported. 0.5 when F1 is undefined throughout.
-
-  Args:
-    labels: float[N] of 1, 0 or NaN.
-    probabilities: float[N].
-
-  Returns:
-    One of the probabilities; the highest of equally good ones.
-  """
-  rows = ~np.isnan(np.asarray(labels, np.float64))
-  labels = np.asarray(labels, np.float64)[rows]
-  probabilities = np.asarray(probabilities, np.float64)[rows]
-  if not labels.any():
-    return 0.5
-  order = np.argsort(-probabilities, kind="stable")
-  hits, called = np.cumsum(labels[order]), np.arange(1, len(labels) + 1)
-  f1 = 2 * hits / (called + labels.sum())
-  ordered = probabilities[order]
-  f1[:-1][ordered[:-1] == ordered[1:]] = -1  # a tie is called as a whole
-  return float(ordered[np.argmax(f1)])
-
-
 def _features(x: np.ndarray) -> np.ndarray:
   x = np.asarray(x, np.float64)
   if x.ndim != 2:

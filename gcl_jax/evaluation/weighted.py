@@ -45,12 +45,6 @@ def specificity(labels, predictions, weights) -> np.ndarray:
   return _ratio(tn, tn + fp)
 
 
-def precision(labels, predictions, weights) -> np.ndarray:
-  """TP / (TP + FP)."""
-  tp, fp, _, _ = _counts(labels, predictions, weights)
-  return _ratio(tp, tp + fp)
-
-
 def f1(labels, predictions, weights) -> np.ndarray:
   """2 TP / (2 TP + FP + FN), from pooled counts."""
   tp, fp, fn, _ = _counts(labels, predictions, weights)
