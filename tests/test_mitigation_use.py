@@ -17,7 +17,6 @@ from mitigation_cases import (
 from gcl_jax.gradients import mitigation
 from gcl_jax.gradients.mitigation import (
   cone,
-  conflict_rate,
   cosines,
   mean,
   rescale,
@@ -26,19 +25,16 @@ from gcl_jax.gradients.mitigation import (
 pytestmark = pytest.mark.compiles
 
 
-def test_cosines_and_conflict_rate():
+def test_cosines_of_a_tree_are_those_of_all_entries():
   g = conflicting(1, 4, 30, seed=40)[0]
   g[2] = 0
   tree = {"a": jnp.asarray(g[:, :7]), "b": jnp.asarray(g[:, 7:])}
   unit = g / np.maximum(norm(g), 1e-9)[:, None]
   found = jax.jit(cosines)(tree)
   np.testing.assert_allclose(found, unit @ unit.T, atol=1e-6)
-  expected = [unit[k] @ unit[j] < 0 for j in range(4) for k in range(j)]
-  assert 0 < np.mean(expected) < 1
-  assert float(jax.jit(conflict_rate)(tree)) == pytest.approx(np.mean(expected))
-  assert float(conflict_rate(tree["a"][:1])) == 0
   np.testing.assert_array_equal(np.diagonal(found), [1, 1, 0, 1])
-  assert float(conflict_rate(jnp.float32([[1, 0], [0, 1]]))) == 0
+  right = cosines(jnp.float32([[1, 0], [0, 1]]))
+  chex.assert_trees_all_equal(right, jnp.eye(2))
 
 
 def test_rescale_gives_all_the_mean_norm():
@@ -120,7 +116,7 @@ def test_eight_devices_equal_one(problem, name, mode):
   params, x, targets = problem
   whole = label_gradients(params, x, targets)
   expected = rule(whole)
-  assert float(conflict_rate(whole)) > 0
+  assert cosines(whole).min() < 0  # some conflict
 
   def step(x, targets):
     gradients = label_gradients(params, x, targets)
@@ -162,5 +158,5 @@ def test_shards_must_be_averaged_before_they_are_compared(problem):
 
 
 def test_the_folder_exports_what_it_promises():
-  for name in (*RULES, "rescale", "cosines", "conflict_rate"):
+  for name in (*RULES, "rescale", "cosines"):
     assert name in mitigation.__all__ and callable(getattr(mitigation, name))

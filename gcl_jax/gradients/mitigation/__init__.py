@@ -26,7 +26,6 @@ parameters: momentum or Adam can turn it back into a conflict.
 """
 
 from gcl_jax.gradients.mitigation.inner import (
-  conflict_rate,
   cosines,
   mean,
   rescale,
@@ -37,7 +36,6 @@ from gcl_jax.gradients.mitigation.quadratic import cagrad, cone, min_norm
 __all__ = [
   "cagrad",
   "cone",
-  "conflict_rate",
   "cosines",
   "gradvac",
   "mean",
