@@ -70,18 +70,24 @@ def test_counts_equal_scikit_learn_and_undefined_is_none(rows):
     st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=40
   ),
   st.sampled_from([None, "linear", "quadratic"]),
+  st.sampled_from([None, 5, 7]),
 )
-def test_kappa_equals_scikit_learn(rows, weights):
+def test_kappa_equals_scikit_learn(rows, weights, grades):
   first, second = columns(rows)
   assume(len(set(first)) > 1)
-  found = metrics.kappa(first, second, weights)
-  assert same(found, sk.cohen_kappa_score(first, second, weights=weights))
+  found = metrics.kappa(first, second, weights, grades)
+  labels = None if grades is None else range(grades)
+  expected = sk.cohen_kappa_score(first, second, labels=labels, weights=weights)
+  assert same(found, expected)
 
 
 def test_kappa_of_one_grade_is_undefined():
   assert metrics.kappa([1, 1], [1, 1]) is None
   with pytest.raises(ValueError, match="cubic"):
     metrics.kappa([0, 1], [0, 1], "cubic")
+  for odd in (3, -1, 0.5):
+    with pytest.raises(DataError, match=f"0 to 2, found {odd:g}"):
+      metrics.kappa([0, 1], [odd, 1], "quadratic", grades=3)
 
 
 @settings(deadline=None, max_examples=100)

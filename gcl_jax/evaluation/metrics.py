@@ -69,26 +69,50 @@ def f1(labels: np.ndarray, predictions: np.ndarray) -> float | None:
 
 
 def kappa(
-  labels: np.ndarray, predictions: np.ndarray, weights: str | None = None
+  labels: np.ndarray,
+  predictions: np.ndarray,
+  weights: str | None = None,
+  grades: int | None = None,
 ) -> float | None:
   """Cohen's kappa, chance-corrected agreement, at most 1.
 
   Args:
-    labels: [N] grades; their order is that of their values, and steps between
-      neighbouring grades that occur count 1.
+    labels: [N] grades.
     predictions: [N] grades.
     weights: None (any disagreement costs 1), "linear" or "quadratic".
+    grades: size K of the scale 0, 1, ..., K - 1, on which a grade that does
+      not occur counts as a step too. None: the grades that occur, in order of
+      their values and one step apart, which a test set without one of the
+      grades of the scale changes.
 
   Returns:
     None when chance alone leaves no disagreement (one grade throughout).
+
+  Raises:
+    ValueError: unknown weights.
+    DataError: a grade that is not on the scale.
+
+  Example:
+    >>> truth, found = np.array([0, 1, 4, 4]), np.array([0, 4, 4, 1])
+    >>> round(kappa(truth, found, "quadratic", grades=5), 3)
+    0.294
+    >>> round(kappa(truth, found, "quadratic"), 3)
+    0.636
   """
   if weights not in (None, "linear", "quadratic"):
     raise ValueError(
       f"kappa weights must be None, linear or quadratic: {weights}"
     )
   labels, predictions = _pair(labels, predictions)
+  if grades is not None:
+    both = np.concatenate([labels, predictions])
+    odd = both[~np.isin(both, np.arange(grades))]
+    if len(odd):
+      raise DataError(f"grades must be 0 to {grades - 1}, found {odd[0]:g}")
   return _once(
-    lambda a, b, w: weighted.kappa(a, b, w, weights), labels, predictions
+    lambda a, b, w: weighted.kappa(a, b, w, weights, grades),
+    labels,
+    predictions,
   )
 
 
@@ -135,6 +159,33 @@ def bootstrap(
     return summary(None, np.array([]), rows, level)
   blocks = list(_evaluate(metric, arrays, groups, samples, seed))
   return summary(value, _join(blocks), rows, level)
+
+
+def joint_bootstrap(
+  evaluate: Callable[[np.ndarray], dict[str, np.ndarray]],
+  rows: int,
+  groups: np.ndarray | None,
+  samples: int,
+  seed: int,
+) -> dict[str, dict[str, float | int | None]]:
+  """Several metrics with intervals from the same draws of groups.
+
+  Args:
+    evaluate: weights float64[S, rows], how often each row counts -> {name:
+      float64[S]}, NaN where undefined.
+    rows: number of rows.
+    groups, samples, seed: as for `bootstrap`.
+
+  Returns:
+    {name: {value, low, high, n}} as from `bootstrap`, n being `rows`.
+  """
+  point = evaluate(np.ones((1, rows)))
+  draws = [evaluate(w) for w in resample(rows, groups, samples, seed)]
+  result = {}
+  for name, values in point.items():
+    value = None if np.isnan(values[0]) else float(values[0])
+    result[name] = summary(value, _join([d[name] for d in draws]), rows)
+  return result
 
 
 def resample(
