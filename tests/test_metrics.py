@@ -54,7 +54,6 @@ def test_counts_equal_scikit_learn_and_undefined_is_none(rows):
     (metrics.accuracy, sk.accuracy_score(labels, calls)),
     (metrics.sensitivity, sk.recall_score(labels, calls, **nan)),
     (metrics.specificity, sk.recall_score(1 - labels, 1 - calls, **nan)),
-    (metrics.precision, sk.precision_score(labels, calls, **nan)),
     (metrics.f1, sk.f1_score(labels, calls, **nan)),
   ]
   for metric, expected in pairs:
@@ -71,18 +70,24 @@ def test_counts_equal_scikit_learn_and_undefined_is_none(rows):
     st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=40
   ),
   st.sampled_from([None, "linear", "quadratic"]),
+  st.sampled_from([None, 5, 7]),
 )
-def test_kappa_equals_scikit_learn(rows, weights):
+def test_kappa_equals_scikit_learn(rows, weights, grades):
   first, second = columns(rows)
   assume(len(set(first)) > 1)
-  found = metrics.kappa(first, second, weights)
-  assert same(found, sk.cohen_kappa_score(first, second, weights=weights))
+  found = metrics.kappa(first, second, weights, grades)
+  labels = None if grades is None else range(grades)
+  expected = sk.cohen_kappa_score(first, second, labels=labels, weights=weights)
+  assert same(found, expected)
 
 
 def test_kappa_of_one_grade_is_undefined():
   assert metrics.kappa([1, 1], [1, 1]) is None
   with pytest.raises(ValueError, match="cubic"):
     metrics.kappa([0, 1], [0, 1], "cubic")
+  for odd in (3, -1, 0.5):
+    with pytest.raises(DataError, match=f"0 to 2, found {odd:g}"):
+      metrics.kappa([0, 1], [odd, 1], "quadratic", grades=3)
 
 
 @settings(deadline=None, max_examples=100)
@@ -189,13 +194,6 @@ def test_empty_masks_are_undefined():
     metrics.dice(empty, np.ones((3, 4)))
 
 
-def test_means_skip_what_is_undefined():
-  assert metrics.macro_mean([0.5, None, 1.0]) == 0.75
-  assert metrics.macro_mean([None, float("nan")]) is None
-  assert metrics.weighted_mean([0.5, None, 1.0], [3, 9, 1]) == 0.625
-  assert metrics.weighted_mean([0.5], [0]) is None
-
-
 def patients(seed=0, count=30):
   rng = np.random.default_rng(seed)
   groups = np.repeat(np.arange(count), rng.integers(1, 9, count))
@@ -215,7 +213,6 @@ CALLED = [
   metrics.accuracy,
   metrics.sensitivity,
   metrics.specificity,
-  metrics.precision,
   metrics.f1,
   metrics.kappa,
 ]
@@ -283,20 +280,3 @@ def test_undefined_draws():
 def test_groups_must_match_the_rows():
   with pytest.raises(DataError, match="groups"):
     metrics.bootstrap(metrics.auroc, [0, 1], [0.1, 0.2], groups=["a"])
-
-
-def test_paired_intervals_use_the_same_draws():
-  labels, scores, groups = patients()
-  equal = metrics.paired_bootstrap(
-    metrics.auroc, labels, scores, scores * 2, groups
-  )
-  assert (equal["value"], equal["low"], equal["high"]) == (0, 0, 0)
-  noise = np.random.default_rng(9).normal(size=len(scores))
-  worse = scores + 0.3 * noise
-  pair = metrics.paired_bootstrap(metrics.auroc, labels, scores, worse, groups)
-  alone = metrics.bootstrap(metrics.auroc, labels, scores, groups=groups)
-  assert pair["low"] < pair["value"] < pair["high"]
-  assert pair["high"] - pair["low"] < alone["high"] - alone["low"]
-  assert pair["value"] == metrics.auroc(labels, scores) - metrics.auroc(
-    labels, worse
-  )

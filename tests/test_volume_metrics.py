@@ -1,5 +1,6 @@
 """Dice and HD95 by volume and class against double loops over voxels."""
 
+import chex
 import numpy as np
 import pytest
 
@@ -165,6 +166,70 @@ def test_undefined_figures_are_left_out_of_means():
     np.full((1, 2, 2), np.nan), np.arange(2), samples=4000
   )
   assert nothing["value"] is None
+
+
+def slow_dice_inside(truth, prediction, inside, label):
+  """One voxel after the other; nan where the region holds none of the class."""
+  both = size = 0
+  for voxel in np.ndindex(truth.shape):
+    if inside[voxel]:
+      a, b = int(truth[voxel] == label), int(prediction[voxel] == label)
+      both, size = both + a * b, size + a + b
+  return 2 * both / size if size else np.nan
+
+
+def some_regions(truths, predictions):
+  random = np.random.default_rng(1)
+  unsure = [random.random(truth.shape) < 0.3 for truth in truths]
+  unsure[2] &= (truths[2] != 2) & (predictions[2] != 2)  # a class is missing
+  return {
+    "unsure": unsure,
+    "empty": [np.zeros(truth.shape, bool) for truth in truths],
+    "all": [np.ones(truth.shape, bool) for truth in truths],
+  }
+
+
+def test_dice_inside_regions_by_a_loop_over_voxels():
+  shapes = [(2, 4, 5), (3, 4, 4), (1, 5, 3)]
+  truths = [volume(k, shape) for k, shape in enumerate(shapes)]
+  predictions = [volume(k + 9, shape) for k, shape in enumerate(shapes)]
+  regions = some_regions(truths, predictions)
+  given = truths, predictions, [SPACING] * 3, NAMES
+  plain, scores = volume_scores(*given), volume_scores(*given, regions)
+  chex.assert_trees_all_equal({name: scores[name] for name in plain}, plain)
+  expected = {}
+  for region, masks in regions.items():
+    means = []
+    for v in range(3):
+      each = [
+        slow_dice_inside(truths[v], predictions[v], masks[v], label)
+        for label in (1, 2, 3)
+      ]
+      for name, value in zip(NAMES, each, strict=True):
+        expected.setdefault(f"dice/{name}@{region}", []).append(value)
+      defined = [value for value in each if not np.isnan(value)]
+      means.append(sum(defined) / len(defined) if defined else np.nan)
+    expected[f"dice/mean@{region}"] = means
+  found = {name: scores[name] for name in scores if name not in plain}
+  expected = {name: np.array(values) for name, values in expected.items()}
+  chex.assert_trees_all_close(found, expected, atol=1e-12, rtol=0)
+  gaps = {name: np.isnan(values).tolist() for name, values in found.items()}
+  assert gaps["dice/myocardium@unsure"] == [False, False, True]
+  assert gaps["dice/mean@unsure"] == [False] * 3
+  assert gaps["dice/mean@empty"] == [True] * 3
+  chex.assert_trees_all_equal(found["dice/rv@all"], plain["dice/rv"])
+
+
+def test_regions_that_do_not_fit_are_refused():
+  a, b = volume(0), volume(1)
+  fits = np.ones(a.shape, bool)
+  for masks, message in (
+    ([], "region 'unsure': 0 masks for 2 volumes"),
+    ([fits, fits[:1]], "volume 1: the mask must be bool of shape"),
+    ([fits * 0.5, fits], "volume 0: .* got float64"),
+  ):
+    with pytest.raises(DataError, match=message):
+      volume_scores([a, b], [b, a], [SPACING] * 2, NAMES, {"unsure": masks})
 
 
 def test_a_perfect_prediction():

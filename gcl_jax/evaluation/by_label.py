@@ -56,16 +56,11 @@ def evaluate(
     name: _prepare(name, y, probabilities[name], (thresholds or {}).get(name))
     for name, y in labels.items()
   }
-  point = _all_metrics(calls, np.ones((1, rows)))
-  draws = [
-    _all_metrics(calls, w)
-    for w in metrics.resample(rows, groups, samples, seed)
-  ]
-  result = {}
-  for key, values in point.items():
-    value = None if np.isnan(values[0]) else float(values[0])
-    drawn = np.concatenate([d[key] for d in draws]) if draws else np.array([])
-    result[key] = metrics.summary(value, drawn, _used(key, labels))
+  result = metrics.joint_bootstrap(
+    lambda weights: _all_metrics(calls, weights), rows, groups, samples, seed
+  )
+  for key, found in result.items():
+    found["n"] = _used(key, labels)
   skipped = [n for n in labels if result[f"{n}/auroc"]["value"] is None]
   for mean in ("macro_auroc", "macro_f1", "weighted_auroc") if skipped else ():
     result[mean]["skipped"] = skipped
@@ -127,19 +122,11 @@ def _all_metrics(calls, weights) -> dict[str, np.ndarray]:
   auroc = _stack(result, calls, "auroc")
   # F1 of a label with one class says nothing, so it leaves both means.
   f1 = np.where(np.isnan(auroc), np.nan, _stack(result, calls, "f1"))
-  result["macro_auroc"] = _mean(auroc, np.ones_like(auroc))
-  result["macro_f1"] = _mean(f1, np.ones_like(f1))
-  result["weighted_auroc"] = _mean(auroc, np.stack(support))
+  result["macro_auroc"] = weighted.mean_of_defined(auroc, np.ones_like(auroc))
+  result["macro_f1"] = weighted.mean_of_defined(f1, np.ones_like(f1))
+  result["weighted_auroc"] = weighted.mean_of_defined(auroc, np.stack(support))
   return result
 
 
 def _stack(result, calls, metric) -> np.ndarray:
   return np.stack([result[f"{name}/{metric}"] for name in calls])
-
-
-def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-  """Mean over labels of the defined values; NaN where there is none."""
-  weights = np.where(np.isnan(values), 0, weights)
-  total = weights.sum(0)
-  summed = (np.nan_to_num(values) * weights).sum(0)
-  return np.where(total > 0, summed / np.where(total > 0, total, 1), np.nan)

@@ -8,7 +8,7 @@ are not finite (drop rows without a label first) and, where a metric is binary,
 for labels other than 0 and 1.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -63,59 +63,62 @@ def specificity(labels: np.ndarray, predictions: np.ndarray) -> float | None:
   return _once(weighted.specificity, *_binary(labels, predictions, True))
 
 
-def precision(labels: np.ndarray, predictions: np.ndarray) -> float | None:
-  """TP / (TP + FP); None when nothing is predicted positive."""
-  return _once(weighted.precision, *_binary(labels, predictions, True))
-
-
 def f1(labels: np.ndarray, predictions: np.ndarray) -> float | None:
   """2 TP / (2 TP + FP + FN) of pooled counts; None when all three are 0."""
   return _once(weighted.f1, *_binary(labels, predictions, True))
 
 
 def kappa(
-  labels: np.ndarray, predictions: np.ndarray, weights: str | None = None
+  labels: np.ndarray,
+  predictions: np.ndarray,
+  weights: str | None = None,
+  grades: int | None = None,
 ) -> float | None:
   """Cohen's kappa, chance-corrected agreement, at most 1.
 
   Args:
-    labels: [N] grades; their order is that of their values, and steps between
-      neighbouring grades that occur count 1.
+    labels: [N] grades.
     predictions: [N] grades.
     weights: None (any disagreement costs 1), "linear" or "quadratic".
+    grades: size K of the scale 0, 1, ..., K - 1, on which a grade that does
+      not occur counts as a step too. None: the grades that occur, in order of
+      their values and one step apart, which a test set without one of the
+      grades of the scale changes.
 
   Returns:
     None when chance alone leaves no disagreement (one grade throughout).
+
+  Raises:
+    ValueError: unknown weights.
+    DataError: a grade that is not on the scale.
+
+  Example:
+    >>> truth, found = np.array([0, 1, 4, 4]), np.array([0, 4, 4, 1])
+    >>> round(kappa(truth, found, "quadratic", grades=5), 3)
+    0.294
+    >>> round(kappa(truth, found, "quadratic"), 3)
+    0.636
   """
   if weights not in (None, "linear", "quadratic"):
     raise ValueError(
       f"kappa weights must be None, linear or quadratic: {weights}"
     )
   labels, predictions = _pair(labels, predictions)
+  if grades is not None:
+    both = np.concatenate([labels, predictions])
+    odd = both[~np.isin(both, np.arange(grades))]
+    if len(odd):
+      raise DataError(f"grades must be 0 to {grades - 1}, found {odd[0]:g}")
   return _once(
-    lambda a, b, w: weighted.kappa(a, b, w, weights), labels, predictions
+    lambda a, b, w: weighted.kappa(a, b, w, weights, grades),
+    labels,
+    predictions,
   )
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float | None:
   """Rank correlation in [-1, 1] with average ranks; None if one is constant."""
   return _once(weighted.spearman, *_pair(first, second))
-
-
-def macro_mean(values: Iterable[float | None]) -> float | None:
-  """Mean of the defined values; None when there is none."""
-  values = list(values)
-  return weighted_mean(values, [1.0] * len(values))
-
-
-def weighted_mean(
-  values: Iterable[float | None], weights: Iterable[float]
-) -> float | None:
-  """Mean of the defined values with these weights (support), or None."""
-  pairs = list(zip(values, weights, strict=True))
-  pairs = [(v, w) for v, w in pairs if v is not None and not np.isnan(v)]
-  total = sum(w for _, w in pairs)
-  return float(sum(v * w for v, w in pairs) / total) if total > 0 else None
 
 
 def bootstrap(
@@ -158,36 +161,31 @@ def bootstrap(
   return summary(value, _join(blocks), rows, level)
 
 
-def paired_bootstrap(
-  metric: Callable[..., float | None],
-  labels: np.ndarray,
-  scores_a: np.ndarray,
-  scores_b: np.ndarray,
-  groups: np.ndarray | None = None,
-  *,
-  samples: int = 1000,
-  seed: int = 0,
-  level: float = 0.95,
-) -> dict[str, float | int | None]:
-  """metric(labels, a) - metric(labels, b), both on the same draws of groups.
+def joint_bootstrap(
+  evaluate: Callable[[np.ndarray], dict[str, np.ndarray]],
+  rows: int,
+  groups: np.ndarray | None,
+  samples: int,
+  seed: int,
+) -> dict[str, dict[str, float | int | None]]:
+  """Several metrics with intervals from the same draws of groups.
 
-  What two models share (hard patients) cancels, so this interval is narrower
-  than the two intervals side by side; 0 outside it means a difference.
+  Args:
+    evaluate: weights float64[S, rows], how often each row counts -> {name:
+      float64[S]}, NaN where undefined.
+    rows: number of rows.
+    groups, samples, seed: as for `bootstrap`.
 
-  Args and returns as for `bootstrap`.
+  Returns:
+    {name: {value, low, high, n}} as from `bootstrap`, n being `rows`.
   """
-  labels, a, b = (np.asarray(x) for x in (labels, scores_a, scores_b))
-  value = None
-  if (first := metric(labels, a)) is not None:
-    second = metric(labels, b)
-    value = None if second is None else first - second
-  if value is None:
-    return summary(None, np.array([]), len(labels), level)
-  draws = [
-    _join(list(_evaluate(metric, (labels, x), groups, samples, seed)))
-    for x in (a, b)
-  ]
-  return summary(value, draws[0] - draws[1], len(labels), level)
+  point = evaluate(np.ones((1, rows)))
+  draws = [evaluate(w) for w in resample(rows, groups, samples, seed)]
+  result = {}
+  for name, values in point.items():
+    value = None if np.isnan(values[0]) else float(values[0])
+    result[name] = summary(value, _join([d[name] for d in draws]), rows)
+  return result
 
 
 def resample(
@@ -286,7 +284,6 @@ _WEIGHTED = {
   accuracy: weighted.accuracy,
   sensitivity: weighted.sensitivity,
   specificity: weighted.specificity,
-  precision: weighted.precision,
   f1: weighted.f1,
   kappa: weighted.kappa,
   spearman: weighted.spearman,

@@ -124,43 +124,19 @@ def knn(
   train_y = check_label("label", train_y, len(train_x))
   if not {0.0, 1.0} <= set(train_y.tolist()):
     return None
+  # A second to import, which a run that only trains need not spend.
+  from sklearn.neighbors import KNeighborsClassifier
+
+  def weights(distance):
+    nearest = distance.min(axis=1, keepdims=True)
+    return np.exp((nearest - distance) / temperature)  # at least one is 1
+
   rows = ~np.isnan(train_y)
-  bank, votes = _unit(train_x[rows]), train_y[rows]
-  k = min(k, len(votes))
-  result = []
-  for block in np.array_split(_unit(test_x), max(1, len(test_x) // 512)):
-    cosine = block @ bank.T
-    near = np.argpartition(-cosine, k - 1, axis=1)[:, :k]
-    nearest = np.take_along_axis(cosine, near, 1)
-    weights = np.exp((nearest - nearest.max(1, keepdims=True)) / temperature)
-    result.append((weights * votes[near]).sum(1) / weights.sum(1))
-  return np.concatenate(result)
-
-
-def threshold_for_f1(labels: np.ndarray, probabilities: np.ndarray) -> float:
-  """The probability at or above which calling "positive" gives the best F1.
-
-  To be fitted on training or validation rows and passed to `evaluate`, never
-  on the rows that are reported. 0.5 when F1 is undefined throughout.
-
-  Args:
-    labels: float[N] of 1, 0 or NaN.
-    probabilities: float[N].
-
-  Returns:
-    One of the probabilities; the highest of equally good ones.
-  """
-  rows = ~np.isnan(np.asarray(labels, np.float64))
-  labels = np.asarray(labels, np.float64)[rows]
-  probabilities = np.asarray(probabilities, np.float64)[rows]
-  if not labels.any():
-    return 0.5
-  order = np.argsort(-probabilities, kind="stable")
-  hits, called = np.cumsum(labels[order]), np.arange(1, len(labels) + 1)
-  f1 = 2 * hits / (called + labels.sum())
-  ordered = probabilities[order]
-  f1[:-1][ordered[:-1] == ordered[1:]] = -1  # a tie is called as a whole
-  return float(ordered[np.argmax(f1)])
+  model = KNeighborsClassifier(
+    min(k, int(rows.sum())), metric="cosine", weights=weights
+  )
+  model.fit(train_x[rows], train_y[rows])
+  return model.predict_proba(test_x)[:, 1]
 
 
 def _features(x: np.ndarray) -> np.ndarray:
@@ -171,11 +147,6 @@ def _features(x: np.ndarray) -> np.ndarray:
     bad = np.flatnonzero(~np.isfinite(x).all(1))
     raise DataError(f"features of {len(bad)} images are not finite: {bad[:5]}")
   return x
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-  norm = np.linalg.norm(x, axis=1, keepdims=True)
-  return x / np.where(norm > 0, norm, 1)
 
 
 def _lbfgs(train_x, train_y) -> Head:

@@ -4,7 +4,8 @@ Slices of a volume share a patient and small classes live in few of them, so
 the unit is the volume, not the slice and not the pooled pixels of a fold.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -12,14 +13,13 @@ from gcl_jax.data.text import one_forms
 from gcl_jax.errors import DataError
 from gcl_jax.evaluation import overlap
 
-METRICS = ("dice", "hd95")
-
 
 def volume_scores(
   truths: Sequence[np.ndarray],
   predictions: Sequence[np.ndarray],
   spacings: Sequence[Sequence[float]],
   names: Sequence[str],
+  regions: Mapping[str, Sequence[np.ndarray]] | None = None,
 ) -> dict[str, np.ndarray]:
   """Dice and HD95 of every volume, by class and their mean over classes.
 
@@ -28,30 +28,37 @@ def volume_scores(
     predictions: V label maps, each of its truth's shape.
     spacings: V times (slice, row, column) size of a voxel, in mm.
     names: of the foreground classes, labels 1 to len(names).
+    regions: name -> V masks bool[S, H, W], each of its truth's shape, for Dice
+      on the voxels inside alone, such as those where a model is unsure.
 
   Returns:
     "dice/<name>" in [0, 1] and "hd95/<name>" in mm, float64[V] each, nan where
     undefined: Dice where truth and prediction are both empty, HD95 where
     either is. "dice/mean" and "hd95/mean" are the means over the classes that
-    are defined in that volume.
+    are defined in that volume. For every region also "dice/<name>@<region>"
+    and "dice/mean@<region>", nan where both are empty inside the region.
 
   Raises:
     DataError: no volume, lists of different length, shapes that differ, labels
-      that have no name, spacing that is not three positive numbers.
+      that have no name, spacing that is not three positive numbers, a region
+      whose masks do not fit the truths or are not bool.
   """
   _check(truths, predictions, spacings, names)
-  table = np.full((len(METRICS), len(truths), len(names)), np.nan)
-  for v, volume in enumerate(zip(truths, predictions, spacings, strict=True)):
-    truth, prediction, spacing = volume
-    for c in range(len(names)):
-      pair = np.asarray(truth) == c + 1, np.asarray(prediction) == c + 1
-      values = overlap.dice(*pair), overlap.hd95(*pair, spacing)
-      table[:, v, c] = [np.nan if x is None else x for x in values]
-  scores = {}
-  for metric, rows in zip(METRICS, table, strict=True):
-    for c, name in enumerate(names):
-      scores[f"{metric}/{name}"] = rows[:, c]
-    scores[f"{metric}/mean"] = np.array([_mean(row) for row in rows])
+  _check_regions(regions or {}, truths)
+  pairs = list(zip(truths, predictions, strict=True))
+  dice = [_each_class(overlap.dice, *pair, names) for pair in pairs]
+  hd95 = [
+    _each_class(partial(overlap.hd95, spacing=spacing), *pair, names)
+    for pair, spacing in zip(pairs, spacings, strict=True)
+  ]
+  scores = _columns("dice/", dice, names) | _columns("hd95/", hd95, names)
+  for region, masks in (regions or {}).items():
+    inside = [
+      [np.where(mask, labels, 0) for labels in pair]
+      for pair, mask in zip(pairs, masks, strict=True)
+    ]
+    dice = [_each_class(overlap.dice, *pair, names) for pair in inside]
+    scores |= _columns("dice/", dice, names, f"@{region}")
   return scores
 
 
@@ -113,6 +120,24 @@ def mean_over_fits(
   return result | {"value": float(result["value"])}
 
 
+def _each_class(metric, truth, prediction, names) -> list[float]:
+  """The metric of the masks of every class in one volume, nan if undefined."""
+  truth, prediction = np.asarray(truth), np.asarray(prediction)
+  values = [
+    metric(truth == label, prediction == label)
+    for label in range(1, len(names) + 1)
+  ]
+  return [np.nan if value is None else value for value in values]
+
+
+def _columns(start, rows, names, end="") -> dict[str, np.ndarray]:
+  """{start + class + end: float64[V]} of V rows, and their means."""
+  table = np.array(rows, np.float64)
+  scores = {f"{start}{n}{end}": table[:, c] for c, n in enumerate(names)}
+  means = np.array([_mean(row) for row in table])
+  return scores | {f"{start}mean{end}": means}
+
+
 def _weighted(values, of_fits, of_volumes) -> np.ndarray:
   """[S]: mean by weights [S, F] and [S, V] of what is defined, then over the
   classes that are defined at all."""
@@ -164,3 +189,19 @@ def _check(truths, predictions, spacings, names) -> None:
       raise DataError(
         f"volume {v}: spacing must be three sizes in mm, got {spacings[v]}"
       )
+
+
+def _check_regions(regions, truths) -> None:
+  for name, masks in regions.items():
+    if len(masks) != len(truths):
+      raise DataError(
+        f"region {name!r}: {len(masks)} masks for {len(truths)} volumes, give"
+        " one per volume"
+      )
+    for v, (mask, truth) in enumerate(zip(masks, truths, strict=True)):
+      mask = np.asarray(mask)
+      if mask.shape != np.shape(truth) or mask.dtype != bool:
+        raise DataError(
+          f"region {name!r}, volume {v}: the mask must be bool of shape"
+          f" {np.shape(truth)}, got {mask.dtype} of {mask.shape}"
+        )

@@ -45,23 +45,22 @@ def specificity(labels, predictions, weights) -> np.ndarray:
   return _ratio(tn, tn + fp)
 
 
-def precision(labels, predictions, weights) -> np.ndarray:
-  """TP / (TP + FP)."""
-  tp, fp, _, _ = _counts(labels, predictions, weights)
-  return _ratio(tp, tp + fp)
-
-
 def f1(labels, predictions, weights) -> np.ndarray:
   """2 TP / (2 TP + FP + FN), from pooled counts."""
   tp, fp, fn, _ = _counts(labels, predictions, weights)
   return _ratio(2 * tp, 2 * tp + fp + fn)
 
 
-def kappa(labels, predictions, weights, penalty=None) -> np.ndarray:
-  """1 - sum(v * observed) / sum(v * expected), v = cost of a disagreement."""
-  values, codes = np.unique(
-    np.concatenate([labels, predictions]), return_inverse=True
-  )
+def kappa(labels, predictions, weights, penalty=None, grades=None):
+  """1 - sum(v * observed) / sum(v * expected), v = cost of a disagreement.
+
+  Grades are 0 to `grades` - 1; None: those that occur, one step apart.
+  """
+  both = np.concatenate([labels, predictions])
+  if grades is None:
+    values, codes = np.unique(both, return_inverse=True)
+  else:
+    values, codes = np.arange(grades), both.astype(np.int64)
   size, rows = len(values), len(labels)
   first, second = np.eye(size)[codes[:rows]], np.eye(size)[codes[rows:]]
   distance = np.abs(np.subtract.outer(np.arange(size), np.arange(size)))
@@ -73,6 +72,12 @@ def kappa(labels, predictions, weights, penalty=None) -> np.ndarray:
   return 1 - _ratio(observed * weights.sum(1), expected)
 
 
+def majority(labels, weights) -> np.ndarray:
+  """Share of weight of the most frequent label."""
+  counts = weights @ (labels[:, None] == np.unique(labels))
+  return _ratio(counts.max(1), counts.sum(1))
+
+
 def spearman(first, second, weights) -> np.ndarray:
   """Pearson correlation of average ranks, each row repeated by its weight."""
   a, b = _ranks(first, weights), _ranks(second, weights)
@@ -82,6 +87,15 @@ def spearman(first, second, weights) -> np.ndarray:
   covariance = (weights * a * b).sum(1)
   variances = (weights * a**2).sum(1) * (weights * b**2).sum(1)
   return np.clip(_ratio(covariance, np.sqrt(variances)), -1, 1)
+
+
+def mean_of_defined(values, weights) -> np.ndarray:
+  """Mean over the first axis of what is not NaN; NaN where there is none.
+
+  `values` and `weights` are float64[L, S].
+  """
+  weights = np.where(np.isnan(values), 0, weights)
+  return _ratio((np.nan_to_num(values) * weights).sum(0), weights.sum(0))
 
 
 def _by_threshold(labels, scores, weights):

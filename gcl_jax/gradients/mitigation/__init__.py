@@ -18,32 +18,28 @@ not the mitigated mean: shards disagree about what conflicts.
 
 Per sample ("feature level"): the rules are plain functions of arrays, so K
 gradients float[K, B, D] with respect to the features of B images become one
-each by `jax.vmap(mitigate, in_axes=1)`, float[B, D]; `surrogate` sends them
-through the encoder in a single backward pass.
+each by `jax.vmap(mitigate, in_axes=1)`, float[B, D]; the pull-back of the
+encoder (`jax.vjp`) takes them to its parameters in a single backward pass.
 
 Assert inner products on the vector returned here, not on the change of the
 parameters: momentum or Adam can turn it back into a conflict.
 """
 
 from gcl_jax.gradients.mitigation.inner import (
-  conflict_rate,
   cosines,
   mean,
   rescale,
 )
 from gcl_jax.gradients.mitigation.projections import gradvac, pcgrad
 from gcl_jax.gradients.mitigation.quadratic import cagrad, cone, min_norm
-from gcl_jax.gradients.mitigation.surrogate import surrogate
 
 __all__ = [
   "cagrad",
   "cone",
-  "conflict_rate",
   "cosines",
   "gradvac",
   "mean",
   "min_norm",
   "pcgrad",
   "rescale",
-  "surrogate",
 ]

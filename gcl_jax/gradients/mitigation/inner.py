@@ -156,24 +156,6 @@ def cosines(gradients: PyTree) -> jax.Array:
   return directions(gradients).cosines
 
 
-def conflict_rate(gradients: PyTree) -> jax.Array:
-  """Share of the pairs k < j whose cosine is negative; 0 when K = 1.
-
-  Args:
-    gradients: pytree of float[K, ...].
-
-  Returns:
-    A scalar in [0, 1].
-
-  Raises:
-    ValueError: as `mean`.
-  """
-  cosine = cosines(gradients)
-  pairs = len(cosine) * (len(cosine) - 1) // 2
-  negative = jnp.sum(jnp.triu(cosine, 1) < 0, dtype=cosine.dtype)
-  return negative / max(pairs, 1)
-
-
 def _units(gradients, norms):
   factors = 1 / jnp.where(norms == 0, 1, norms)
   return jax.tree.map(lambda g: g * _column(factors, g), gradients)
