@@ -1,4 +1,4 @@
-"""The method of docs/add_a_method.md keeps the contract, nothing else touched."""
+"""The method of docs/add_a_method.md keeps the contract as it stands there."""
 
 import os
 import pathlib
@@ -53,7 +53,7 @@ def test_the_page_is_a_whole_method_that_keeps_the_contract(copy):
     text=True,
   )
   assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
-  assert "9 passed" in done.stdout  # every test that takes a method
+  assert done.stdout.startswith(9 * ".")  # every test that takes a method
 
 
 def test_the_page_is_formatted_as_the_project_is(copy):

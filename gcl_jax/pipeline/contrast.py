@@ -274,10 +274,8 @@ def moco_step(
   def step(state, batch, *, axis_name=None):
     sample = augment.sample_keys(state.key, state.step, batch["index"])
     images = augment.two_crops(sample, batch["image"], **(views or {}))
-    slow = jax.tree.map(
-      lambda old, new: momentum * old + (1 - momentum) * new,
-      state.extra["slow"],
-      state.params,
+    slow = optax.incremental_update(
+      state.params, state.extra["slow"], 1 - momentum
     )
     key, slow_stats = _embed(
       encoder, head, slow, state.extra["slow_stats"], images[:, 1:], axis_name

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gcl_jax import augment
+from gcl_jax import augment, losses
 from gcl_jax.collectives import pmean
 from gcl_jax.engine import feed, parallel
 from gcl_jax.engine.context import Context
@@ -31,24 +31,25 @@ def classify_step(
   optimizer: optax.GradientTransformation,
   *,
   views: dict[str, Any],
+  kind: str = "sigmoid",
 ) -> Step:
-  """One step on several binary labels: mean sigmoid cross-entropy.
+  """One step of classification on augmented images.
 
-  batch["target"] float32[B, K] holds 1, 0 or nan = missing; the mean is over
-  the labels that are there, in the whole batch over all devices.
+  batch["target"] is float32[B, K] of 1, 0 or nan = missing for "sigmoid", and
+  float32[B] of grades 0 to K - 1 or nan for "softmax" and "ordinal"; the mean
+  is over the labels that are there, in the whole batch over all devices.
 
   Args:
     encoder, head: models; batch statistics live in state.extra.
     optimizer: an optax transformation.
     views: keywords of `augment.crop`.
+    kind: of `losses.cross_entropy`; weights float32[K] of the classes are in
+      state.extra["class_weights"] where there are any.
   """
 
   def step(state, batch, *, axis_name=None):
     keys = augment.sample_keys(state.key, state.step, batch["index"])
     images = augment.crop(keys, batch["image"], **views)
-    known = ~jnp.isnan(batch["target"])
-    target = jnp.where(known, batch["target"], 0.0)
-    share = pmean(known.mean(dtype=jnp.float32), axis_name)
 
     def objective(params):
       features, stats = encoder.apply(
@@ -60,19 +61,28 @@ def classify_step(
         train=True,
         axis_name=axis_name,
       )
-      logits = head.apply(params["head"], features)
-      terms = optax.sigmoid_binary_cross_entropy(logits, target)
-      value = jnp.where(known, terms, 0.0).mean() / jnp.maximum(share, 1e-8)
+      value = losses.cross_entropy(
+        head.apply(params["head"], features),
+        batch["target"],
+        kind=kind,
+        class_weights=state.extra.get("class_weights"),
+        axis_name=axis_name,
+      )
       return value, stats
 
     (value, stats), grads = jax.value_and_grad(objective, has_aux=True)(
       state.params
     )
     value, grads = pmean((value, grads), axis_name)
-    state = update(state, grads, optimizer, {"batch_stats": stats})
-    return state, {"loss": value}
+    extra = {**state.extra, "batch_stats": stats}
+    return update(state, grads, optimizer, extra), {"loss": value}
 
   return step
+
+
+def outputs(kind: str, labels: int) -> int:
+  """Number of logits: one less than the grades for "ordinal"."""
+  return labels - 1 if kind == "ordinal" else labels
 
 
 def training(
@@ -83,20 +93,23 @@ def training(
   views: dict[str, Any],
   variables: Any = None,
   batch_size: int | None = None,
+  class_weights: np.ndarray | None = None,
 ) -> Training:
-  """Encoder and head on `labels` binary labels.
+  """Encoder and head on binary labels, or on grades.
 
   Args:
-    config: `batch_size`, `steps`, `learning_rate`, `optimizer`; a short
-      warm-up, then cosine.
+    config: `batch_size`, `steps`, `learning_rate`, `optimizer`, `loss`; a
+      short warm-up, then cosine.
     encoder: from `encoders.make`.
     shape: (H, W, C) of the images.
-    labels: K.
+    labels: K, the number of labels, or of grades.
     views: keywords of `augment.crop`.
     variables: the encoder's start; None draws it.
     batch_size: where it is not the configured one.
+    class_weights: float[K]; None weighs all the same.
   """
-  head = heads.linear(labels)
+  kind = config.loss
+  head = heads.linear(outputs(kind, labels))
   optimizer = make_optimizer(
     config.optimizer,
     config.learning_rate,
@@ -106,18 +119,20 @@ def training(
     weight_decay=1e-4,
   )
   return Training(
-    classify_step(encoder, head, optimizer, views=views),
-    _initial(encoder, head, optimizer, shape),
+    classify_step(encoder, head, optimizer, views=views, kind=kind),
+    _initial(encoder, head, optimizer, shape, class_weights),
     batch_of(
       batch_size or config.batch_size,
       image=(np.uint8, *shape),
-      target=(np.float32, labels),
+      target=(np.float32, *([labels] if kind == "sigmoid" else [])),
     ),
     () if variables is None else (variables,),
   )
 
 
-def _initial(encoder, head, optimizer, shape) -> Callable[..., State]:
+def _initial(
+  encoder, head, optimizer, shape, class_weights
+) -> Callable[..., State]:
   def init(key, variables=None):
     for_encoder, for_head, for_steps = jax.random.split(key, 3)
     begin = variables
@@ -128,6 +143,8 @@ def _initial(encoder, head, optimizer, shape) -> Callable[..., State]:
       "head": head.init(for_head, (encoder.feature_dim,)),
     }
     extra = {"batch_stats": begin["batch_stats"]}
+    if class_weights is not None:
+      extra["class_weights"] = jnp.asarray(class_weights, jnp.float32)
     return create(params, optimizer, for_steps, extra)
 
   return init
@@ -145,6 +162,8 @@ def fit(
   ids: np.ndarray,
   name: str,
   variables: Any = None,
+  labels: int | None = None,
+  class_weights: np.ndarray | None = None,
 ) -> dict[str, Any]:
   """Trains encoder and head on the labelled ones among the rows.
 
@@ -155,12 +174,14 @@ def fit(
     config: as in `training`.
     encoder: from `encoders.make`.
     pixels: uint8[N, H, W, C].
-    targets: float[N, K] of 1, 0, nan = missing.
+    targets: float[N, K] of 1, 0, nan = missing; or float[N] of grades.
     rows: int[R], positions of the rows that may be used.
     views: keywords of `augment.crop`.
     ids: str[N], of the images.
     name: of the fit.
     variables: the encoder's start; None draws it.
+    labels: K of grades; binary labels have as many as columns.
+    class_weights: as in `training`.
 
   Returns:
     `encoder` (params, batch_stats) and `head` variables, numpy.
@@ -168,7 +189,8 @@ def fit(
   Raises:
     DataError: fewer than two labelled rows.
   """
-  rows = rows[~np.isnan(targets[rows]).all(1)]
+  missing = np.isnan(targets[rows])
+  rows = rows[~missing.reshape(len(rows), -1).all(1)]
   if len(rows) < 2:
     raise DataError(f"{name}: {len(rows)} labelled images are too few to train")
   size = parallel.divisible(min(config.batch_size, len(rows)), context.mesh)
@@ -179,10 +201,11 @@ def fit(
       config,
       encoder,
       pixels.shape[1:],
-      targets.shape[1],
+      labels or targets.shape[1],
       views,
       variables,
       size,
+      class_weights,
     ),
     lambda start: feed.batches(
       arrays, size, seed=seed, start=start, steps=config.steps, rows=rows
@@ -214,22 +237,32 @@ def predict(
   statistics: tuple[float, float],
   batch_size: int,
   name: str,
+  kind: str = "sigmoid",
 ) -> np.ndarray:
   """Probabilities float32[N, K] of a trained classifier in evaluation mode.
+
+  Those of "softmax" and "ordinal" sum to 1 over the K grades.
 
   Args:
     context: of the stage.
     encoder: from `encoders.make`.
     trained: from `fit`.
     pixels: uint8[N, H, W, C].
-    labels: K.
+    labels: K, of labels or grades.
+    kind: as in `classify_step`.
     statistics: mean and standard deviation of training pixels in [0, 1].
     batch_size: images at a time.
     name: of the progress bar and the throughput record.
   """
-  logits = encoders.headed(encoder, heads.linear(labels), *statistics)
+  head = heads.linear(outputs(kind, labels))
+  logits = encoders.headed(encoder, head, *statistics)
+  probabilities = {
+    "sigmoid": jax.nn.sigmoid,
+    "softmax": jax.nn.softmax,
+    "ordinal": losses.ordinal_probabilities,
+  }[kind]
   return context.map(
-    lambda tree, batch: jax.nn.sigmoid(logits(tree, batch)),
+    lambda tree, batch: probabilities(logits(tree, batch)),
     trained,
     {"image": pixels},
     batch_size=batch_size,

@@ -14,7 +14,7 @@ from gcl_jax.collectives import pmean
 from gcl_jax.engine import feed
 from gcl_jax.engine.compile_ahead import Program, step_of
 from gcl_jax.engine.context import Context
-from gcl_jax.engine.optim import make_optimizer
+from gcl_jax.engine.optim import by_part, make_optimizer
 from gcl_jax.engine.state import State, create, update
 from gcl_jax.engine.train import Step, Training, batch_of
 from gcl_jax.errors import DataError
@@ -295,12 +295,7 @@ def _optimizer(config: Any) -> optax.GradientTransformation:
       weight_decay=config.weight_decay,
     )
 
+  rate = config.learning_rate
   if config.encoder_rate == 1.0:
-    return at(config.learning_rate)
-  rates = {
-    "encoder": at(config.learning_rate * config.encoder_rate),
-    "decoder": at(config.learning_rate),
-  }
-  return optax.multi_transform(
-    rates, lambda params: {half: half for half in params}
-  )
+    return at(rate)
+  return by_part({"encoder": rate * config.encoder_rate, "decoder": rate}, at)

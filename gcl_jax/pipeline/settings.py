@@ -194,7 +194,13 @@ def probe() -> ConfigDict:
 def finetune() -> ConfigDict:
   """A classifier trained end to end."""
   return ConfigDict(
-    dict(batch_size=64, steps=200, learning_rate=1e-3, optimizer="adamw")
+    dict(
+      batch_size=64,
+      steps=200,
+      learning_rate=1e-3,
+      optimizer="adamw",
+      loss="sigmoid",  # of binary labels; softmax or ordinal of grades
+    )
   )
 
 
