@@ -17,7 +17,7 @@ import sys
 from typing import Any
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from gcl_jax import data
 from gcl_jax.engine import compile_ahead, distributed, stages, start
@@ -66,12 +66,14 @@ def main(argv: list[str]) -> None:
     print(f"report: {report}", flush=True)
 
 
-def method_stages(config: Any) -> Any:
+def method_stages(config: ConfigDict) -> Any:
   """Module `stages` of the method `config.method`."""
   return importlib.import_module(f"gcl_jax.methods.{config.method}.stages")
 
 
-def run(config: Any, workdir: Any, mesh: Any, only: str | None = None) -> dict:
+def run(
+  config: ConfigDict, workdir: Any, mesh: Any, only: str | None = None
+) -> dict:
   """Runs the stages of `config.method` that are not finished in `workdir`.
 
   Args:
@@ -104,7 +106,7 @@ def run(config: Any, workdir: Any, mesh: Any, only: str | None = None) -> dict:
   return stages.run_stages(planned, context, only=only)
 
 
-def compile_only(config: Any, topology: str) -> None:
+def compile_only(config: ConfigDict, topology: str) -> None:
   """Compiles a run's programs for a TPU slice, which may be absent, and prints
   memory, FLOPs and collectives of one chip."""
   method = method_stages(config)

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 
 from gcl_jax import disk
+from gcl_jax.engine.context import Context
 from gcl_jax.engine.telemetry import read_metrics
 
 
-def write(context: Any, metrics: dict, notes: list[str]) -> None:
+def write(context: Context, metrics: dict, notes: list[str]) -> None:
   """Writes report.json of a run.
 
   Args:
@@ -34,7 +35,7 @@ def write(context: Any, metrics: dict, notes: list[str]) -> None:
   disk.write_text(context.workdir / "report.json", text + "\n")
 
 
-def throughput(context: Any) -> dict[str, dict]:
+def throughput(context: Context) -> dict[str, dict]:
   """Images/s, data wait, memory and compile time of each fit or map by name."""
   entries = {}
   for stage in context.stage.inputs:
@@ -42,7 +43,7 @@ def throughput(context: Any) -> dict[str, dict]:
   return entries
 
 
-def history(context: Any, stage: str, fit: str) -> dict[str, tuple]:
+def history(context: Context, stage: str, fit: str) -> dict[str, tuple]:
   """Metrics logged by a fit of a stage: name -> (steps, values)."""
   series: dict[str, tuple[list, list]] = {}
   for record in read_metrics(context.workdir / stage):

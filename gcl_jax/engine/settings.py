@@ -8,7 +8,7 @@ import runpy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from gcl_jax.errors import ConfigError
 
@@ -26,10 +26,10 @@ def preset_names(
 
 
 def with_preset(
-  config: ml_collections.ConfigDict,
+  config: ConfigDict,
   preset: str,
-  presets: Mapping[str, Callable[[ml_collections.ConfigDict], None]],
-) -> ml_collections.ConfigDict:
+  presets: Mapping[str, Callable[[ConfigDict], None]],
+) -> ConfigDict:
   """Default settings of a method, changed by one of its presets.
 
   Args:
@@ -55,7 +55,7 @@ def with_preset(
   return config
 
 
-def change_by_file(config: ml_collections.ConfigDict, name: str) -> None:
+def change_by_file(config: ConfigDict, name: str) -> None:
   """Changes a configuration by the file `configs/<method>/<name>.py`."""
   path = CONFIGS / config.method / f"{name}.py"
   runpy.run_path(str(path))["change"](config)
@@ -84,7 +84,7 @@ def config_path(value: str) -> str:
 
 
 def check_numbers(
-  config: Any, positive: Sequence[str], not_negative: Sequence[str]
+  config: ConfigDict, positive: Sequence[str], not_negative: Sequence[str]
 ) -> None:
   """Checks that settings, given as dotted names, are positive or not negative.
 
@@ -103,7 +103,9 @@ def check_numbers(
         raise ConfigError(f"{name} must be {least}, got {value}")
 
 
-def check_at_most(config: Any, names: Sequence[str], largest: float) -> None:
+def check_at_most(
+  config: ConfigDict, names: Sequence[str], largest: float
+) -> None:
   """Checks that settings, given as dotted names, do not exceed a bound.
 
   Raises:
@@ -123,7 +125,9 @@ def numbers_of(value: Any) -> list[float]:
   return [value] if number else []
 
 
-def check_choices(config: Any, choices: Mapping[str, Sequence[str]]) -> None:
+def check_choices(
+  config: ConfigDict, choices: Mapping[str, Sequence[str]]
+) -> None:
   """Checks that settings have one of their allowed values.
 
   Raises:
@@ -154,7 +158,7 @@ def check_each_once(
       )
 
 
-def value_of(config: Any, dotted: str) -> Any:
+def value_of(config: ConfigDict, dotted: str) -> Any:
   """Setting with a dotted name."""
   for part in dotted.split("."):
     config = config[part]

@@ -8,13 +8,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from gcl_jax.engine import alive, cluster, distributed, parallel, preemption
 from gcl_jax.engine.settings import one_line
 from gcl_jax.errors import ConfigError
 
 
-def join(config: Any, batch_sizes: Sequence[int]) -> Any:
+def join(config: ConfigDict, batch_sizes: Sequence[int]) -> Any:
   """Joins the processes; returns a mesh whose devices divide every batch."""
   launch = cluster.find()
   processes = launch.count or 1
@@ -44,7 +45,9 @@ def join(config: Any, batch_sizes: Sequence[int]) -> Any:
 
 
 @contextlib.contextmanager
-def together(config: Any, workdir: Any, stage: str | None) -> Iterator[None]:
+def together(
+  config: ConfigDict, workdir: Any, stage: str | None
+) -> Iterator[None]:
   """Checks that all processes run the same, and ends all when one fails.
 
   Args:
@@ -75,7 +78,7 @@ def together(config: Any, workdir: Any, stage: str | None) -> Iterator[None]:
 _SPARING = {"remat": True, "block_size": 1024, "chunk": 8}
 
 
-def _out_of_memory(error: Exception, config: Any) -> str:
+def _out_of_memory(error: Exception, config: ConfigDict) -> str:
   def named(keys):
     return [
       (f"--config.{section}.{key}", key)

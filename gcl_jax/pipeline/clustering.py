@@ -5,6 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from gcl_jax.engine.context import Context
 from gcl_jax.engine.state import State
@@ -13,12 +14,12 @@ from gcl_jax.pipeline import encoders
 SMOOTHING = 10  # added to a cluster's size inside the logarithm of phi
 
 
-def counts_of(config: Any, pool: int) -> list[int]:
+def counts_of(config: ConfigDict, pool: int) -> list[int]:
   """PCL's numbers of clusters, with at least two images per cluster."""
   return [max(2, min(count, pool // 2)) for count in config.clusters]
 
 
-def none_yet(config: Any, pool: int, total: int) -> dict[str, Any]:
+def none_yet(config: ConfigDict, pool: int, total: int) -> dict[str, Any]:
   """Placeholder clusterings of the final shapes, before the first E-step."""
   counts = counts_of(config, pool)
   return dict(
@@ -31,7 +32,7 @@ def none_yet(config: Any, pool: int, total: int) -> dict[str, Any]:
 
 def every_epoch(
   context: Context,
-  config: Any,
+  config: ConfigDict,
   networks: Any,
   pixels: np.ndarray,
   rows: np.ndarray,

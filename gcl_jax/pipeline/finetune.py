@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from ml_collections import ConfigDict
 
 from gcl_jax import augment
 from gcl_jax.collectives import pmean
@@ -76,7 +77,7 @@ def classify_step(
 
 
 def training(
-  config: Any,
+  config: ConfigDict,
   encoder: Any,
   shape: tuple[int, ...],
   labels: int,
@@ -135,7 +136,7 @@ def _initial(encoder, head, optimizer, shape) -> Callable[..., State]:
 
 def fit(
   context: Context,
-  config: Any,
+  config: ConfigDict,
   encoder: Any,
   pixels: np.ndarray,
   targets: np.ndarray,

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from gcl_jax import binning
 from gcl_jax.engine.context import Context
@@ -51,7 +52,7 @@ def check_same_ids(artifact: dict[str, Any], images: Prepared) -> None:
     )
 
 
-def score_labels(config: Any) -> tuple[str, ...]:
+def score_labels(config: ConfigDict) -> tuple[str, ...]:
   """Label sets of the supcon stage that are bins of a score."""
   made = [n for n in config.supcon.labels if is_score_label(n)]
   return tuple(dict.fromkeys(["severity", *made]))
@@ -77,7 +78,7 @@ def _repeats(context: Context, scores: dict, pool: np.ndarray):
 
 
 def binned(
-  scores: np.ndarray, config: Any, repeatability: Any = None
+  scores: np.ndarray, config: ConfigDict, repeatability: Any = None
 ) -> binning.Bins:
   """Bins of the pool's scores by the rule of `config.bin`."""
   rule, count = config.bin.rule, config.bin.count

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from gcl_jax.data import splits
 from gcl_jax.engine import checkpoint, distributed, feed, parallel, programs
@@ -27,7 +28,7 @@ from gcl_jax.pipeline.prepared import Prepared
 MAX_VALIDATION = 256  # healthy scans, enough to estimate a mean error
 
 
-def make_model(config: Any, channels: int) -> Any:
+def make_model(config: ConfigDict, channels: int) -> Any:
   """Autoencoder of `config.autoencoder`."""
   padding = config.padding if config.padding == "paper28" else 1
   return autoencoder(
@@ -76,7 +77,7 @@ def fold_of(images: Prepared, folds: int, seed: int) -> np.ndarray:
 
 
 def fit_rows(
-  images: Prepared, fold: np.ndarray, number: int, config: Any, seed
+  images: Prepared, fold: np.ndarray, number: int, config: ConfigDict, seed
 ):
   """Rows to fit on and rows to validate on, from different groups.
 
@@ -106,14 +107,16 @@ def mean_image_loss(pixels: np.ndarray) -> float:
   return float((square / count - (mean / count) ** 2).mean())
 
 
-def absolute_alpha(config: Any, mean_loss: float) -> float:
+def absolute_alpha(config: ConfigDict, mean_loss: float) -> float:
   """Alpha in units of the loss."""
   if config.alpha_scale == "loss":
     return float(config.alpha * mean_loss)
   return float(config.alpha)
 
 
-def training(config: Any, shape: tuple[int, ...], alpha: Any) -> Training:
+def training(
+  config: ConfigDict, shape: tuple[int, ...], alpha: Any
+) -> Training:
   """Training of one fold's autoencoder.
 
   Args:

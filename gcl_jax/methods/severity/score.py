@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from gcl_jax.engine.context import Context
 from gcl_jax.errors import DataError
@@ -152,7 +153,7 @@ def tree_of(artifact: dict) -> dict[str, Any]:
   }
 
 
-def scorer(config: Any, model: Any) -> Callable[[dict, dict], dict]:
+def scorer(config: ConfigDict, model: Any) -> Callable[[dict, dict], dict]:
   """Function ({"params", "reference"}, batch) -> recon, error, cos, norm.
 
   Args:
@@ -203,7 +204,7 @@ def _usable(fold: np.ndarray, models: int) -> np.ndarray:
   return use
 
 
-def _beta(config: Any, recon: np.ndarray, unseen: list) -> np.ndarray:
+def _beta(config: ConfigDict, recon: np.ndarray, unseen: list) -> np.ndarray:
   """Beta in units of the reconstruction error, float[M]."""
   if config.beta_scale == "absolute":
     return np.full(recon.shape[1], config.beta)
