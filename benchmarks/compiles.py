@@ -1,12 +1,12 @@
-"""How many programs a run or the tests compile, and for how long.
+"""Number and time of the compilations of a run or of the tests.
 
   python benchmarks/compiles.py severity:tiny gcl:tiny
   python benchmarks/compiles.py severity:octdl --step
   python benchmarks/compiles.py --tests tests/test_severity.py tests/test_gcl.py
 
-Prints one JSON object a stage (or test file) and one for the sum: programs,
-seconds of compiling, seconds in all, and the names of the most frequent
-programs. Numbers of programs are the same every time; seconds are not.
+Prints one JSON object per stage (or test file) and one for the sum: programs,
+seconds of compiling, total seconds, and the names of the most frequent
+programs. Numbers of programs are reproducible; seconds are not.
 """
 
 import argparse
@@ -28,14 +28,14 @@ EVENT = "/jax/core/compile/backend_compile_duration"
 
 
 class Compiled(NamedTuple):
-  """A program that was compiled: its name, and for how many seconds."""
+  """Name and compile time in seconds of a compiled program."""
 
   name: str
   seconds: float
 
 
 class Counter:
-  """Programs by what was going on when they were compiled."""
+  """Counts compiled programs by the name of the work that compiled them."""
 
   def __init__(self):
     self.found = collections.defaultdict(list)
@@ -49,11 +49,11 @@ class Counter:
       self.found[self.now].append(Compiled(name, seconds))
 
   def total(self) -> int:
-    """Programs so far."""
+    """Number of programs so far."""
     return sum(map(len, self.found.values()))
 
   def during(self, name: str, work: Any) -> Any:
-    """`work()`, whose programs are counted under this name."""
+    """Result of `work()`, with its programs counted under the name."""
     self.now, begin = name, time.perf_counter()
     try:
       return work()
@@ -62,7 +62,7 @@ class Counter:
 
   @contextlib.contextmanager
   def by_stage(self) -> Iterator[None]:
-    """Counts by the stage of the run inside."""
+    """Context manager that counts programs by the stage of a run."""
     from gcl_jax.engine import stages
 
     run_stage = stages._run_stage
@@ -75,7 +75,7 @@ class Counter:
       stages._run_stage = run_stage
 
   def print(self, **facts: Any) -> None:
-    """One line for each name, one for the sum."""
+    """Prints one line per name and one for the sum."""
     for name in self.wall_s:
       self._line(name, self.found[name], self.wall_s[name], facts)
     every = sum(self.found.values(), [])
@@ -94,7 +94,7 @@ class Counter:
 
 
 class ByFile(Counter):
-  """A plugin of pytest that counts by the file of the test that runs."""
+  """Pytest plugin that counts programs by test file."""
 
   def pytest_runtest_logstart(self, nodeid: str, location: Any) -> None:
     self.now, self.begin = nodeid.partition("::")[0], time.perf_counter()
@@ -104,7 +104,7 @@ class ByFile(Counter):
 
 
 def count_tests(arguments: list[str]) -> int:
-  """Runs tests in this process; the exit code is pytest's."""
+  """Runs tests in this process; returns pytest's exit code."""
   import pytest
 
   counter = ByFile()
@@ -114,7 +114,7 @@ def count_tests(arguments: list[str]) -> int:
 
 
 def count_run(method: str, preset: str) -> None:
-  """A whole run in a temporary folder."""
+  """Counts the programs of a whole run in a temporary folder."""
   from gcl_jax import main
   from gcl_jax.engine import parallel
 
@@ -126,7 +126,7 @@ def count_run(method: str, preset: str) -> None:
 
 
 def count_steps(method: str, preset: str) -> None:
-  """Every step and map of a run, compiled and not run."""
+  """Compiles every step and map of a run without running it."""
   from gcl_jax.engine import compile_ahead, parallel
 
   config, counter = _config(method, preset), Counter()
@@ -145,7 +145,7 @@ def _config(method: str, preset: str) -> Any:
 
 
 def main() -> int:
-  """Counts what the command line names."""
+  """Counts the programs of the runs or tests of the command line."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
   parser.add_argument("runs", nargs="*", metavar="METHOD:PRESET")
   parser.add_argument("--step", action="store_true", help="compile alone")

@@ -1,17 +1,17 @@
-"""Every convolution of a network, each pass in every form, on this device.
+"""Times every convolution of a network on this device, each pass in every form.
 
   python benchmarks/conv_forms.py --arch=resnet18 --size=128 --batch=64
   python benchmarks/conv_forms.py --widths=16,32,64,128 --size=48 --batch=16
 
 The second is a U-Net of these widths.
 
-It measures the table that gcl_jax/models/convolution.py chooses by: XLA's own
-convolution, one matrix product over shifted views, and the gradient of the
-kernel summed over groups of images. One JSON object a line: `pass` is forward,
-inputs or kernel (its gradients), `form` is native, product or groups. Run it
-on a new kind of device first; a form that wins there by much and at several
-layers belongs into the table. One device is used: pin it to one core with
-`taskset -c 0` for figures that another process disturbs least.
+The results are the basis of the table in gcl_jax/models/convolution.py: XLA's
+own convolution, one matrix product over shifted views, and the gradient of the
+kernel summed over groups of images. One JSON object per line: `pass` is
+forward, inputs or kernel (its gradients), `form` is native, product or groups.
+Run it on a new kind of device first; a form that is much faster there for
+several layers belongs into the table. One device is used: pin it to one core
+with `taskset -c 0` to reduce disturbance by other processes.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-  """The command line."""
+  """Parses the command line."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -61,7 +61,7 @@ def parse() -> argparse.Namespace:
 
 
 def layers(arguments) -> dict[tuple, int]:
-  """(input shape, kernel shape, strides, padding) -> number of layers."""
+  """Number of layers by (input shape, kernel shape, strides, padding)."""
   found = {}
 
   def note(call, args, kwargs, context):
@@ -133,7 +133,7 @@ def forms_of(layer, arguments) -> list[timing.Opponent]:
 
 
 def facts_of(layer, output_shape, arguments) -> dict:
-  """What every record says."""
+  """Fields common to all records."""
   input_shape, kernel_shape, strides, _ = layer
   return {
     "bench": "conv_forms",

@@ -1,8 +1,8 @@
-"""The long fault runs: 20 kills while saving, 1,000 damaged files a format.
+"""Long fault runs: 20 kills while saving, 1,000 damaged files per format.
 
   python benchmarks/faults.py
 
-The tests run shorter ones of the same. Ends with 0 when all is well.
+The tests contain shorter versions. The exit code is 0 if all pass.
 """
 
 import argparse
@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def main() -> int:
-  """Runs both; the first exit code that is not 0."""
+  """Runs both; returns the first non-zero exit code."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )

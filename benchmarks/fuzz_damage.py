@@ -1,4 +1,4 @@
-"""Damage for files: flipped bits, numbers blown up, cuts, insertions."""
+"""Random damage of files: flipped bits, extreme numbers, cuts, insertions."""
 
 import gzip
 import io
@@ -13,7 +13,7 @@ _WIDE = (*_EXTREMES, 50_000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 
 
 def damage(content: bytes, rng: np.random.Generator) -> bytes:
-  """The content with one to three injuries of random kinds."""
+  """Damages the content in one to three random ways."""
   kinds = (_flip, _flip, _blow_up, _blow_up, _cut, _insert, _repeat)
   spoiled = bytearray(content)
   for _ in range(rng.integers(1, 4)):
@@ -23,7 +23,7 @@ def damage(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def _place(content: bytearray, rng: np.random.Generator) -> int:
-  """Half of the time in the first bytes, where headers are."""
+  """Random position, half of the time in the first bytes (the header)."""
   near = min(len(content), 400 if rng.random() < 0.5 else len(content))
   return int(rng.integers(near))
 
@@ -34,7 +34,7 @@ def _flip(content: bytearray, rng: np.random.Generator) -> None:
 
 
 def _blow_up(content: bytearray, rng: np.random.Generator) -> None:
-  """Overwrites 2 or 4 bytes by a number at the edge of what they hold."""
+  """Overwrites 2 or 4 bytes by a number at the limit of their range."""
   wide = rng.random() < 0.5
   number = int(rng.choice(_WIDE if wide else _EXTREMES))
   order = "<>"[rng.integers(2)]
@@ -53,7 +53,7 @@ def _insert(content: bytearray, rng: np.random.Generator) -> None:
 
 
 def _repeat(content: bytearray, rng: np.random.Generator) -> None:
-  """A stretch of the file stands there twice, or not at all."""
+  """Repeats or removes a section of the file."""
   start = _place(content, rng)
   stop = start + int(rng.integers(1, 200))
   again = content[start:stop] * int(rng.integers(0, 3))
@@ -61,7 +61,7 @@ def _repeat(content: bytearray, rng: np.random.Generator) -> None:
 
 
 def damage_png(content: bytes, rng: np.random.Generator) -> bytes:
-  """Half of the time with checksums made right, so that decoders see it."""
+  """Damages a PNG, half of the time with valid checksums to reach decoders."""
   spoiled = damage(content, rng)
   return _with_checksums(spoiled) if rng.random() < 0.5 else spoiled
 
@@ -79,7 +79,7 @@ def _with_checksums(content: bytes) -> bytes:
 
 
 def damage_gzip(content: bytes, rng: np.random.Generator) -> bytes:
-  """Damages the compressed file or, half of the time, what is inside."""
+  """Damages the compressed file or, half of the time, its contents."""
   if rng.random() < 0.5:
     return damage(content, rng)
   return gzip.compress(damage(gzip.decompress(content), rng), 1, mtime=0)

@@ -1,13 +1,13 @@
-"""Damaged files against every reader: a refusal or a whole array, no third.
+"""Fuzzes every reader: a damaged file must be refused or read completely.
 
   python benchmarks/fuzz_readers.py --files=1000 --seed=0
 
-One JSON object a line for each format: {"format", "files", "refused", "read",
-"seconds", "max_s"}. A violation is an exception other than DataError, an array
-whose size is not the one that the file's header declares, or a file that takes
-longer than --limit seconds. The damaged file is kept, its name is printed, and
-the exit code is 1. (A crash of a decoder ends the process and leaves the file
-that did it as the last one in the folder that the first line names.)
+One JSON line per format: {"format", "files", "refused", "read", "seconds",
+"max_s"}. A violation is an exception other than DataError, an array whose size
+differs from the one in the file's header, or a file that takes longer than
+--limit seconds. The damaged file is kept, its name is printed, and the exit
+code is 1. (A crash of a decoder ends the process; the file that caused it is
+the last one in the folder named in the first line.)
 """
 
 import argparse
@@ -50,14 +50,14 @@ from gcl_jax.errors import DataError
 
 
 class Format(NamedTuple):
-  """How files of a format are made, damaged, read and judged.
+  """Functions that make, damage, read and check files of one format.
 
   Attributes:
-    suffix: of the files.
-    seeds: makes the bytes of whole files.
-    read: path -> what the reader returns.
-    declared: content -> shape that the header declares, or None if the
-      result says itself whether it is whole.
+    suffix: suffix of the files.
+    seeds: makes the bytes of undamaged files.
+    read: path -> result of the reader.
+    declared: content -> shape in the header, or None if the reader checks
+      completeness.
     damage: (content, rng) -> damaged content.
   """
 
@@ -69,14 +69,14 @@ class Format(NamedTuple):
 
 
 class Violation(NamedTuple):
-  """A damaged file that was neither refused nor read whole."""
+  """Damaged file that was neither refused nor read completely."""
 
   file: pathlib.Path
   reason: str
 
 
 class TooSlow(BaseException):
-  """Not an Exception, so that no reader can take it for a damaged file."""
+  """Timeout; not an Exception, so readers cannot treat it as damage."""
 
 
 # Readers, each result reduced to a shape
@@ -140,7 +140,7 @@ FORMATS = {
 
 
 def damaged(name: str, count: int, seed: int) -> Iterator[bytes]:
-  """The damaged files of a format, the same for the same seed."""
+  """Damaged files of a format, reproducible by the seed."""
   kind = FORMATS[name]
   seeds = kind.seeds()
   rng = np.random.default_rng((seed, *name.encode()))
@@ -160,12 +160,12 @@ def fuzz(
   Args:
     name: a key of `FORMATS`.
     count: number of files.
-    seed: of the damage.
-    folder: where the files are written; those at fault stay there.
-    limit: seconds that one file may take.
+    seed: seed of the damage.
+    folder: folder of the files; those with violations are kept.
+    limit: seconds allowed per file.
 
   Returns:
-    The figures of the format, and what went wrong.
+    The figures of the format, and the violations.
   """
   kind, refused, slowest, violations = FORMATS[name], 0, 0.0, []
   started = time.perf_counter()
@@ -195,7 +195,7 @@ def fuzz(
 
 
 def _judge(kind: Format, file: pathlib.Path, content: bytes, limit) -> str:
-  """What is wrong with the result, "" for nothing; DataError passes."""
+  """Description of a violation, or ""; DataError is no violation."""
   try:
     with _time_limit(limit):
       shape = kind.read(file)
@@ -223,7 +223,7 @@ def _is_one_line(error: DataError, file: pathlib.Path) -> bool:
 
 
 class _time_limit:
-  """Interrupts what takes longer than the limit."""
+  """Context manager that raises TooSlow after the limit."""
 
   def __init__(self, seconds: float):
     self.seconds = seconds
@@ -241,7 +241,7 @@ class _time_limit:
 
 
 def main() -> int:
-  """Fuzzes the formats asked for; 1 if any file was at fault."""
+  """Fuzzes the requested formats; returns 1 after any violation."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
   parser.add_argument("--files", type=int, default=1000, help="per format")
   parser.add_argument("--seed", type=int, default=0)

@@ -1,4 +1,4 @@
-"""Whole small files of every format, to be damaged."""
+"""Small undamaged files of every format for fuzzing."""
 
 import csv
 import gzip
@@ -11,7 +11,7 @@ HEIGHT, WIDTH = 24, 31
 
 
 def pattern(dtype: str = "uint8", channels: int = 1) -> np.ndarray:
-  """[24, 31] or [24, 31, channels]: half gradient, half noise."""
+  """Image [24, 31] or [24, 31, channels], half gradient, half noise."""
   top = np.iinfo(dtype).max
   rng = np.random.default_rng(0)
   ramp = np.linspace(0, top, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH)
@@ -70,10 +70,10 @@ def bmp_seeds() -> list[bytes]:
 
 
 def dicom(pixels: np.ndarray, *, compress: str = "", **fields) -> bytes:
-  """A DICOM file: [H, W] or [frames, H, W] grey, or [H, W, 3] colour.
+  """DICOM file: [H, W] or [frames, H, W] grey, or [H, W, 3] colour.
 
   Args:
-    pixels: stored numbers.
+    pixels: stored values.
     compress: "", "rle" or "jpeg".
     **fields: elements to set or replace, by keyword.
   """
@@ -127,7 +127,7 @@ def dicom_seeds() -> list[bytes]:
 
 
 def nifti(values: np.ndarray) -> bytes:
-  """A NIfTI file of [x, y, z] values."""
+  """NIfTI file of [x, y, z] values."""
   import nibabel
 
   return nibabel.Nifti1Image(values, np.diag([2.0, 1, 1, 1])).to_bytes()

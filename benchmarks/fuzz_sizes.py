@@ -1,4 +1,4 @@
-"""What headers declare, read without the decoders under test."""
+"""Sizes declared in file headers, read without the decoders under test."""
 
 import gzip
 import io
@@ -21,7 +21,7 @@ def bmp_size(content: bytes) -> tuple[int, ...]:
 
 
 def jpeg_size(content: bytes) -> tuple[int, ...]:
-  """Of the last frame header before the first scan."""
+  """Size in the last frame header before the first scan."""
   place, size = 2, (0, 0)
   while place + 4 <= len(content):
     place = content.find(b"\xff", place)
@@ -73,7 +73,7 @@ def nifti_size(content: bytes) -> tuple[int, ...]:
 
 
 def npz_sizes(content: bytes) -> tuple[int, ...]:
-  """Number of elements of all arrays, from the text of their headers."""
+  """Total number of elements of all arrays, from their text headers."""
   total = 0
   with zipfile.ZipFile(io.BytesIO(content)) as archive:
     for name in archive.namelist():

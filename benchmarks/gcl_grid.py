@@ -1,18 +1,18 @@
-"""Does GCL pre-training help, and which of its parts? Every arm, over seeds.
+"""Effect of GCL pre-training and of its parts: every arm, over seeds.
 
   python benchmarks/gcl_grid.py --out=runs/gcl_grid --seeds=0,1,2 --jobs=2 \\
       data.path=$GCL_DATA/mr_hippocampus.npz
 
 For each seed the run `few` pre-trains every arm and fine-tunes it with 2 and
-with 1 labelled patients, three draws of them; `more` and `all` take over the
-encoders of some arms and fine-tune those with 4 and 8 and with all. A seed is
-one of pre-training and of fine-tuning; test patients and draws stay the same.
+with 1 labelled patients, three draws of them; `more` and `all` reuse the
+encoders of some arms and fine-tune those with 4 and 8 and with all. The seed is
+that of pre-training and of fine-tuning; test patients and draws stay the same.
 
-Prints tables of Dice and of paired differences out of whatever is finished,
-with intervals over draws, seeds and test patients
+Prints tables of Dice and of paired differences from the finished runs, with
+intervals over draws, seeds and test patients
 (`gcl_jax.evaluation.volumes.mean_over_fits`); --jobs=0 does only that. A
-stopped grid goes on where it was. --kept=FILE adds the scores of every test
-volume to a file, a fine-tune a line, and makes the tables of all that it holds:
+stopped grid can be resumed. --kept=FILE adds the scores of every test volume to
+a file, one fine-tune per line, and makes the tables from the whole file:
 
   python benchmarks/gcl_grid.py --jobs=0 --out= \\
       --kept=benchmarks/gcl_hippocampus.jsonl
@@ -75,7 +75,7 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-  """The command line."""
+  """Parses the command line."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -92,7 +92,7 @@ def parse() -> argparse.Namespace:
 
 
 def run_all(arguments: argparse.Namespace, out: pathlib.Path) -> None:
-  """Every run of every seed, each on its share of the cores."""
+  """Executes every run of every seed, each on its share of the cores."""
   further = dict(item.split("=", 1) for item in arguments.overrides)
   cores = sorted(os.sched_getaffinity(0))
   jobs = arguments.jobs
@@ -124,15 +124,15 @@ def run_all(arguments: argparse.Namespace, out: pathlib.Path) -> None:
 
 
 def share(base: pathlib.Path, folder: pathlib.Path) -> None:
-  """Data and encoders of the first run, taken over by another."""
+  """Copies data and encoders of the first run to another."""
   for stage in ("data", *FEW, "gcl"):
     if (base / stage).exists() and not (folder / stage).exists():
       shutil.copytree(base / stage, folder / stage)
 
 
 def finished(out: str) -> tuple[dict[str, list[str]], list[dict]]:
-  """The patients of every part's volumes, and every finished fine-tune: arm,
-  M, draw, seed, and per part the scores of the volumes by metric and class."""
+  """Patients of every part's volumes, and every finished fine-tune: arm, M,
+  draw, seed, and per part the scores of the volumes by metric and class."""
   fits, groups = [], {}
   for path in sorted(pathlib.Path(out).glob("seed*/*/segment/done/*.json")):
     arm, *numbers = _FIT.fullmatch(path.stem).groups()
@@ -151,7 +151,7 @@ def finished(out: str) -> tuple[dict[str, list[str]], list[dict]]:
 
 
 def groups_of(run: pathlib.Path) -> dict[str, list[str]]:
-  """The patient of every labelled volume of a part, in the volumes' order."""
+  """Patients of the labelled volumes of each part, in the volumes' order."""
   table = unpack(load_artifact(run / "data" / "artifact")["table"])
   groups = {}
   for part in PARTS:
@@ -164,8 +164,8 @@ def groups_of(run: pathlib.Path) -> dict[str, list[str]]:
 def keep(
   path: pathlib.Path, groups: dict[str, list[str]], fits: list[dict]
 ) -> tuple[dict[str, list[str]], list[dict]]:
-  """What is in the file, whose first line are the patients, and this; the file
-  then holds both."""
+  """Merges the fits with those in the file, whose first line are the patients;
+  writes and returns all of them."""
   lines = path.read_text().splitlines() if path.exists() else []
   before, *kept = map(json.loads, lines or ["{}"])
   if before and groups and before != groups:
@@ -178,12 +178,12 @@ def keep(
 
 
 def key(fit: dict) -> tuple:
-  """What tells fine-tunes apart."""
+  """Identity of a fine-tune."""
   return fit["seed"], fit["labelled"], fit["draw"], fit["arm"]
 
 
 def tables(groups: dict[str, list[str]], fits: list[dict]) -> None:
-  """Figures of every arm, then paired differences in Dice, in markdown."""
+  """Prints figures of every arm, then paired differences in Dice (markdown)."""
   found = collections.defaultdict(dict)
   for fit in fits:
     found[fit["arm"], fit["labelled"]][fit["draw"], fit["seed"]] = fit
@@ -207,7 +207,7 @@ def tables(groups: dict[str, list[str]], fits: list[dict]) -> None:
 
 def cell(found, groups, part, metric, arm, labelled, other="") -> str:
   """Mean and interval of an arm, or of its difference from another, over the
-  draws and seeds that are finished in every combination."""
+  draws and seeds of which every combination is finished."""
   fits = [found.get((name, labelled), {}) for name in (arm, other) if name]
   keys = set.intersection(*map(set, fits))
   draws, seeds = crossed(keys)
@@ -229,8 +229,8 @@ def cell(found, groups, part, metric, arm, labelled, other="") -> str:
 
 
 def crossed(keys: set[tuple[int, int]]) -> tuple[list[int], list[int]]:
-  """Draws and seeds that are there in every combination: all draws of some
-  seeds or some draws of all seeds, whichever is more."""
+  """Draws and seeds of which every combination exists: all draws of some seeds
+  or some draws of all seeds, whichever is more."""
   draws, seeds = (sorted({key[i] for key in keys}) for i in (0, 1))
   whole = [s for s in seeds if all((d, s) in keys for d in draws)]
   common = [d for d in draws if all((d, s) in keys for s in seeds)]
@@ -240,13 +240,13 @@ def crossed(keys: set[tuple[int, int]]) -> tuple[list[int], list[int]]:
 
 
 def scores(of_part: dict, metric: str) -> np.ndarray:
-  """float64[K, V] of the classes of a metric."""
+  """Scores float64[K, V] of the classes of a metric."""
   rows = [v for name, v in of_part.items() if name.startswith(f"{metric}/")]
   return np.array(rows, np.float64)
 
 
 def show(title: str, counts: list[int], rows: dict[str, list[str]]) -> None:
-  """One table; (D x S) behind a figure are its draws and seeds."""
+  """Prints one table; (D x S) after a figure are its draws and seeds."""
   print(f"\n{title}\n")
   print("| arm |", " | ".join(f"M = {m or 'all'}" for m in counts), "|")
   print("|" + " --- |" * (len(counts) + 1))

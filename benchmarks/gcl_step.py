@@ -1,11 +1,11 @@
-"""What mitigation costs: one GCL pre-training step in every form.
+"""Cost of mitigation: time of one GCL pre-training step in every form.
 
   python benchmarks/gcl_step.py --preset=hippocampus
 
-The yardstick is the plain sum of the losses: one backward pass of the mean.
+The reference is the plain sum of the losses: one backward pass of the mean.
 `parameters` takes a backward pass of the encoder for each meta label,
-`features` one in all. One JSON object a line, with `ratio`: images/s of the
-form over those of the yardstick, in one run.
+`features` one in all. One JSON object per line, with `ratio`: images/s of the
+form over those of the reference, in one run.
 """
 
 import argparse
@@ -71,13 +71,13 @@ def main() -> int:
 
 
 def seconds(opponent: timing.Opponent) -> float:
-  """Median seconds of a step, over clean blocks where there are any."""
+  """Median seconds of a step, over clean blocks if there are any."""
   blocks = timing.clean(opponent) or opponent.blocks
   return statistics.median(block[0] for block in blocks)
 
 
 def opponent(arguments, name: str, changes: dict) -> timing.Opponent:
-  """One form, compiled, on noise."""
+  """One compiled form with a batch of noise."""
   module = importlib.import_module("gcl_jax.methods.gcl.config")
   config = module.get_config(arguments.preset)
   settings = arms.settings_of(config, "gcl")
@@ -103,7 +103,7 @@ def opponent(arguments, name: str, changes: dict) -> timing.Opponent:
 
 
 def noise(size: int, shape: tuple, contrast) -> dict:
-  """A batch of slices and meta labels."""
+  """Random batch of slices and meta labels."""
   draw = np.random.default_rng(0)
   batch = {
     "image": draw.integers(0, 255, (size, *shape), np.uint8),

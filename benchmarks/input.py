@@ -1,16 +1,16 @@
-"""How many images a second the input can feed, from disk to batch.
+"""Input throughput in images/s, from disk to batch.
 
   python benchmarks/input.py --images=2000 --size=256
 
-One JSON object a line for each source (png: a folder and a CSV, npz: one file,
-array_record: the form `gcl_jax.data.prepare` writes):
+One JSON object per line for each source (png: a folder and a CSV, npz: one
+file, array_record: the output of `gcl_jax.data.prepare`):
 
   read      the stored image of every row, in order
   prepare   the same, flattened, normalised, cropped and resized (stage `data`)
-  batches   shuffled uint8 batches out of the memory map that stage leaves,
-            as training takes them (the same whatever the source was)
+  batches   shuffled uint8 batches from the memory map of that stage, as in
+            training (independent of the source)
 
-The images are scans of the OCT phantom, so that PNG has something to compress.
+The images are scans of the OCT phantom, which PNG can compress.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-  """The command line."""
+  """Parses the command line."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -61,7 +61,7 @@ def parse() -> argparse.Namespace:
 
 
 def sources(root: pathlib.Path, arguments) -> Iterator[tuple]:
-  """(name, configuration) of the same scans as PNG, npz and array_record."""
+  """Name and configuration of the same scans as PNG, npz and array_record."""
   config = get_config("demo")
   config.data.phantom.update(
     patients=-(-arguments.images // 6), size=(96, arguments.size)
@@ -115,7 +115,7 @@ def passes(dataset, source: str, arguments, prepared) -> timing.Opponent:
 
 
 def facts_of(arguments, source: str, what: str) -> dict:
-  """What every record says."""
+  """Fields common to all records."""
   return {
     "bench": "input",
     "source": source,
@@ -125,7 +125,7 @@ def facts_of(arguments, source: str, what: str) -> dict:
 
 
 def batches(root: pathlib.Path, arguments) -> timing.Opponent:
-  """One epoch of shuffled batches out of a memory map."""
+  """One epoch of shuffled batches from a memory map."""
   size = (arguments.images, 48, 128, 1)
   pixels = np.lib.format.open_memmap(root / "images.npy", "w+", np.uint8, size)
   pixels[:] = 7

@@ -1,4 +1,4 @@
-"""Starts the program as a user would."""
+"""Start of the program by its command line."""
 
 import functools
 import os
@@ -15,8 +15,8 @@ def run(
   stage: str | None = None,
   cores: Iterable[int] = (),
 ) -> None:
-  """One run, or one stage of it, on these cores (() = all of this process);
-  raises if it does not end well."""
+  """Executes a run, or one stage of it, on the given cores (() = all of this
+  process); raises if it fails."""
   command = [
     sys.executable,
     "-m",

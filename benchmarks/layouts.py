@@ -1,14 +1,14 @@
-"""The same run split over processes and devices: are the bytes the same?
+"""Comparison of one run in several layouts of processes and devices.
 
   python benchmarks/layouts.py --config=configs/severity.py:demo --out=runs/l
 
-Runs the configuration in each layout PROCESSESxDEVICES (devices a process) on
-virtual CPU devices and compares with the first. Where the number of devices is
-the same: every stage's arrays by SHA-256. Where it is not: each of --stages,
-given the input stages of the first layout (after many steps rounding has grown
-into other scores and bins): `loss_gap` of the first 20 losses of its fits,
-absolute below 1 and relative above, and `array_gap` of the arrays of a stage
-that fits nothing. One JSON object a line.
+Runs the configuration in each layout PROCESSESxDEVICES (devices per process) on
+virtual CPU devices and compares with the first. For the same number of devices
+it compares every stage's arrays by SHA-256; otherwise each of --stages, given
+the input stages of the first layout (after many steps rounding leads to other
+scores and bins): `loss_gap` of the first 20 losses of its fits, absolute below
+1 and relative above, and `array_gap` of the arrays of a stage without fits. One
+JSON object per line.
 """
 
 import argparse
@@ -28,7 +28,7 @@ LOSSES = 20
 
 
 def main() -> int:
-  """Runs and compares; 1 where something differs that must not."""
+  """Runs and compares; returns 1 after an unexpected difference."""
   arguments = parse()
   first, bad = None, False
   for layout in arguments.layouts.split(","):
@@ -51,7 +51,7 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-  """The command line."""
+  """Parses the command line."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -66,7 +66,7 @@ def parse() -> argparse.Namespace:
 def run(
   layout: str, workdir: pathlib.Path, arguments, more: list[str]
 ) -> tuple[float, int]:
-  """Runs one layout (what is finished is skipped); seconds and exit code."""
+  """Runs the unfinished stages of one layout; returns seconds and exit code."""
   processes, devices = layout.split("x")
   begin = time.perf_counter()
   done = subprocess.run(
@@ -88,7 +88,7 @@ def run(
 
 
 def differing(here: pathlib.Path, there: pathlib.Path) -> dict:
-  """The arrays of two runs that are not the same bytes."""
+  """Arrays of two runs whose bytes differ."""
   differ, count = [], 0
   for path in sorted(here.glob("*/manifest.json")):
     one = json.loads(path.read_text())["arrays"]
@@ -103,7 +103,7 @@ def differing(here: pathlib.Path, there: pathlib.Path) -> dict:
 
 
 def gap(first: pathlib.Path, layout: str, stage: str, arguments) -> dict:
-  """How far a stage made of the same inputs in another layout is off."""
+  """Difference of a stage with the same inputs in another layout."""
   workdir = pathlib.Path(arguments.out) / f"{layout}-{stage}"
   if workdir.exists() and not (workdir / "config.json").exists():
     raise SystemExit(f"{workdir} is not a run of this script: move it away")
@@ -123,14 +123,14 @@ def gap(first: pathlib.Path, layout: str, stage: str, arguments) -> dict:
 
 
 def inputs_of(run_folder: pathlib.Path, stage: str) -> set[str]:
-  """The stages that one was made from, and what those were made from."""
+  """Direct and indirect input stages of a stage."""
   manifest = json.loads((run_folder / stage / "manifest.json").read_text())
   found = set(manifest["inputs"])
   return found.union(*(inputs_of(run_folder, name) for name in found))
 
 
 def array_gap(one: dict, two: dict) -> float:
-  """The largest difference of two artifacts' floats."""
+  """Largest difference of the floats of two artifacts."""
   return max(
     float(np.abs(values - two[name]).max())
     for name, values in one.items()
@@ -139,13 +139,13 @@ def array_gap(one: dict, two: dict) -> float:
 
 
 def devices_of(layout: str) -> int:
-  """Devices in all."""
+  """Total number of devices."""
   processes, devices = map(int, layout.split("x"))
   return processes * devices
 
 
 def loss_gap(here: pathlib.Path, there: pathlib.Path) -> float:
-  """Largest difference of the losses logged in the first steps."""
+  """Largest difference of the logged losses of the first steps."""
   one, two = (losses(folder / "metrics.jsonl") for folder in (here, there))
   if one.keys() != two.keys():
     return float("inf")
@@ -155,7 +155,7 @@ def loss_gap(here: pathlib.Path, there: pathlib.Path) -> float:
 
 
 def losses(path: pathlib.Path) -> dict:
-  """{(fit, step): loss} of the first steps."""
+  """Losses of the first steps, {(fit, step): loss}."""
   records = map(json.loads, path.read_text().splitlines())
   return {
     (record["name"], record["step"]): record["loss"]

@@ -1,14 +1,14 @@
-"""GradCON scores a second: our engines, and PyTorch beside them.
+"""Throughput of GradCON scoring: our engines and PyTorch.
 
   python benchmarks/scoring.py --size=28,64,128,224 --peer=torch
 
-Same weights, same images, one process, opponents in turn. One JSON object a
+Same weights, same images, one process, opponents in turn. One JSON object per
 line: size, impl (gcl_jax or torch), engine, images_per_s, and max_abs_diff,
 the largest difference of a score from that of the published one-image loop
 (without a peer: from our own loop over images).
 
-Our engines: auto, batched, ghost, vmap, and vmap_dilated, the obvious code:
-vmap(grad) of a decoder written with lax.conv_transpose. Those of torch: loop
+Our engines: auto, batched, ghost, vmap, and vmap_dilated, the straightforward
+vmap(grad) of a decoder with lax.conv_transpose. Those of torch: loop
 (published), loop_dec, vmap, hooks, mixed, tilemix; see scoring_torch.py.
 """
 
@@ -48,12 +48,12 @@ class Case(NamedTuple):
 
   @property
   def model(self) -> Autoencoder:
-    """Made anew where it is needed: functions do not cross processes."""
+    """Builds the model in each process: functions cannot be pickled."""
     return make_model(self.widths, self.padding)
 
 
 def main() -> int:
-  """Measures every size asked for."""
+  """Measures every requested size."""
   arguments = parse()
   for size in arguments.size.split(","):
     measure(arguments, make_case(arguments, size))
@@ -61,7 +61,7 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-  """The command line."""
+  """Parses the command line."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -88,7 +88,7 @@ def parse() -> argparse.Namespace:
 
 
 def make_case(arguments: argparse.Namespace, size: str) -> Case:
-  """A model drawn at random, and as reference the gradient of 32 images."""
+  """Random model, with the gradient of 32 images as reference."""
   rows, columns = timing.sides(size)
   padding = "paper28" if rows % 16 == 12 else "1"
   widths = tuple(map(int, arguments.widths.split(",")))
@@ -115,7 +115,7 @@ def make_case(arguments: argparse.Namespace, size: str) -> Case:
 
 
 def make_model(widths: tuple, padding: str) -> Autoencoder:
-  """The autoencoder of a case."""
+  """Autoencoder of a case."""
   return autoencoder(1, 1 if padding == "1" else padding, widths)
 
 
@@ -140,7 +140,7 @@ def measure(arguments: argparse.Namespace, case: Case) -> None:
 
 
 def all_of_ours(case: Case, arguments) -> list[timing.Opponent]:
-  """Our engines, one device a thread on a CPU."""
+  """Our engines, with one device per thread on a CPU."""
   if arguments.threads > 1:
     distributed.configure_cpu(arguments.threads)
   distributed.keep_memory()
@@ -149,7 +149,7 @@ def all_of_ours(case: Case, arguments) -> list[timing.Opponent]:
 
 
 def ours(case: Case, engine: str) -> timing.Opponent:
-  """One of our engines on all devices, images already there."""
+  """One of our engines on all devices, with the images on the devices."""
   mesh = parallel.make_mesh()
   tree = parallel.replicate(
     {"params": case.params, "reference": case.reference}, mesh
@@ -194,7 +194,7 @@ def _engine(name):
 
 
 def _dilated(case, tree, batch):
-  """vmap(grad) with the decoder as anyone would write it."""
+  """Scores by vmap(grad) with a straightforward decoder."""
   params, images = tree["params"], batch["image"]
   names = case.model.decoder_layers
   pads = PADDINGS[case.padding][1]

@@ -1,4 +1,4 @@
-"""GradCON scoring in PyTorch: the published loop, and every batched way.
+"""GradCON scoring in PyTorch: the published loop and batched algorithms.
 
 All modes return recon - beta * mean cosine for the same weights:
 
@@ -20,12 +20,12 @@ EPS = 1e-8
 
 
 class Scorer:
-  """The autoencoder with given weights, and the modes as methods.
+  """Autoencoder with given weights, with the modes as methods.
 
   Args:
-    params: our parameters; kernels are brought into PyTorch's layout.
+    params: our parameters; kernels are converted to PyTorch's layout.
     reference: our four reference gradients.
-    paddings: of the four encoder and the four decoder layers.
+    paddings: paddings of the four encoder and the four decoder layers.
     beta: weight of the gradient term.
     device: "cpu" or "cuda".
     dtype: "float32" or "bfloat16".
@@ -63,7 +63,7 @@ class Scorer:
     return losses.float() - self.beta * sum(cosines) / 4
 
   def loop(self, x, decoder_only=False):
-    """One image after the other; the host waits for each, as published."""
+    """Scores image by image, waiting for each on the host, as published."""
     weights = [w.detach().requires_grad_() for w in self.up]
     if not decoder_only:
       self.down = [w.detach().requires_grad_() for w in self.down]
@@ -103,7 +103,7 @@ class Scorer:
     return self.score(losses, cosines)
 
   def batched(self, x, measure):
-    """One backward of the decoder, then `measure` of every layer."""
+    """Runs one backward pass of the decoder, then `measure` for every layer."""
     with torch.no_grad():
       h = self.encode(x)
     inputs, outputs = [], []
@@ -140,7 +140,7 @@ _FOUR = range(1, 5)
 
 
 def _transposed(kernel):
-  """[4, 4, Cin, Cout] -> PyTorch's [Cin, Cout, 4, 4], which is mirrored."""
+  """Converts [4, 4, Cin, Cout] to PyTorch's mirrored [Cin, Cout, 4, 4]."""
   return np.asarray(kernel)[::-1, ::-1].transpose(2, 3, 0, 1)
 
 
@@ -177,7 +177,7 @@ def _gram(a, u, r, pad):
 
 
 def _cheaper(formed):
-  """Gram products where they are less arithmetic than writing the matrix."""
+  """Uses Gram products if they need less arithmetic than the matrix."""
 
   def measure(a, u, r, pad):
     positions, depth = a.shape[2] * a.shape[3], a.shape[1]

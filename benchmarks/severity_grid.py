@@ -1,15 +1,15 @@
-"""Does pre-training on severity bins help? The full comparison, over seeds.
+"""Effect of pre-training on severity bins: the full comparison, over seeds.
 
 For each seed one run makes data, autoencoders and scores; every condition
-then has its own bins, encoder and probe on top of the same scores:
+then has its own bins, encoder and probe from the same scores:
 
   python benchmarks/severity_grid.py --config=configs/severity.py:octdl \\
       --data=$GCL_DATA/oct_octdl_96x264.npz --out=runs/grid --seeds=0,1,2
 
 Prints one JSON object per condition and seed (macro AUROC and macro F1 of the
 frozen probe per label fraction) and, last, tables of mean and standard
-deviation and of paired differences. Finished conditions are read back, so it
-can be stopped and started.
+deviation and of paired differences. Finished conditions are reused, so it can
+be stopped and resumed.
 """
 
 import argparse
@@ -66,7 +66,7 @@ SHARED = ("data", "gradcon", "score")
 
 
 def main() -> int:
-  """Runs what is missing, then prints the table."""
+  """Runs unfinished conditions, then prints the table."""
   arguments = parse()
   names = list(CONDITIONS)
   if arguments.only:
@@ -89,7 +89,7 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-  """The command line."""
+  """Parses the command line."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -107,19 +107,19 @@ def parse() -> argparse.Namespace:
 
 
 def folder_name(condition: str) -> str:
-  """The folder of a condition."""
+  """Folder name of a condition."""
   return condition.replace(",", "").replace(" ", "_")
 
 
 def share(base: pathlib.Path, folder: pathlib.Path) -> None:
-  """The finished stages of the base run, taken over by a condition."""
+  """Copies the finished stages of the base run to a condition."""
   for stage in SHARED:
     if not (folder / stage).exists():
       shutil.copytree(base / stage, folder / stage)
 
 
 def read(folder: pathlib.Path, name: str) -> dict:
-  """{condition: {fraction: ...}} of one finished run."""
+  """Figures {condition: {fraction: ...}} of one finished run."""
   report = json.loads((folder / "report.json").read_text())
   found = collections.defaultdict(dict)
   for key, metric in report["metrics"].items():
@@ -133,8 +133,8 @@ def read(folder: pathlib.Path, name: str) -> dict:
 
 
 def table(out: str) -> None:
-  """Mean and standard deviation over seeds, one row a condition; then the
-  differences from SimCLR and from our rule, paired by seed."""
+  """Prints mean and standard deviation over seeds, one row per condition, then
+  the differences from SimCLR and from our rule, paired by seed."""
   rows = collections.defaultdict(lambda: collections.defaultdict(dict))
   for folder in sorted(pathlib.Path(out).glob("seed*/*")):
     if folder.name == "base" or not (folder / "report.json").exists():

@@ -1,4 +1,4 @@
-"""AUROC of the severity score on real OCT, beside label-free opponents.
+"""AUROC of the severity score on real OCT, with label-free baselines.
 
 Each setting runs the stages data, gradcon, score and grade over the seeds:
 
@@ -7,8 +7,8 @@ Each setting runs the stages data, gradcon, score and grade over the seeds:
 
 Prints one JSON object per setting and seed (flat metric names, intervals by
 group) and, last, tables of mean and standard deviation over seeds: healthy
-against diseased on the evaluation groups, as it is and after regressing out
-the device's texture. Finished runs are read back.
+against diseased on the evaluation groups, before and after regressing out the
+device's texture. Finished runs are reused.
 """
 
 import argparse
@@ -67,7 +67,7 @@ SCORES = (
 
 
 def main() -> int:
-  """Runs what is missing, then prints the tables."""
+  """Executes unfinished runs, then prints the tables."""
   arguments = parse()
   found = collections.defaultdict(list)
   for seed in map(int, arguments.seeds.split(",")):
@@ -89,7 +89,7 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-  """The command line."""
+  """Parses the command line."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -102,7 +102,7 @@ def parse() -> argparse.Namespace:
 
 
 def table(found: dict, suffix: str) -> None:
-  """One row a setting, one column a score: mean (sd over seeds)."""
+  """Prints one row per setting, one column per score: mean (sd over seeds)."""
   print("| setting |", " | ".join(SCORES), "|")
   print("|" + " --- |" * (len(SCORES) + 1))
   for name, runs in found.items():

@@ -1,16 +1,16 @@
-"""One SupCon training step: ours, and PyTorch's beside it.
+"""Time of one SupCon training step, ours and PyTorch's.
 
   python benchmarks/step.py --arch=resnet18 --size=128 --batch=64 --peer=torch
 
 A step takes uint8 images that are on the device already, draws two augmented
 views of each (crop, flip, brightness, contrast), encodes them, takes SupCon
-over all views, and updates by SGD with momentum. One JSON object a line:
-images_per_s counts source images, a crop rate is twice that. The peer's modes:
+over all views, and updates by SGD with momentum. One JSON object per line:
+images_per_s counts source images, half the rate of crops. The peer's modes:
 float32, channels_last, bfloat16 (autocast), best (bfloat16 and channels-last),
 with --compile=1 all of them under torch.compile.
 
 With --profile=1 nothing is compared: a line for each of the ten kinds of
-operation on which our step spends most.
+operation that take most of our step's time.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def main() -> int:
 
 
 def all_of_ours(arguments) -> list[timing.Opponent]:
-  """Our step in every dtype asked for."""
+  """Our step in every requested dtype."""
   if arguments.threads > 1:
     distributed.configure_cpu(arguments.threads)
   distributed.keep_memory()
@@ -72,7 +72,7 @@ def all_of_ours(arguments) -> list[timing.Opponent]:
 
 
 def all_of_theirs(arguments) -> list[timing.Opponent]:
-  """The peer's step in every mode asked for."""
+  """The peer's step in every requested mode."""
   os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
   distributed.keep_memory()  # it gains by that as much as we do
   import step_torch
@@ -88,7 +88,7 @@ def all_of_theirs(arguments) -> list[timing.Opponent]:
 
 
 def parse() -> argparse.Namespace:
-  """The command line."""
+  """Parses the command line."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -107,7 +107,7 @@ def parse() -> argparse.Namespace:
 
 
 def profile(arguments) -> int:
-  """Traces one step and prints where its time goes."""
+  """Traces one step and prints its time by kind of operation."""
   (step,) = all_of_ours(arguments)
   step.call()
   with tempfile.TemporaryDirectory() as folder:
@@ -135,13 +135,13 @@ def time_by_operation(path: pathlib.Path) -> collections.Counter:
 
 
 def images_of(arguments) -> np.ndarray:
-  """uint8[B, H, W, 1]."""
+  """Random images, uint8[B, H, W, 1]."""
   shape = (arguments.batch, *timing.sides(arguments.size), 1)
   return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
 def facts_of(arguments, impl: str, mode: str) -> dict:
-  """What every record says."""
+  """Fields common to all records."""
   return {
     "bench": "step",
     "arch": arguments.arch,

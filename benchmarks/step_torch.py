@@ -1,4 +1,4 @@
-"""The SupCon step in PyTorch, in the forms its users run it."""
+"""SupCon step in PyTorch, in its usual modes."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ BLOCKS = {"resnet18": ((2, 2, 2, 2), 1), "resnet50": ((3, 4, 6, 3), 4)}
 
 
 class Block(nn.Module):
-  """A residual block, v1.5; four times as wide at its end for ResNet-50."""
+  """Residual block, v1.5; the output is four times as wide for ResNet-50."""
 
   def __init__(self, inputs, width, stride, widen):
     super().__init__()
@@ -32,7 +32,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-  """ResNet and projection head, unit vectors out."""
+  """ResNet and projection head with unit vectors as output."""
 
   def __init__(self, arch, stem):
     super().__init__()
@@ -57,12 +57,12 @@ class Encoder(nn.Module):
 
 
 def conv(inputs, outputs, kernel, stride):
-  """Without bias, padded to halve or keep the size."""
+  """Convolution without bias, padded to halve or keep the size."""
   return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
 
 
 def augmented(images):
-  """Crop, flip, brightness and contrast of uint8 images, one draw a sample."""
+  """Crops, flips, changes brightness and contrast of each uint8 image."""
   count, channels, rows, columns = images.shape
   device = images.device
   scale = torch.empty(count, device=device).uniform_(0.2, 1.0).sqrt()
@@ -78,7 +78,7 @@ def augmented(images):
 
 
 def supcon(z, labels, temperature=0.07):
-  """Supervised contrastive loss of unit vectors [N, D], all pairs at once."""
+  """Supervised contrastive loss of unit vectors [N, D] over all pairs."""
   logits = z @ z.T / temperature
   itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
   share = logits.masked_fill(itself, -torch.inf).log_softmax(1)
@@ -88,7 +88,7 @@ def supcon(z, labels, temperature=0.07):
 
 
 def step(arguments, mode, images, labels):
-  """A function that makes one step and waits for it."""
+  """Function that makes one step and waits for its end."""
   torch.set_num_threads(arguments.threads)
   torch.manual_seed(0)
   device = arguments.device

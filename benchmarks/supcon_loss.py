@@ -1,11 +1,11 @@
-"""SupCon's loss and gradient: dense, in blocks, and PyTorch beside them.
+"""Time and memory of SupCon's loss and gradient: dense, in blocks, PyTorch.
 
   python benchmarks/supcon_loss.py --rows=8192 --peer=torch
   python benchmarks/supcon_loss.py --rows=131072 --ways=blocks --block=2048
 
-One JSON object a line: rows, impl, way, ms for value and gradient, rows_per_s,
-max_abs_diff (of the gradient from the first way's), and peak_mb: the peak
-resident memory of a process of its own that does nothing else.
+One JSON object per line: rows, impl, way, ms for value and gradient,
+rows_per_s, max_abs_diff (of the gradient from the first way's), and peak_mb:
+the peak resident memory of a separate process that does nothing else.
 """
 
 import argparse
@@ -29,7 +29,7 @@ TEMPERATURE = 0.07
 
 
 def main() -> int:
-  """Times every way at every size, then measures its memory alone."""
+  """Times every way at every size, then measures its memory separately."""
   arguments = parse()
   if arguments.alone:
     return alone(arguments)
@@ -69,7 +69,7 @@ def several(arguments, rows: int, impl: str) -> list[timing.Opponent]:
 
 
 def parse() -> argparse.Namespace:
-  """The command line."""
+  """Parses the command line."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -89,7 +89,7 @@ def parse() -> argparse.Namespace:
 
 
 def opponent(arguments, rows: int, impl: str, way: str) -> timing.Opponent:
-  """One way to make the gradient of `rows` embeddings."""
+  """One way to compute the gradient for `rows` embeddings."""
   make = ours if impl == "gcl_jax" else theirs
   facts = {
     "bench": "supcon_loss",
@@ -126,7 +126,7 @@ def ours(arguments, rows, way):
 
 
 def theirs(arguments, rows, way):
-  """The same loss in PyTorch, as its users write it."""
+  """The same loss in usual PyTorch code."""
   import torch
 
   torch.set_num_threads(arguments.threads)

@@ -1,9 +1,8 @@
-"""Times opponents in turn, on a machine that others may be using.
+"""Timing of opponents in turn, on a machine with other users.
 
-Each framework lives in a process of its own: together, the threads of one slow
-the other. Every block of calls notes how much CPU other processes used
-meanwhile; medians are over blocks in which that was little, and a record says
-when there were none.
+Each framework runs in a separate process: in one process their threads slow
+each other. Every block of calls records the CPU use of other processes; medians
+are over blocks with little of it, and a record says when there were none.
 """
 
 import argparse
@@ -23,13 +22,13 @@ CLEAN = 3  # blocks that a median needs
 
 @dataclasses.dataclass
 class Opponent:
-  """What is timed.
+  """Timed implementation.
 
   Attributes:
     call: does the work once and waits for its end.
-    facts: what goes into its record, such as {"impl": "torch"}.
-    count: images, or rows, that one call handles.
-    unit: what they are.
+    facts: fields of its record, such as {"impl": "torch"}.
+    count: images, or rows, processed by one call.
+    unit: name of the counted items.
   """
 
   call: Callable[[], object]
@@ -39,7 +38,7 @@ class Opponent:
   blocks: list = dataclasses.field(default_factory=list)
 
   def block(self, count: int) -> tuple[float, float, float]:
-    """Seconds a call over `count` calls, foreign cores, own cores."""
+    """Seconds per call over `count` calls, foreign cores, own cores."""
     return _block(self.call, count)
 
 
@@ -50,13 +49,13 @@ def in_turn(
   block_s: float = 0.5,
   budget_s: float = 120.0,
 ) -> None:
-  """Fills `blocks`: (seconds a call, cores of other processes, own cores).
+  """Fills `blocks`: (seconds per call, cores of other processes, own cores).
 
   Args:
     opponents: timed one block each, round after round.
-    rounds: clean blocks wanted of each.
-    block_s: a block repeats its call for at least this long.
-    budget_s: no new round after this long, clean or not.
+    rounds: number of clean blocks wanted of each.
+    block_s: minimum seconds of a block.
+    budget_s: seconds after which no new round starts, clean or not.
   """
   counts = []
   for opponent in opponents:
@@ -87,10 +86,10 @@ def compare(opponents: list[Opponent], arguments: Any) -> None:
 
 @contextlib.contextmanager
 def process(make: Callable[..., list[Opponent]], *args) -> Iterator[list]:
-  """The opponents that make(*args) makes in a process of its own.
+  """Yields the opponents of make(*args), which run in a separate process.
 
   Yields:
-    Opponents to be timed here; their calls run there.
+    Opponents to be timed here; their calls run in that process.
   """
   context = multiprocessing.get_context("spawn")
   here, there = context.Pipe()
@@ -107,7 +106,7 @@ def process(make: Callable[..., list[Opponent]], *args) -> Iterator[list]:
 
 
 class _Remote(Opponent):
-  """An opponent in another process."""
+  """Opponent in another process."""
 
   def __init__(self, pipe, number, facts, count, unit):
     super().__init__(self._ask_call, facts, count, unit)
@@ -146,7 +145,7 @@ def _serve(pipe, make, args):
 
 
 def add_network(parser: argparse.ArgumentParser) -> None:
-  """--arch, --stem, --size and --batch of an encoder."""
+  """Adds --arch, --stem, --size and --batch of an encoder."""
   parser.add_argument("--arch", default="resnet18")
   parser.add_argument("--stem", default="imagenet", help="imagenet, cifar, oct")
   parser.add_argument("--size", default="128", help="side, or ROWSxCOLUMNS")
@@ -154,7 +153,7 @@ def add_network(parser: argparse.ArgumentParser) -> None:
 
 
 def sides(text: str) -> tuple[int, int]:
-  """(rows, columns) of "128" or "96x256"."""
+  """Parses "128" or "96x256" as (rows, columns)."""
   rows, _, columns = text.partition("x")
   return int(rows), int(columns or rows)
 
@@ -179,19 +178,19 @@ def _busy_s() -> float:
 
 
 def clean(opponent: Opponent) -> list:
-  """The blocks in which the machine was ours."""
+  """Blocks with little CPU use of other processes."""
   return [block for block in opponent.blocks if block[1] <= MAX_FOREIGN]
 
 
 def seconds(opponent: Opponent) -> float:
-  """Median seconds a call, over clean blocks where there are enough."""
+  """Median seconds per call, over clean blocks if there are enough."""
   some = clean(opponent)
   used = some if len(some) >= CLEAN else opponent.blocks
   return statistics.median(block[0] for block in used)
 
 
 def emit(opponent: Opponent, **more) -> dict:
-  """Prints one JSON object a line and returns it."""
+  """Prints the record as one line of JSON and returns it."""
   record = opponent.facts | {
     f"{opponent.unit}_per_s": float(
       f"{opponent.count / seconds(opponent):.4g}"

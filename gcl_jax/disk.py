@@ -1,8 +1,7 @@
-"""How files of a run reach the disk: whole or not at all, and to stay.
+"""Atomic and durable writes of the files of a run.
 
-The one module that writes them; orbax writes the arrays of checkpoints and
-`settle` makes those stay too. A test that fills, stalls or cuts the disk does
-it here.
+All of them are written here, except the arrays of checkpoints: orbax writes
+these and `settle` syncs them. Tests inject full, slow and failing disks here.
 """
 
 import os
@@ -13,10 +12,10 @@ from gcl_jax.errors import UserError
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-  """Replaces a file; a crash leaves the old one or the new, never half.
+  """Replaces a file; a crash leaves the complete old or new file.
 
   Raises:
-    OSError: it cannot be written; the old one is intact.
+    OSError: the file cannot be written; the old one is intact.
   """
   path = pathlib.Path(path)
   temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -31,16 +30,16 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def append(path: str | os.PathLike, line: str) -> None:
-  """Adds a line to a log. It is not synced: a log may lose its end."""
+  """Appends a line to a log, without sync: a crash may lose the last lines."""
   with open(path, "a", encoding="utf-8") as file:
     file.write(line + "\n")
 
 
 def replace_folder(temporary: pathlib.Path, folder: pathlib.Path) -> None:
-  """Puts a complete folder in the place of an older one.
+  """Replaces a folder by a complete new one.
 
-  The older one gives way in one rename: a crash leaves it, the new one or
-  none, never half of one.
+  The old folder is moved away in one rename: a crash leaves the old folder,
+  the new one or none, each complete.
   """
   settle(temporary)
   old = folder.with_name(f".{folder.name}.old")
@@ -53,7 +52,7 @@ def replace_folder(temporary: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def settle(folder: pathlib.Path) -> None:
-  """Makes a folder and everything in it survive a power loss."""
+  """Syncs a folder and its contents, so that they survive a power loss."""
   for parent, _, names in os.walk(folder):
     for name in names:
       sync(pathlib.Path(parent) / name)
@@ -71,10 +70,10 @@ def sync(path: pathlib.Path) -> None:
 
 
 def make_writable(folder: pathlib.Path) -> None:
-  """Makes a folder and proves that files can be written there.
+  """Creates a folder and tests that files can be written there.
 
   Raises:
-    UserError: they cannot.
+    UserError: the folder cannot be created or written to.
   """
   probe = folder / f".probe-{os.getpid()}"
   try:

@@ -1,8 +1,8 @@
-"""The ways a run can end early, each with its exit code."""
+"""Exceptions that end a run early, each with its exit code."""
 
 
 class UserError(ValueError):
-  """A mistake a user can mend: one line that says what, where and what to do.
+  """Mistake that the user can correct: one line with the place and the remedy.
 
   `main` prints the line without a traceback and exits with code 2.
   """
@@ -11,33 +11,33 @@ class UserError(ValueError):
 
 
 class ConfigError(UserError):
-  """A setting that is unknown, of the wrong type or out of range."""
+  """Setting that is unknown, of the wrong type or out of range."""
 
 
 class DataError(UserError):
-  """A file, table or split that cannot be used as it stands."""
+  """File, table or split that cannot be used."""
 
 
 class NonFiniteError(RuntimeError):
-  """Training met losses that are not finite and stopped."""
+  """Training that stopped because of non-finite losses."""
 
   exit_code = 3
 
 
 class Preempted(RuntimeError):
-  """The run was asked to stop, saved its state and can be started again."""
+  """Interrupted run that saved its state and can be resumed."""
 
   exit_code = 75
 
 
 class PeerLost(RuntimeError):
-  """Another process died or hangs: what runs across processes cannot go on."""
+  """Death or hang of another process: collective operations cannot complete."""
 
   exit_code = 4
 
 
 class MainProcessFailed(RuntimeError):
-  """Raised in the other processes when process 0 failed, with its code."""
+  """Raised in the other processes when process 0 failed; has its exit code."""
 
   def __init__(self, exit_code: int):
     super().__init__("process 0 stopped: its message says why")

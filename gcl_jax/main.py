@@ -1,13 +1,13 @@
-"""The command: flags -> devices -> the stages of `config.method`.
+"""Command line: parses flags, joins devices, runs the stages of a method.
 
   gcl-jax --config=severity:demo --workdir=runs/a
   python -m gcl_jax.main --config=configs/severity.py:demo --workdir=runs/a
   python -m gcl_jax.main ... --stage=score     # one stage of a run
-  python -m gcl_jax.main ... --compile_only=v5e:2x4  # for a TPU slice, here
+  python -m gcl_jax.main ... --compile_only=v5e:2x4  # for an absent TPU slice
 
-Exit codes: 0 finished, 2 bad configuration or data, 3 stopped on losses that
-are not finite, 4 another process was lost, 75 stopped after saving (run again
-to go on).
+Exit codes: 0 finished, 2 bad configuration or data, 3 stopped on non-finite
+losses, 4 another process was lost, 75 stopped after saving (run again to
+resume).
 """
 
 import importlib
@@ -17,7 +17,7 @@ import sys
 from typing import Any
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from gcl_jax import data
 from gcl_jax.engine import compile_ahead, distributed, stages, start
@@ -45,7 +45,7 @@ _COMPILE = flags.DEFINE_string(
 
 
 def main(argv: list[str]) -> None:
-  """Runs what is missing of the run in --workdir."""
+  """Runs the unfinished stages of the run in --workdir."""
   if len(argv) > 1:
     raise ConfigError(f"not understood: {' '.join(argv[1:])}")
   config, workdir = _CONFIG.value, _WORKDIR.value
@@ -66,19 +66,21 @@ def main(argv: list[str]) -> None:
     print(f"report: {report}", flush=True)
 
 
-def method_stages(config: Any) -> Any:
-  """The module that lists the stages of `config.method`."""
+def method_stages(config: ConfigDict) -> Any:
+  """Module `stages` of the method `config.method`."""
   return importlib.import_module(f"gcl_jax.methods.{config.method}.stages")
 
 
-def run(config: Any, workdir: Any, mesh: Any, only: str | None = None) -> dict:
-  """Runs the stages of `config.method` that are missing in `workdir`.
+def run(
+  config: ConfigDict, workdir: Any, mesh: Any, only: str | None = None
+) -> dict:
+  """Runs the stages of `config.method` that are not finished in `workdir`.
 
   Args:
-    config: what `get_config` of the method returned.
+    config: the result of the method's `get_config`.
     workdir: the folder of the run.
     mesh: devices, from `gcl_jax.engine.parallel.make_mesh`.
-    only: this stage alone.
+    only: name of the only stage to run; None runs all.
 
   Returns:
     {stage: manifest} of the finished stages.
@@ -104,11 +106,11 @@ def run(config: Any, workdir: Any, mesh: Any, only: str | None = None) -> dict:
   return stages.run_stages(planned, context, only=only)
 
 
-def compile_only(config: Any, topology: str) -> None:
-  """Compiles what a run would, for a slice that need not be here, and prints
-  memory, arithmetic and collectives of one chip."""
+def compile_only(config: ConfigDict, topology: str) -> None:
+  """Compiles a run's programs for a TPU slice, which may be absent, and prints
+  memory, FLOPs and collectives of one chip."""
   method = method_stages(config)
-  method.stages(config)  # refuses what could not run
+  method.stages(config)  # checks the configuration
   mesh = compile_ahead.tpu_mesh(topology)
   print(f"{topology}: {mesh.size} chips", flush=True)
   for program in method.programs(config):
@@ -118,11 +120,11 @@ def compile_only(config: Any, topology: str) -> None:
 
 
 def parse(argv: list[str]) -> list[str]:
-  """Parses flags; whatever is wrong with them becomes one `ConfigError`."""
+  """Parses flags; turns every error in them into a `ConfigError`."""
   try:
     rest = flags.FLAGS(_with_file(argv))
     if _CONFIG.value is not None:
-      _CONFIG.value.get("method")  # a file that failed to load raises only now
+      _CONFIG.value.get("method")  # raises here if the file failed to load
     if flags.FLAGS["verbosity"].using_default_value:
       logging.set_verbosity(logging.WARNING)  # orbax narrates at INFO
     return rest
@@ -135,7 +137,7 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def _with_file(argv: list[str]) -> list[str]:
-  """The arguments, `--config=METHOD:PRESET` as the file that ships with us."""
+  """Replaces `--config=METHOD:PRESET` by the path of the shipped file."""
   argv = list(argv)
   for k, word in enumerate(argv):
     if word in ("--config", "-config") and k + 1 < len(argv):
@@ -165,7 +167,7 @@ def _stop(error) -> None:
 
 
 def entry() -> None:
-  """The console script `gcl-jax`."""
+  """Entry point of the console script `gcl-jax`."""
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   try:
     app.run(_run, flags_parser=parse)

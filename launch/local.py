@@ -1,19 +1,19 @@
-"""Several processes on this machine, as a cluster would start them.
+"""Starts several processes on this machine, like the launcher of a cluster.
 
   python launch/local.py --processes=2 --devices_per_process=2 -- \
       --config=configs/severity.py:tiny --workdir=runs/a
 
 Every process is `python -m gcl_jax.main` with the arguments after `--`, on
-virtual CPU devices, and knows its peers through GCL_COORDINATOR,
-GCL_NUM_PROCESSES and GCL_PROCESS_ID. Their lines come with their number in
-front. When one fails the others are stopped. Stopped after saving (exit code
-75), lost a peer (4) or ended from outside (134, 137, 139): all of them start
-again, at most --restarts times. Any other code is passed on. --preempt=20:1
-sends SIGTERM to process 1 after 20 seconds, once.
+virtual CPU devices, and finds the others by GCL_COORDINATOR, GCL_NUM_PROCESSES
+and GCL_PROCESS_ID. Output lines are prefixed with the number of the process.
+When one fails the others are stopped. After exit codes 75 (stopped after
+saving), 4 (lost a peer) and 134, 137, 139 (killed) all of them are restarted,
+at most --restarts times; any other code is returned. --preempt=20:1 sends
+SIGTERM to process 1 after 20 seconds, once.
 
-How many processes hold the same devices changes no bit of any result: even
-one process sums through gloo here, and all have as many threads, on which the
-order of XLA's sums inside a device depends (NPROC, which XLA reads).
+Results are bitwise independent of the number of processes that hold the same
+devices: even a single process reduces through gloo, and all have the same
+number of threads, which sets XLA's order of summation in a device (NPROC).
 """
 
 import argparse
@@ -31,7 +31,7 @@ GRACE_S = 20  # between SIGTERM and SIGKILL, when the others are stopped
 
 
 def main() -> int:
-  """Runs until the processes finish, fail or were preempted too often."""
+  """Runs the processes until they finish, fail or exceed the restarts."""
   arguments = parse()
   preempt = arguments.preempt
   for attempt in range(arguments.restarts + 1):
@@ -44,7 +44,7 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-  """The command line; what follows `--` goes to gcl_jax.main."""
+  """Command line; arguments after `--` go to gcl_jax.main."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -65,13 +65,13 @@ def parse() -> argparse.Namespace:
 
 
 def moment(text: str) -> tuple[float, int]:
-  """(seconds, process) of "20:1"."""
+  """Parses "20:1" as (seconds, process)."""
   seconds, process = text.split(":")
   return float(seconds), int(process)
 
 
 def run_once(arguments: argparse.Namespace, preempt: tuple | None) -> int:
-  """Starts all processes once; the exit code of the first that failed."""
+  """Starts all processes once; returns the exit code of the first failure."""
   port = free_port()
   children = [
     start(number, port, arguments) for number in range(arguments.processes)
@@ -88,7 +88,7 @@ def run_once(arguments: argparse.Namespace, preempt: tuple | None) -> int:
 
 
 def free_port() -> int:
-  """A port nobody listens on just now."""
+  """Number of an unused port."""
   with socket.socket() as found:
     found.bind(("127.0.0.1", 0))
     return found.getsockname()[1]
@@ -97,7 +97,7 @@ def free_port() -> int:
 def start(
   number: int, port: int, arguments: argparse.Namespace
 ) -> subprocess.Popen:
-  """One process; a thread copies its lines here."""
+  """Starts one process, and a thread that copies its output."""
   environment = os.environ | {
     "GCL_COORDINATOR": f"127.0.0.1:{port}",
     "GCL_NUM_PROCESSES": str(arguments.processes),
@@ -120,21 +120,21 @@ def start(
 
 
 def threads(arguments: argparse.Namespace) -> int:
-  """Threads of XLA's pool: the same number however the devices are held."""
+  """Threads of XLA's pool, independent of the number of processes."""
   devices = arguments.processes * arguments.devices_per_process
   return max(devices, len(os.sched_getaffinity(0)))
 
 
 def copy(number: int, child: subprocess.Popen) -> None:
-  """Prints what a process says with its number in front."""
+  """Prints the output lines of a process, prefixed with its number."""
   for line in child.stdout:
     print(f"[{number}] {line.rstrip()}", flush=True)
 
 
 def wait(children: list[subprocess.Popen]) -> int:
-  """0 when all finish, or the code of the first that does not.
+  """Returns 0 when all have finished, or the exit code of the first failure.
 
-  After exit code 75 the others have their time to save the same step.
+  After exit code 75 the others get time to save the same step.
   """
   deadline = None
   while True:
@@ -152,7 +152,7 @@ def wait(children: list[subprocess.Popen]) -> int:
 
 
 def stop(children: list[subprocess.Popen]) -> None:
-  """SIGTERM to those that still run, SIGKILL after a while."""
+  """Sends SIGTERM to running processes, and SIGKILL after `GRACE_S`."""
   for child in children:
     if child.poll() is None:
       child.send_signal(signal.SIGTERM)

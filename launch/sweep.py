@@ -1,17 +1,17 @@
-"""Many runs from one file of settings, each in its own folder.
+"""Hyper-parameter sweep: runs from one file of settings, each in a folder.
 
   python launch/sweep.py FILE -- --config=configs/severity.py:octdl \\
       --workdir=runs/sweep
 
-prints one command a run. --run executes them one after the other and says
-which failed, --index=N executes the N-th (from 0), and --slurm prints the line
-that starts all of them as one array job. FILE is Python and holds SWEEP:
+prints one command per run. --run executes them one after the other and lists
+failures, --index=N executes the N-th (from 0), and --slurm prints the command
+that submits all of them as one array job. FILE is Python and defines SWEEP:
 
   SWEEP = {"supcon.temperature": [0.07, 0.1], "seed": [0, 1, 2]}  # all pairs
-  SWEEP = [{"seed": 0}, {"seed": 1, "supcon.epochs": 50}]         # just these
+  SWEEP = [{"seed": 0}, {"seed": 1, "supcon.epochs": 50}]         # only these
 
-The folder of a run is named after its settings, under --workdir: a sweep that
-grows keeps what is finished. Exit codes: 0 all finished, 1 some failed, 2 a
+The folder of a run is named after its settings, under --workdir, so finished
+runs are kept when a sweep grows. Exit codes: 0 all finished, 1 some failed, 2 a
 mistake in the file or the command, 75 stopped after saving (run again).
 """
 
@@ -34,14 +34,14 @@ SCALARS = (str, bool, int, float)
 
 
 class SweepError(ValueError):
-  """A mistake in the sweep file or in the command, told in one line."""
+  """Mistake in the sweep file or in the command, as a one-line message."""
 
 
 def load(path: str) -> list[dict]:
-  """The settings of every run that a sweep file asks for.
+  """Settings of every run of a sweep file.
 
   Raises:
-    SweepError: no such file, it does not run, or SWEEP is not as above.
+    SweepError: the file is missing, raises an error, or has no valid SWEEP.
   """
   if not pathlib.Path(path).is_file():
     raise SweepError(f"{path}: no such file")
@@ -59,10 +59,10 @@ def load(path: str) -> list[dict]:
 
 
 def expand(sweep: dict | list) -> list[dict]:
-  """All combinations of a dict of lists; a list of dicts as it is.
+  """All combinations of a dict of lists; a list of dicts unchanged.
 
   Raises:
-    SweepError: something else, nothing at all, or the same run twice.
+    SweepError: `sweep` is neither, is empty, or repeats a run.
   """
   if isinstance(sweep, dict) and sweep:
     for field, values in sweep.items():
@@ -88,7 +88,7 @@ def expand(sweep: dict | list) -> list[dict]:
 
 
 def check(run: dict) -> None:
-  """Stops on what cannot be a flag of the command."""
+  """Checks that every setting can be a flag of the command."""
   if not isinstance(run, dict) or not run:
     raise SweepError(f"{run!r} is no dict of settings")
   for field, value in run.items():
@@ -103,7 +103,7 @@ def check(run: dict) -> None:
 
 
 def name(run: dict) -> str:
-  """The folder of a run: its settings, in letters that every disk takes."""
+  """Folder name of a run: its settings in portable characters."""
   full = ",".join(f"{field}={value}" for field, value in run.items())
   plain = re.sub(r"[^\w.,=+-]+", "_", full)
   if plain == full and len(plain) <= LONGEST:
@@ -113,7 +113,7 @@ def name(run: dict) -> str:
 
 
 def command(run: dict, arguments: list[str]) -> list[str]:
-  """What starts one run; its folder lies under the --workdir of arguments."""
+  """Command of one run, with its folder under the --workdir of arguments."""
   folders = [a for a in arguments if a.startswith("--workdir=")]
   if not folders:
     raise SweepError("after -- there must be --workdir=FOLDER for all runs")
@@ -125,9 +125,9 @@ def command(run: dict, arguments: list[str]) -> list[str]:
 
 
 def execute(commands: list[list[str]]) -> int:
-  """Runs the commands one after the other; says which failed.
+  """Runs the commands one after the other and lists failures.
 
-  A run that was stopped after saving ends the sweep: the machine is needed.
+  A run that was stopped after saving ends the sweep.
   """
   failed = []
   for number, parts in enumerate(commands):
@@ -145,7 +145,7 @@ def execute(commands: list[list[str]]) -> int:
 
 
 def call(parts: list[str]) -> int:
-  """The exit code of one command, which hears the SIGTERM that we get."""
+  """Exit code of one command, to which SIGTERM is forwarded."""
   child = subprocess.Popen(parts)
   before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
   try:
@@ -155,13 +155,13 @@ def call(parts: list[str]) -> int:
 
 
 def array_line(path: str, count: int, script: str, rest: list[str]) -> str:
-  """The line that starts all runs as one array job of Slurm."""
+  """Command that submits all runs as one Slurm array job."""
   parts = ["sbatch", f"--array=0-{count - 1}", script, *rest]
   return f"GCL_SWEEP={shlex.quote(path)} {shlex.join(parts)}"
 
 
 def parse(argv: list[str] | None = None) -> tuple[argparse.Namespace, list]:
-  """Our options, and what follows `--`, which goes to gcl_jax.main."""
+  """Options, and the arguments after `--`, which go to gcl_jax.main."""
   argv = sys.argv[1:] if argv is None else argv
   cut = argv.index("--") if "--" in argv else len(argv)
   parser = argparse.ArgumentParser(

@@ -1,13 +1,13 @@
-"""The compiler's flags for each platform, with the reason for each.
+"""Compiler flags for each platform, with the reason for each.
 
   eval "$(python launch/xla_flags.py gpu)"
   python -m gcl_jax.main ...
 
-prints `export VARIABLE=...` for a shell. What the variable held already comes
-after ours, so it wins. GPU flags go into XLA_FLAGS and TPU flags into
-LIBTPU_INIT_ARGS: XLA stops the program on a flag it does not know, also on a
-CPU, and it knows no xla_tpu_ flag. None of them was measured on such a machine
-by us; leave them away to compare.
+prints `export VARIABLE=...` for a shell. The previous value of the variable
+comes after these flags and so takes precedence. GPU flags go into XLA_FLAGS and
+TPU flags into LIBTPU_INIT_ARGS: XLA stops the program on an unknown flag, also
+on a CPU, and every xla_tpu_ flag is unknown to it. We have not measured them on
+such machines; omit them to compare.
 """
 
 import sys
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 
 class Flag(NamedTuple):
-  """One flag: name, value and why."""
+  """Name, value and reason of one flag."""
 
   name: str
   value: str
@@ -82,19 +82,19 @@ PLATFORMS = {
 
 
 def arguments(platform: str) -> str:
-  """The flags of a platform as one line: `--name=value --name=value`."""
+  """Flags of a platform as one line: `--name=value --name=value`."""
   _, flags = PLATFORMS[platform]
   return " ".join(f"--{flag.name}={flag.value}" for flag in flags)
 
 
 def export(platform: str) -> str:
-  """The line that a shell evaluates."""
+  """Line to be evaluated by a shell."""
   variable, _ = PLATFORMS[platform]
   return f'export {variable}="{arguments(platform)} ${{{variable}:-}}"'
 
 
 def main(argv: list[str]) -> int:
-  """Prints the line for the platform that argv names."""
+  """Prints the line for the platform given in argv."""
   if len(argv) != 2 or argv[1] not in PLATFORMS:
     print(f"usage: {argv[0]} {'|'.join(PLATFORMS)}", file=sys.stderr)
     return 2

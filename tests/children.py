@@ -1,4 +1,4 @@
-"""The surroundings of processes that tests launch."""
+"""Environment variables of processes launched by tests."""
 
 import os
 from importlib import metadata
@@ -7,7 +7,7 @@ PROGRAMS = "GCL_TEST_PROGRAMS"  # variable: the folder of what was compiled
 
 
 def quick() -> dict[str, str]:
-  """Variables with which a process compiles fast, and not what users get."""
+  """Variables for fast compilation, unlike the defaults of users."""
   flags = [
     os.environ.get("XLA_FLAGS", ""),
     "--xla_backend_optimization_level=0",
@@ -21,11 +21,11 @@ def quick() -> dict[str, str]:
 
 
 def shared() -> dict[str, str]:
-  """Variables with which the processes of one pytest run compile things once.
+  """Variables for a compilation cache shared within one pytest run.
 
-  XLA takes back what it stored on a CPU; on processors that LLVM tunes for
-  slow scattered reads it says so in error lines, hidden here, which mean
-  nothing on the machine that compiled the program (jax issue 38445).
+  XLA reloads CPU programs from it; on processors that LLVM tunes for slow
+  gather instructions it logs errors, hidden here, which are meaningless on the
+  machine that compiled the program (jax issue 38445).
   """
   return {
     "JAX_COMPILATION_CACHE_DIR": os.environ[PROGRAMS],

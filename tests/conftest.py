@@ -1,4 +1,4 @@
-"""Eight virtual CPU devices for every test, and a place for real data.
+"""Eight virtual CPU devices for every test, and the folder of real data.
 
 Programs run for milliseconds here and compile for seconds: tests compile them
 without optimisation, and the two workers share it for as long as pytest runs.
@@ -49,7 +49,7 @@ counter = compiles.Counter()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-  """Ignores a program that another process is still writing to its file."""
+  """Ignores cache files that another process is still writing."""
   config.addinivalue_line(
     "filterwarnings", "ignore:Error reading persistent compilation cache"
   )
@@ -62,7 +62,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item):
-  """Fails a test that compiles and does not say so: `make check` runs it."""
+  """Fails a test that compiles without the mark: `make check` would run it."""
   yield
   total = counter.total()
   found = total - item.stash.get(COMPILED, total)  # none where it was skipped
@@ -75,7 +75,7 @@ def pytest_runtest_teardown(item: pytest.Item):
 
 @pytest.fixture
 def real_data() -> pathlib.Path:
-  """The folder of real images, or a skip that says how to provide it."""
+  """Folder of real images, or a skip with advice how to provide it."""
   root = pathlib.Path(__file__).resolve().parents[1]
   folder = os.environ.get("GCL_DATA") or root.parent / "shared" / "data"
   if not pathlib.Path(folder).is_dir():

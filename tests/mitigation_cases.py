@@ -60,7 +60,7 @@ def products(v, g):
 
 @functools.cache
 def over_draws(rule):
-  """Compiled as for users, unlike most tests: bounds here are of rounding."""
+  """Compiles with optimisation, because these bounds are of rounding."""
   options = {"xla_backend_optimization_level": 3}
   return jax.jit(jax.vmap(rule), compiler_options=options)
 
@@ -110,7 +110,7 @@ def scipy_cone(g):
 
 
 def scipy_cagrad(g, c):
-  """The minimum of F, and v."""
+  """Minimum of F, and v, by scipy."""
   g = np.asarray(g, np.float64)
   number, size = len(g), norm(g).max()
   g = g / size

@@ -21,7 +21,7 @@ jit = functools.partial(
 
 
 def make(images, seed=7):
-  """Maps, and embeddings like them: some pairs are won, others are not."""
+  """Maps with similar embeddings: some pairs are easy, others hard."""
   random = np.random.default_rng(seed)
   maps = random.normal(size=(images, HEIGHT, WIDTH, CHANNELS)) + 0.2
   noise = random.normal(size=(images, HEIGHT, WIDTH, 4))
@@ -60,7 +60,7 @@ def slow_relevance(maps, i, j, step=1e-6):
 
 
 def slow_candidates(first, second, own, other):
-  """{u: v}, mutual nearest neighbours of two maps, one pair at a time."""
+  """Mutual nearest neighbours {u: v} of two maps, pair by pair."""
   first, second = (x.reshape(-1, x.shape[-1]) for x in (first, second))
 
   def nearest(vector, others, allowed):
@@ -80,7 +80,7 @@ def slow_candidates(first, second, own, other):
 
 
 def slow_negatives(labels, i, candidates, u):
-  """(image, position) of all negatives there are."""
+  """Image and position of all negatives."""
   found = []
   for a in range(len(labels)):
     if labels[a] != labels[i]:

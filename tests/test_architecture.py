@@ -1,4 +1,4 @@
-"""The rules of the house that no single module can keep by itself."""
+"""Rules of the package that concern several modules."""
 
 import ast
 import functools
@@ -118,7 +118,7 @@ def test_public_functions_have_docstrings():
 
 
 def test_slow_libraries_are_imported_where_they_are_used():
-  """A run starts without them: scikit-learn alone takes a second."""
+  """A run starts without them; scikit-learn alone takes a second."""
   modules = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for path in python_files()

@@ -1,4 +1,4 @@
-"""Bins against exact arithmetic, the dossier's table and slow loops."""
+"""Bins against exact arithmetic, the paper's table and slow loops."""
 
 import math
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""What is saved comes back to the bit, or is refused."""
+"""Checkpoints and artifacts are restored bitwise or refused."""
 
 import hashlib
 import json
@@ -153,7 +153,7 @@ for number in range(1, 1000):
 
 
 def test_killed_inside_a_save(tmp_path):
-  """Whatever the instant: the newest complete one, and the step again."""
+  """At any instant the newest complete checkpoint is restored."""
   here = str(pathlib.Path(__file__).parent)
   command = [sys.executable, "-c", SAVER, str(tmp_path), here]
   for delay in (0.0, 0.03):

@@ -48,7 +48,7 @@ def test_relevance_of_nothing_stays_zero():
 
 
 def test_the_bare_gradient_cannot_tell_positions_apart():
-  """The trap: behind global average pooling every position gets one vector."""
+  """Behind global average pooling every position has the same gradient."""
   maps = jnp.float32(make(4)[0])
 
   def image_loss(maps):

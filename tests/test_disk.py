@@ -1,4 +1,4 @@
-"""Files are replaced whole, and everything is synced before it counts."""
+"""Atomic replacement of files, and syncs before renames."""
 
 import os
 import pathlib
@@ -10,7 +10,7 @@ from gcl_jax.errors import UserError
 
 
 def recorded(monkeypatch):
-  """What is synced and renamed, in order."""
+  """Syncs and renames, in order."""
   done, sync, replace = [], disk.sync, os.replace
 
   def note_sync(path):

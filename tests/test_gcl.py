@@ -1,4 +1,4 @@
-"""The stages of GCL: who is where, which labels are used, what is scored."""
+"""Stages of GCL: split of patients, use of labels, scores."""
 
 import dataclasses
 import json
@@ -90,7 +90,7 @@ def test_patients_never_cross_and_all_slices_are_there(prepared):
 def test_strict_pre_training_never_sees_a_test_patient(
   prepared, tmp_path, monkeypatch
 ):
-  """Their slices replaced by noise change no bit of the encoder."""
+  """Replacing test slices by noise leaves the encoder bitwise equal."""
   config, workdir, slices = prepared
   hidden = set(slices.table["id"][~slices.part("train")].tolist())
   load = data.load
@@ -201,7 +201,7 @@ def test_scores_are_those_of_the_stored_grid(tmp_path):
 
 
 def made_up(config, classes=("LV",)):
-  """(what stage segment leaves, {fit: Dice [V]}) of random figures."""
+  """Artifact of stage segment with random Dice, and {fit: Dice [V]}."""
   draw = np.random.default_rng(0)
   names = [fit.name for fit in segment.fits(config.segment, arms.names(config))]
   values = {name: draw.uniform(0.3, 0.9, 6) for name in names}
@@ -248,7 +248,7 @@ def test_figures_of_a_run_by_their_names():
 
 
 def test_gains_are_paired_by_volume_draw_and_seed():
-  """A gain that every fine-tune has at every volume has no width at all."""
+  """A gain that is equal for all fine-tunes and volumes has a width of 0."""
   config = tiny(**{"segment.draws": (0, 1), "segment.seeds": (0, 1)})
   config.arms = ("scratch", "heads_mean")
   found, values = made_up(config)
@@ -350,7 +350,7 @@ def test_data_that_cannot_be_segmented_are_refused(tmp_path):
 
 
 def test_a_column_can_set_volumes_apart(tmp_path):
-  """As the other intensity scale of the hippocampus set does."""
+  """For example the second intensity scale of the hippocampus set."""
   config = tiny(**{"data.ood": "phase=ES", "ood_data.name": ""})
   dataset = data.load(config.data)
   part = sources.parts(dataset, config.data)
@@ -386,7 +386,7 @@ def test_a_split_of_the_owner_is_followed_and_labels_decide_who_tests():
 
 
 class Trained(NamedTuple):
-  """As much of a State as the choice of a model looks at."""
+  """Part of a State that the choice of a model uses."""
 
   params: str
   extra: dict

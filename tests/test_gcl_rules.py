@@ -41,7 +41,7 @@ def test_closer_than_a_threshold():
 
 @pytest.mark.parametrize("slices", [10, 20, 30, 40])
 def test_a_difference_equal_to_the_threshold_is_not_below_it(slices):
-  """In float32 about half of these would be."""
+  """Without a margin, float32 rounding puts about half of them below."""
   table = {"position": np.arange(1, slices + 1) / slices}
   found = weights("position<0.1", table)
   apart = slices // 10

@@ -65,14 +65,14 @@ def initial(contrast, shared=False):
 
 
 def begin(contrast, devices=1, shared=False):
-  """(mesh, state before the first step)."""
+  """Mesh, and state before the first step."""
   mesh = parallel.make_mesh(jax.devices()[:devices])
   init = initial(contrast, shared)
   return mesh, parallel.init_replicated(init, mesh, jax.random.key(0))
 
 
 def one_step(contrast, devices=1, mode="jit", shared=False, **settings):
-  """(state before, gradient that was applied, metrics); once for each step."""
+  """State before, applied gradient and metrics, computed once per step."""
   settings = {"mitigator": "cone", "level": "parameters"} | settings
   of_step = tuple(sorted(settings.items()))
   return _one_step(contrast, devices, mode, shared, of_step)
@@ -179,8 +179,8 @@ def test_one_backward_pass_gives_the_plain_mean_too():
 
 
 def test_features_are_mitigated_slice_by_slice():
-  """Against the cone of one slice after the other, sent back at once; and the
-  cosines of one slice after the other."""
+  """Equals the cone of each slice, sent back in one pass, and the cosines of
+  each slice."""
   contrast = contrast_of()
   before, applied, metrics = one_step(contrast, level="features")
   params, extra = before

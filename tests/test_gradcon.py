@@ -1,8 +1,8 @@
 """GradCON: the training loss, the reference gradients and the scores.
 
-Everything is compared with a second writing of the method: an autoencoder of
+Everything is compared with an independent implementation: an autoencoder of
 dilated convolutions, one image or one batch at a time, in float64 where the
-numbers should be exact.
+values should be exact.
 """
 
 import functools
@@ -76,7 +76,7 @@ def _error(params, images):
 
 
 def _reference_loss(params, images, arrays, alpha=ALPHA):
-  """J of the dossier's equation, the gradient taken for all parameters."""
+  """J of the paper's equation, with gradients for all parameters."""
   recon = _error(params, images)
   if arrays is None:
     return recon, 0.0

@@ -1,4 +1,4 @@
-"""Label-free opponents against scikit-learn, loops and hand-made images."""
+"""Label-free baselines against scikit-learn, loops and hand-made images."""
 
 import numpy as np
 import pytest

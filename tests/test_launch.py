@@ -1,4 +1,4 @@
-"""What the launchers start, restart and ask of a cluster, without a cluster."""
+"""Commands, restarts and detection of the launchers, without a cluster."""
 
 import importlib.util
 import os
@@ -22,7 +22,7 @@ CONFIG = ["--config=c.py:tiny", "--workdir=runs/x"]
 
 
 def stand_in(folder, name, codes="0", says=""):
-  """A command that notes its arguments and ends with each code in turn."""
+  """Command that records its arguments and exits with each code in turn."""
   script = folder / name
   script.write_text(
     "#!/usr/bin/env bash\n"
@@ -334,7 +334,7 @@ def test_image():
 
 
 def load(name):
-  """A script of launch/ as a module."""
+  """Loads a script of launch/ as a module."""
   path = LAUNCH / f"{name}.py"
   spec = importlib.util.spec_from_file_location(f"launch_{name}", path)
   module = importlib.util.module_from_spec(spec)

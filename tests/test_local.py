@@ -1,4 +1,4 @@
-"""The simulator: starts all, stops all, starts again what can go on."""
+"""Local launcher: start, stop and restart of all processes."""
 
 import json
 import os
@@ -73,7 +73,7 @@ def test_every_process_knows_its_peers(tmp_path):
 
 
 def test_as_many_threads_however_the_devices_are_held(tmp_path):
-  """More than any machine has cores, so that the devices decide."""
+  """More threads than any machine has cores, so that the devices decide."""
   threads = set()
   for processes in (1, 2):
     folder = tmp_path / str(processes)

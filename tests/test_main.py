@@ -1,4 +1,4 @@
-"""Mistakes on the command line end with one clear line and exit code 2."""
+"""Command-line mistakes end with one clear line and exit code 2."""
 
 import pathlib
 import subprocess

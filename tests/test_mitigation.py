@@ -1,4 +1,4 @@
-"""Gradient Mitigator: what all its rules share."""
+"""Gradient Mitigator: properties of all rules."""
 
 import functools
 

@@ -70,7 +70,7 @@ def test_two_gradients_leave_pcgrad_without_conflict(size):
 
 
 def test_three_gradients_can_leave_pcgrad_in_conflict():
-  """The limit of the method, whatever the order."""
+  """A limit of the method, for every order."""
   g = jnp.float32([[3, 0, 2], [-2, 3, -3], [-1, -1, 0]])
   keys = jax.random.split(jax.random.key(0), 30)
   for v in jax.jit(jax.vmap(pcgrad, (None, 0)))(g, keys):

@@ -1,4 +1,4 @@
-"""Mitigation in use: what is logged, by features, over devices."""
+"""Use of mitigation: metrics, feature level, several devices."""
 
 import chex
 import jax
@@ -60,7 +60,7 @@ def encode(params, x):
 
 @pytest.fixture(scope="module")
 def problem():
-  """An encoder, 16 images, and three losses that contradict each other."""
+  """Encoder, 16 images, and three conflicting losses."""
   rng = np.random.default_rng(50)
   params = {
     "w": jnp.float32(rng.normal(size=(5, 7))),

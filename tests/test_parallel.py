@@ -1,4 +1,4 @@
-"""A step gives the same numbers however it is run."""
+"""A step gives the same results in every parallel mode."""
 
 import functools
 import importlib.util
@@ -87,7 +87,7 @@ def run(mode, devices):
 
 
 def run_vmap(shards=8):
-  """The mapped form on one device, by a named vmap."""
+  """Runs the mapped form on one device by a named vmap."""
   mapped = jax.vmap(
     functools.partial(step, axis_name=parallel.AXIS),
     in_axes=(None, 0),
@@ -203,7 +203,7 @@ def test_replicate_copies_what_is_shared_or_not_ours():
 
 
 class Chip:
-  """Stands for a device that is not here, as JAX describes one."""
+  """Stand-in for an absent device, with JAX's attributes."""
 
   def __init__(self, number, process, slice_index, platform="tpu"):
     self.id, self.process_index = number, process

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.compiles
 
 
 class One(nn.Module):
-  """One layer between two that bend, so that images differ in direction."""
+  """One layer between two non-linear ones, so that gradients differ."""
 
   layer: nn.Module
 
@@ -54,7 +54,7 @@ CASES = {
 
 
 def case(shape, layer, batch=3, references=2):
-  """(losses, params, references, loss of one image)."""
+  """Losses, params, references and loss of one image."""
   module = One(layer)
   x = jax.random.normal(jax.random.key(1), (batch, *shape))
   params = module.init(jax.random.key(0), x)["params"]
@@ -155,7 +155,7 @@ def test_layers_are_chosen_by_path_and_all_by_default():
 
 
 def test_nothing_below_the_lowest_layer_is_differentiated():
-  """Asking for the last layer costs one forward pass and no convolution."""
+  """The last layer alone costs one forward pass and no more convolution."""
   x = jax.random.normal(jax.random.key(1), (2, 6, 6, 1))
   losses, params = of_net(x)
 

@@ -63,7 +63,7 @@ def select(
   rho=0.4,
   temperature=TEMPERATURE,
 ):
-  """Of five images, compiled once per variant, share and type."""
+  """`pixel_filter.select` compiled once per variant, share and type."""
   maps, embeddings = images or (jnp.float32(x) for x in make(5))
   keys = keys_for(5) if keys is None else keys
   positives = same(labels)
@@ -251,7 +251,7 @@ def test_pairs_that_are_won_are_still_told_apart():
 
 
 def test_one_pixel_and_two_images():
-  """No negatives at all: a magnitude of 0 is still that of a candidate."""
+  """Without negatives a candidate of magnitude 0 is still a candidate."""
   maps = jnp.ones((2, 1, 1, CHANNELS))
   select = functools.partial(pixel_filter.select, variant="F2")
   pairs = jit(select, static_argnums=1)(

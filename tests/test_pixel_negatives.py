@@ -1,4 +1,4 @@
-"""Negatives of pixel pairs: which are drawn, how often, and which are used."""
+"""Negatives of pixel pairs: draws, frequencies and masks."""
 
 import functools
 
@@ -25,7 +25,7 @@ OUTSIDE, OWN, DRAWS = 34, 3, 1000
 
 @functools.cache
 def many():
-  """Image, position and use of negatives, drawn again and again."""
+  """Image, position and mask of negatives in many draws."""
 
   @jit
   @jax.vmap
@@ -130,7 +130,7 @@ def test_the_hardest_are_of_those_that_are_usable():
 
 
 def slow_hardest(hardness, usable, counts):
-  """One row at a time; equally hard ones in their order."""
+  """Hardest negatives row by row, ties in order."""
   taken = np.zeros(hardness.shape, bool)
   for row in np.ndindex(*hardness.shape[:-1]):
     places = [p for p in range(hardness.shape[-1]) if usable[row][p]]

@@ -1,4 +1,4 @@
-"""The severity method's own promises, on the tiny preset."""
+"""Guarantees of the severity method, on the tiny preset."""
 
 import dataclasses
 import json
@@ -60,7 +60,7 @@ def finished(tmp_path_factory):
 
 
 def with_noise_in_the_evaluation_part(dataset, held_out):
-  """The same ids and labels, but other evaluation images."""
+  """Same ids and labels with other evaluation images."""
   noise = np.random.default_rng(0)
 
   def read(row):
@@ -95,8 +95,8 @@ def test_evaluation_images_touch_nothing(finished, tmp_path, monkeypatch):
 
 
 def test_every_fold_trains_with_its_own_alpha(finished):
-  """J = L + alpha G in what was logged; alpha is that of the fold's images,
-  though the folds share a program."""
+  """J = L + alpha G in the logs, with the alpha of the fold's images, although
+  the folds share a program."""
   models = load_artifact(finished / "gradcon" / "artifact")["models"]
   alphas = {name: float(model["alpha"]) for name, model in models.items()}
   config = tiny().autoencoder

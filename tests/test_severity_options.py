@@ -1,4 +1,4 @@
-"""Data that is not like the phantom, and settings that are not the default."""
+"""Data unlike the phantom, and settings other than the defaults."""
 
 import csv
 import json
@@ -90,7 +90,7 @@ def of_folder(root, **changes):
 
 @pytest.fixture(scope="module")
 def run(scans, tmp_path_factory):
-  """A finished run on the folder."""
+  """Finished run on the folder."""
   workdir = tmp_path_factory.mktemp("run")
   main.run(of_folder(scans), workdir, devices())
   return workdir

@@ -1,4 +1,4 @@
-"""Finished stages are skipped, everything that does not fit is refused."""
+"""Stages: finished ones are skipped, other settings are refused."""
 
 import hashlib
 import json
@@ -111,7 +111,7 @@ def test_other_settings_are_refused_by_key(tmp_path):
 
 
 def test_checkpoints_of_other_settings_are_refused(tmp_path):
-  """Not finished, but begun: to resume would mix two configurations."""
+  """Resuming a stage that was only begun would mix two configurations."""
 
   def fail(context):
     raise NonFiniteError("loss")

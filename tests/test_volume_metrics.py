@@ -17,7 +17,7 @@ def volume(seed, shape=(4, 6, 7)):
 
 
 def surface(mask):
-  """Voxels of the mask that touch, by a face, what is not the mask."""
+  """Voxels of the mask that share a face with a voxel outside it."""
   found = []
   for voxel in np.argwhere(mask):
     for axis in range(3):
@@ -141,7 +141,7 @@ def test_intervals_are_over_patients_and_fits():
 
 
 def test_fits_that_share_a_draw_are_not_independent():
-  """Two draws by 20 seeds that all agree: as uncertain as two draws."""
+  """Two draws by 20 equal seeds are as uncertain as two draws."""
   of_draws = np.array([0.2, 0.8])
   values = np.repeat(of_draws, 20)[None, :, None] + np.zeros((1, 1, 4))
   patients = np.arange(4)

@@ -1,4 +1,4 @@
-"""The installed jaxlib knows every flag that launch/xla_flags.py hands out."""
+"""The installed jaxlib knows every flag of launch/xla_flags.py."""
 
 import importlib.util
 import os

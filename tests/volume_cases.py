@@ -1,4 +1,4 @@
-"""Volumes, stored in any order, for the tests of volumes."""
+"""Volumes in any storage order for the tests of volumes."""
 
 import nibabel
 import numpy as np
@@ -20,7 +20,7 @@ def save(path, values, affine=None):
 
 
 def stored(values, order):
-  """The same anatomy stored another way: flipped, or with turned axes."""
+  """Stores the same anatomy flipped, or with permuted axes."""
   affine = np.diag([*SPACING, 1.0])
   if order == "lps":
     affine[:2] *= -1

@@ -1,8 +1,8 @@
-"""Severity scores to pseudo-labels.
+"""Pseudo-labels from severity scores, in numpy on the host.
 
-Host code in numpy. A bin holds the images whose scores lie in one right-closed
-interval (edges[k], edges[k + 1]]; equal scores always share a bin, and
-`from_edges(scores, bins.edges)` gives back `bins.labels` exactly.
+A bin holds the images whose scores lie in one right-closed interval
+(edges[k], edges[k + 1]]; equal scores always share a bin, and
+`from_edges(scores, bins.edges)` returns exactly `bins.labels`.
 """
 
 from gcl_jax.binning.choice import choose

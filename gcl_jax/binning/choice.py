@@ -1,4 +1,4 @@
-"""The number of bins that the scores themselves ask for."""
+"""Choice of the number of bins from the scores."""
 
 import numpy as np
 
@@ -11,10 +11,10 @@ from gcl_jax.binning.rules import (
 )
 from gcl_jax.errors import DataError
 
-# Limits of `choose` on the expected same-bin images per anchor. With fewer
-# than one the typical anchor has no positive but its own second view, and
-# SupCon is SimCLR; with more than a fifth of the batch there are in effect
-# fewer than five bins, coarser than the five-step clinical scale (ICDR).
+# Limits of `choose` on the expected same-bin images per anchor. Below one the
+# typical anchor has no positive except its second view, and SupCon is SimCLR;
+# above a fifth of the batch there are in effect fewer than five bins, coarser
+# than the five-step clinical scale (ICDR).
 MIN_POSITIVES = 1.0
 MAX_POSITIVE_SHARE = 0.2
 
@@ -28,20 +28,20 @@ def choose(
   max_positive_share: float = MAX_POSITIVE_SHARE,
   finest: bool = False,
 ) -> Bins:
-  """Bins whose number follows from the scores alone (no label is looked at).
+  """Bins whose number follows from the scores alone, without labels.
 
-  The width we want: two scores nearer than the repeatability coefficient
-  1.96 * sqrt(2) * s_w (Bland and Altman) cannot be told apart, so narrower bins
-  would sort noise; s_w is the within-image standard deviation over models,
-  each model's own offset removed. Without `repeatability`, the
+  Target width: two scores closer than the repeatability coefficient
+  1.96 * sqrt(2) * s_w (Bland and Altman) are indistinguishable, so narrower
+  bins would sort noise; s_w is the within-image standard deviation over models
+  after removing each model's offset. Without `repeatability`, the
   Freedman-Diaconis width 2 * IQR * N^(-1/3), the finest histogram that the
   number of images supports.
 
-  The limits: the expected same-bin images per anchor (`describe`) must lie
-  between `min_positives` and `max_positive_share * (batch_size - 1)`. Among the
-  equal-width K inside the limits the nearest (in ratio) to range / width is
-  taken. When outliers or ties leave none, the same search is made with equal
-  counts; when that fails too, the K that misses the limits least.
+  Limits: the expected same-bin images per anchor (`describe`) must lie between
+  `min_positives` and `max_positive_share * (batch_size - 1)`. Of the
+  equal-width K inside the limits the one nearest (in ratio) to range / width is
+  taken. If outliers or ties leave none, equal counts are searched in the same
+  way; if that fails too, the K that misses the limits least is taken.
 
   Args:
     scores: float[N].
@@ -50,11 +50,11 @@ def choose(
     batch_size: B, images in a SupCon batch (all devices together).
     min_positives: lower limit on expected same-bin images per anchor.
     max_positive_share: upper limit, as a share of the B - 1 others.
-    finest: want no width at all but the most bins inside the limits, so that
-      the typical anchor has just one positive besides its own second view.
+    finest: ignores the width and takes the most bins inside the limits, so that
+      the typical anchor has just one positive besides its second view.
 
   Returns:
-    `Bins` with `reason` saying which width was wanted and what moved it.
+    `Bins`, whose `reason` states the target width and the limits that applied.
 
   Raises:
     DataError: a score is not finite, all are equal, or shapes do not match.
@@ -86,7 +86,7 @@ def _wanted_width(scores, repeatability) -> tuple[float, str]:
         f"repeatability coefficient {width:.3g} (within-image sd {spread:.3g}"
         f" over {models} models)"
       )
-  # Half of the images tied leaves no quartile distance: use the sd instead.
+  # If half of the images are tied, the IQR is 0: use the sd instead.
   quartiles = np.subtract(*np.quantile(scores, [0.75, 0.25]))
   spread = quartiles if quartiles > 0 else 1.349 * scores.std()
   width = 2 * spread * len(scores) ** (-1 / 3)
@@ -111,7 +111,7 @@ def _within_image_sd(repeated: np.ndarray) -> tuple[float, int]:
 
 
 def _search(rule, scores, wanted, batch_size, limits) -> tuple[Bins, float]:
-  """The K with least miss of the limits, then nearest to `wanted` in ratio."""
+  """K with the least violation of the limits, then nearest to `wanted`."""
   grid = np.unique(np.geomspace(2, len(scores), 80).round().astype(int))
   grid = np.union1d(grid, [int(np.ceil(wanted))])
   best = None

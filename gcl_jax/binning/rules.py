@@ -1,4 +1,4 @@
-"""Scores to bins by fixed rules, and what the bins mean for a batch."""
+"""Bins of scores by fixed rules, and statistics of bins in a batch."""
 
 from typing import NamedTuple
 
@@ -7,21 +7,21 @@ from scipy.special import gammaln
 
 from gcl_jax.errors import ConfigError, DataError
 
-# Beyond this, the range of the scores times a number of bins is no float64.
+# Beyond this, range * number of bins overflows float64.
 _LARGEST = 1e300
 
 
 class Bins(NamedTuple):
-  """Pseudo-labels and the rule that gave them.
+  """Pseudo-labels and their rule.
 
   Attributes:
-    labels: int32[N], 0 is the bin of the lowest scores. Numbers of bins that
-      hold no image do not occur.
+    labels: int32[N], 0 is the bin of the lowest scores. Numbers of empty bins
+      do not occur.
     edges: float64[K + 1], rising; bin k is (edges[k], edges[k + 1]], and the
       first bin also holds edges[0].
     rule: "equal_width", "equal_count" or "from_edges".
     requested: K, the number of bins asked for.
-    reason: a sentence for the report: why this rule and this K.
+    reason: a sentence for the report on this rule and this K.
   """
 
   labels: np.ndarray
@@ -32,7 +32,7 @@ class Bins(NamedTuple):
 
 
 def equal_width(scores: np.ndarray, bins: int) -> Bins:
-  """K intervals of the same width over [min, max] of the pool.
+  """K intervals of equal width over [min, max] of the pool.
 
   With w = (max - min) / K, bin(x) = max(0, ceil((x - min) / w) - 1), the rule
   of the authors' released tables. One far outlier can squeeze all other images
@@ -51,8 +51,8 @@ def equal_width(scores: np.ndarray, bins: int) -> Bins:
   """
   scores = fit_scores(scores, bins)
   low, high = scores.min(), scores.max()
-  # Multiply before dividing: an edge that is a float comes out as that float,
-  # so an integer score on an edge falls in the bin below it.
+  # Multiplying before dividing makes representable edges exact, so that an
+  # integer score on an edge falls in the bin below it.
   edges = low + (high - low) * np.arange(bins + 1) / bins
   edges[-1] = high
   labels = _assign(scores, edges)
@@ -64,8 +64,8 @@ def equal_count(scores: np.ndarray, bins: int) -> Bins:
   """K bins of about N / K images: bin = floor(rank * K / N).
 
   The rank (0 .. N - 1) is that of a stable sort; tied scores take the rank of
-  the first of them, so that they share a bin. Any increasing map of the scores
-  leaves the labels as they are. Many ties leave some bins empty.
+  the first of them, so that they share a bin. An increasing map of the scores
+  does not change the labels. Many ties leave some bins empty.
 
   Args:
     scores: float[N], the pool the edges are fitted on.
@@ -90,14 +90,15 @@ def equal_count(scores: np.ndarray, bins: int) -> Bins:
 
 
 def from_edges(scores: np.ndarray, edges: np.ndarray) -> Bins:
-  """Labels of any scores under edges fitted on the pre-training pool.
+  """Labels of scores by edges fitted on the pre-training pool.
 
   Args:
     scores: float[N]; values beyond the edges go to the first or last bin.
     edges: float[K + 1], rising (equal neighbours make an empty bin), K >= 1.
 
   Raises:
-    DataError: a score or an edge is not finite, or the edges fall.
+    DataError: a score or an edge is not finite, or an edge is below the one
+      before.
 
   Example:
     >>> from_edges(np.array([-5.0, 1.5, 99.0]), np.array([0.0, 1, 2])).labels
@@ -117,15 +118,15 @@ def from_edges(scores: np.ndarray, edges: np.ndarray) -> Bins:
 
 
 def describe(bins: Bins, batch_size: int) -> dict[str, float | int]:
-  """What the bins mean for a random batch; to be reported beside each result.
+  """Statistics of the bins in a random batch, to be reported with each result.
 
   With n_b images in bin b of a pool of P, an anchor in a batch of B images
   drawn without replacement expects (B - 1) * sum_b n_b (n_b - 1) / (P (P - 1))
   other images of its own bin.
 
   Args:
-    bins: what a rule of this module returned.
-    batch_size: B; more than P counts as P.
+    bins: the result of a rule of this module.
+    batch_size: B, at most P is used.
 
   Returns:
     `images` P, `requested` and `occupied` bins, `largest` (images in the
@@ -147,7 +148,7 @@ def describe(bins: Bins, batch_size: int) -> dict[str, float | int]:
 
 
 def expected_positives(labels: np.ndarray, batch_size: int) -> float:
-  """(B - 1) sum_b n_b (n_b - 1) / (P (P - 1)) of int labels [P]."""
+  """Expected same-bin images per anchor for int labels [P], see `describe`."""
   counts, total = np.bincount(labels).astype(np.float64), len(labels)
   if total < 2:
     return 0.0
@@ -167,7 +168,7 @@ def _with_positive(counts: np.ndarray, total: int, drawn: int) -> float:
 
 
 def _finite_scores(scores: np.ndarray) -> np.ndarray:
-  """Scores as a float64 vector; DataError if one is not finite."""
+  """Scores as a float64 vector; raises DataError if one is not finite."""
   scores = np.asarray(scores, np.float64)
   if scores.ndim != 1 or not len(scores):
     raise DataError(f"scores must be a non-empty vector, got {scores.shape}")
@@ -182,11 +183,11 @@ def _finite_scores(scores: np.ndarray) -> np.ndarray:
 
 
 def fit_scores(scores: np.ndarray, bins: int) -> np.ndarray:
-  """Scores that edges can be fitted on, float64.
+  """Scores in float64, checked for fitting edges.
 
   Raises:
     DataError: a score is not finite or beyond 1e300, or all are equal.
-    ConfigError: fewer than 2 bins.
+    ConfigError: there are fewer than 2 bins.
   """
   scores = _finite_scores(scores)
   if bins < 2:

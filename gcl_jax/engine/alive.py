@@ -1,17 +1,18 @@
-"""Notices a process that died or hangs, before the others wait for ever.
+"""Detects dead or hanging processes, on which the others would wait for ever.
 
-Every process counts up in a file of its own in the run's folder and looks
-whether the others do. One that has not for `GCL_HEARTBEAT_S` seconds is lost:
-nothing that runs across processes can go on without it, so this process says
-who it was and ends at once with exit code 4. Its last checkpoint is intact.
+Every process writes a heartbeat count to its own file in the run's folder and
+reads those of the others. A process whose count has not changed for
+`GCL_HEARTBEAT_S` seconds is lost, and collective operations cannot complete
+without it: this process names it and exits at once with code 4. The last
+checkpoint is intact.
 
-A process whose main thread alone is stuck still counts up, so progress is
-watched too (`moved`): when no process has made any for `GCL_STALL_S` seconds,
-all end with code 4 and say how far each of them came.
+If only the main thread hangs, heartbeats continue, so progress is watched too
+(`moved`): without progress of any process for `GCL_STALL_S` seconds, all exit
+with code 4 and print how far each of them came.
 
-Whoever ends so writes it into its file, and the others follow within a few
-seconds. Process 0 goes last: JAX's coordination service lives in it, and when
-it is gone JAX aborts the others (SIGABRT) before they have said a word.
+A process that exits in this way writes the reason into its file, and the others
+follow within a few seconds. Process 0 exits last: it runs JAX's coordination
+service, without which JAX aborts the others (SIGABRT) before they can report.
 """
 
 import contextlib
@@ -31,41 +32,41 @@ from gcl_jax.engine import distributed
 from gcl_jax.errors import PeerLost
 
 DEFAULT_S = 100
-DEFAULT_STALL_S = 3600  # compiling for a large slice moves nothing for minutes
+DEFAULT_STALL_S = 3600  # compiling for a large slice takes many minutes
 
 
 def timeout_s() -> float:
-  """Seconds of silence after which a process counts as lost.
+  """Seconds without heartbeat after which a process counts as lost.
 
   Raises:
-    ConfigError: `GCL_HEARTBEAT_S` is no positive number.
+    ConfigError: `GCL_HEARTBEAT_S` is not a positive number.
   """
   return distributed.number_from("GCL_HEARTBEAT_S", DEFAULT_S)
 
 
 def stall_s() -> float:
-  """Seconds without any process's progress after which all end.
+  """Seconds without progress of any process after which all exit.
 
   Raises:
-    ConfigError: `GCL_STALL_S` is no positive number.
+    ConfigError: `GCL_STALL_S` is not a positive number.
   """
   return distributed.number_from("GCL_STALL_S", DEFAULT_STALL_S)
 
 
 _moved = 0
-_pulse = None  # of the run that is watched
+_pulse = None  # of the watched run
 _leaving = threading.Lock()
 
 
 def moved() -> None:
-  """Notes that this process's work went on; progress bars call it."""
+  """Records progress of this process; called by progress bars."""
   global _moved
   _moved += 1
 
 
 @contextlib.contextmanager
 def watch(workdir: str | os.PathLike) -> Iterator[None]:
-  """Watches the other processes of this run; alone, it does nothing."""
+  """Watches the other processes of this run; no effect with a single one."""
   if jax.process_count() == 1:
     yield
     return
@@ -90,17 +91,17 @@ def watch(workdir: str | os.PathLike) -> Iterator[None]:
 
 
 def lost(reason: str) -> None:
-  """Says that a peer is lost and ends this process without waiting for it."""
+  """Reports that another process is lost and exits without waiting for it."""
   _leaving.acquire()  # never released: one thread reports
   pulse, code = _pulse, PeerLost.exit_code
-  # Whatever the log or the file system does, this process ends.
+  # The timer ends this process even if the log or the file system hangs.
   limit = threading.Timer(4 * pulse.pause if pulse else 5, os._exit, [code])
   limit.daemon = True
   limit.start()
   try:
-    # A broken connection is said more clearly by who broke it.
-    said = pulse.left() if pulse else []
-    line = [*said, *reason.strip().splitlines(), "no word"][0][:200]
+    # The lost process's own reason is clearer than a broken connection.
+    reasons = pulse.left() if pulse else []
+    line = [*reasons, *reason.strip().splitlines(), "no word"][0][:200]
     print(
       f"gcl_jax: another process was lost ({line}): what was saved is intact,"
       " run the same command again to go on",
@@ -110,7 +111,7 @@ def lost(reason: str) -> None:
     if pulse:
       pulse.leave(line)
   finally:
-    os._exit(code)  # leaving politely would wait for the lost one
+    os._exit(code)  # a regular exit would wait for the lost process
 
 
 def _work(pulse, done, stall):
@@ -126,9 +127,9 @@ def _work(pulse, done, stall):
 
 
 class _Pulse:
-  """This process's count, and when those of the others last changed here.
+  """Heartbeat count of this process, and local times of changes of the others.
 
-  Clocks of other hosts are not looked at, only whether their counts move.
+  Clocks of other hosts are not used, only changes of their counts.
   """
 
   def __init__(self, folder, me, count):
@@ -142,42 +143,42 @@ class _Pulse:
 
   def beat(self):
     self.beats += 1
-    here = {"host": socket.gethostname(), "pid": os.getpid()}
-    here |= {"beats": self.beats, "moves": _moved, "lost": self.reason}
+    entry = {"host": socket.gethostname(), "pid": os.getpid()}
+    entry |= {"beats": self.beats, "moves": _moved, "lost": self.reason}
     with contextlib.suppress(OSError):
-      self._path(self.me).write_text(json.dumps(here))
+      self._path(self.me).write_text(json.dumps(entry))
 
   def end(self):
-    """Removes this process's count, not that of a run which was here first."""
+    """Removes this process's file, but not one that another run wrote."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
       entry = json.loads(self._path(self.me).read_text())
       if (entry["host"], entry["pid"]) == (socket.gethostname(), os.getpid()):
         self._path(self.me).unlink()
 
   def leave(self, reason):
-    """Tells the others why this one ends; process 0 waits until they have."""
+    """Writes the reason of this exit; process 0 waits for the others' exits."""
     self.reason = reason
     self.beat()
     end = time.monotonic() + 3 * self.pause
     while not self.me and len(self.left()) < len(self.others):
-      if time.monotonic() > end:  # one of them is the one that was lost
+      if time.monotonic() > end:  # the lost process writes no reason
         break
       time.sleep(self.pause / 10)
 
   def left(self):
-    """Why each of the others that has ended did, not those of a run before."""
+    """Reasons of the other processes that exited, without those of old runs."""
     entries = [(self._entry(n), self.before[n]) for n in self.others]
-    said = [now.get("lost") for now, old in entries if now != old]
-    return [reason for reason in said if reason and isinstance(reason, str)]
+    reasons = [now.get("lost") for now, old in entries if now != old]
+    return [reason for reason in reasons if reason and isinstance(reason, str)]
 
   def silent(self, limit):
-    """Who has not counted up for so long, or None."""
+    """Name of a process without heartbeat for `limit` seconds, or None."""
     now = time.monotonic()
     for number in self.others:
       try:
         text = self._path(number).read_text()
       except FileNotFoundError:
-        text = None  # not there yet, or at its end
+        text = None  # not started yet, or finished
       except OSError:
         continue
       if text != self.seen[number][0] or text is None:
@@ -187,7 +188,7 @@ class _Pulse:
     return None
 
   def standing(self, limit):
-    """How far each process came, if none has gone on for so long, or None."""
+    """Progress of each process if none was made for `limit` s, or None."""
     moves = {self.me: _moved}
     for number, (text, _) in self.seen.items():
       with contextlib.suppress(ValueError, KeyError, TypeError):
@@ -206,10 +207,10 @@ class _Pulse:
     return f"process {number}"
 
   def _entry(self, number):
-    """What a process wrote, or {} while it cannot be read."""
+    """Contents of a process's file, or {} if it cannot be read."""
     with contextlib.suppress(OSError, ValueError):
-      found = json.loads(self._path(number).read_text())
-      return found if isinstance(found, dict) else {}
+      entry = json.loads(self._path(number).read_text())
+      return entry if isinstance(entry, dict) else {}
     return {}
 
   def _path(self, number):

@@ -1,8 +1,8 @@
-"""Checkpoints to resume from, artifacts for the next stage, manifests.
+"""Checkpoints for resuming and artifacts for later stages.
 
-The only file that knows orbax. A checkpoint is written beside its place and
-renamed when complete; every array's SHA-256 is kept with it, so a damaged one
-is found out and the one before it is used.
+The only file that uses orbax. A checkpoint is written to a temporary folder and
+renamed when complete; the SHA-256 of every array is saved with it, so that
+damage is detected and the previous checkpoint is used.
 """
 
 import json
@@ -32,23 +32,23 @@ PyTree = Any
 
 
 class Checkpoints:
-  """The newest states of one fit, in `directory/<step>/`.
+  """Newest states of one fit, in `directory/<step>/`.
 
   Attributes:
-    finished: whether the fit of the state last restored had stopped early: it
-      must not train on when the run is started again.
+    finished: whether the fit of the last restored state had stopped early, so
+      that it must not continue when the run is resumed.
   """
 
   def __init__(
     self, directory: str | pathlib.Path, keep: int = 2, strict: bool = False
   ):
-    """Opens or makes the folder and removes what a killed save left behind.
+    """Opens or creates the folder and removes remains of interrupted saves.
 
     Args:
       directory: the folder.
-      keep: how many of the newest are kept.
+      keep: number of newest checkpoints that are kept.
       strict: a damaged checkpoint is refused and left for inspection, instead
-        of giving way to the one before.
+        of being replaced by the previous one.
 
     Raises:
       UserError: the folder cannot be written.
@@ -61,7 +61,7 @@ class Checkpoints:
       item_names=("state", "meta"),
       options=ocp.CheckpointManagerOptions(
         max_to_keep=keep,
-        enable_async_checkpointing=False,  # donated buffers: no reading later
+        enable_async_checkpointing=False,  # buffers are donated to later steps
         cleanup_tmp_directories=True,
       ),
     )
@@ -74,12 +74,12 @@ class Checkpoints:
     """Writes the state of `step`, replacing a checkpoint of the same step.
 
     Raises:
-      OSError, ValueError: it could not be written; older ones are intact.
+      OSError, ValueError: writing failed; older checkpoints are intact.
     """
     if step in self._manager.all_steps():
-      self._manager.delete(step)  # orbax would keep the old one silently
-    # From the host process 0 writes every array whole; of arrays on devices
-    # orbax would write a slice a device, each cut by a program of its own.
+      self._manager.delete(step)  # otherwise orbax keeps the old one silently
+    # Process 0 writes host arrays in one piece; of device arrays orbax would
+    # write one slice per device, each cut by a separately compiled program.
     state = jax.tree.map(_on_host, state)
     meta = {
       "schema": SCHEMA,
@@ -93,22 +93,22 @@ class Checkpoints:
       ),
       force=True,
     )
-    if distributed.is_main():  # orbax syncs its arrays but not what names them
+    if distributed.is_main():  # orbax syncs array files but not their folders
       disk.settle(self.directory / str(step))
 
   def restore(self, like: PyTree, step: int | None = None) -> PyTree:
-    """The newest state that is whole, placed as `like` is.
+    """Restores the newest undamaged state onto the devices of `like`.
 
     Args:
-      like: pytree of arrays (or `jax.ShapeDtypeStruct` with shardings): its
-        structure, shapes, dtypes and devices are those of the result. The
-        devices may differ from those the state was saved on.
-      step: this one only; None takes the newest and, where it is damaged,
-        says so, removes it and takes the one before.
+      like: pytree of arrays (or `jax.ShapeDtypeStruct` with shardings) that
+        gives structure, shapes, dtypes and devices of the result. The devices
+        may differ from those the state was saved on.
+      step: only this step; None takes the newest and, if it is damaged,
+        reports this, removes it and takes the previous one.
 
     Raises:
-      UserError: there is none, it belongs to another model or a newer version
-        of this program, or all are damaged.
+      UserError: there is no checkpoint, it belongs to another model or a newer
+        version of this program, or all are damaged.
     """
     steps = sorted(self._manager.all_steps(), reverse=True)
     wanted = steps if step is None else [s for s in steps if s == step]
@@ -152,7 +152,7 @@ class Checkpoints:
   def _read(self, step, **items):
     try:
       return self._manager.restore(step, args=ocp.args.Composite(**items))
-    except Exception as error:  # orbax has no one type for unreadable files
+    except Exception as error:  # orbax raises many types for unreadable files
       first = str(error).splitlines()[0][:200] if str(error) else repr(error)
       where = self.directory / str(step)
       raise _Damaged(f"checkpoint {where} is damaged: {first}") from error
@@ -163,20 +163,20 @@ class _Damaged(Exception):
 
 
 def save_artifact(directory: str | pathlib.Path, tree: dict) -> None:
-  """Writes what a stage leaves: a nested dict of arrays, strings and numbers.
+  """Writes the artifact of a stage: a nested dict of arrays and plain values.
 
   Numeric arrays go to `arrays/` (an orbax pytree), everything else (string
   arrays, empty arrays, Python values, empty dicts) to `values.json`. The folder
-  appears in one rename and replaces an older one. Process 0 alone calls this.
+  is created in one rename and replaces an older one. Called by process 0 only.
 
   Args:
-    directory: the folder to make.
+    directory: the folder to create.
     tree: nested dict with str keys (no "/"); leaves numpy or jax arrays, or
       plain Python values.
 
   Raises:
-    TypeError: a key or a leaf of another kind (object arrays, for one).
-    UserError: the folder is there and is no artifact.
+    TypeError: a key or a leaf is of another kind (such as an object array).
+    UserError: the folder exists and is not an artifact.
   """
   directory = pathlib.Path(directory).absolute()
   if directory.exists() and not (
@@ -201,7 +201,7 @@ def save_artifact(directory: str | pathlib.Path, tree: dict) -> None:
 
 
 def _alone() -> ocp.Checkpointer:
-  """Reads and writes numpy arrays in this process, whatever the others do."""
+  """Checkpointer for numpy arrays in this process, without synchronisation."""
   me = jax.process_index()
   options = ocp.options.MultiprocessingOptions(
     primary_host=me,
@@ -213,10 +213,10 @@ def _alone() -> ocp.Checkpointer:
 
 
 def load_artifact(directory: str | pathlib.Path) -> dict:
-  """The tree `save_artifact` wrote, every numeric leaf a numpy array.
+  """Tree written by `save_artifact`, with numeric leaves as numpy arrays.
 
   Raises:
-    UserError: it is missing or cannot be read.
+    UserError: the artifact is missing or cannot be read.
   """
   directory = pathlib.Path(directory).absolute()
   try:
@@ -224,7 +224,7 @@ def load_artifact(directory: str | pathlib.Path) -> dict:
     leaves = {k: _from_json(v) for k, v in index["values"].items()}
     if index["arrays"]:
       leaves |= _read_arrays(directory / "arrays", index["arrays"])
-  except Exception as error:  # orbax has no one type for unreadable files
+  except Exception as error:  # orbax raises many types for unreadable files
     first = str(error).splitlines()[0][:200] if str(error) else repr(error)
     raise UserError(
       f"cannot read {directory} ({first}): delete the stage's folder and run"
@@ -297,7 +297,7 @@ def _to_json(path, value):
   if isinstance(value, np.ndarray) and value.dtype.kind not in "OSMm":
     return {"shape": list(value.shape), "dtype": value.dtype.name}
   if value is None or isinstance(value, bool | int | float | str | dict):
-    return {"value": value}  # a dict here is an empty one
+    return {"value": value}  # a dict among the leaves is empty
   kind = getattr(value, "dtype", type(value).__name__)
   raise TypeError(f"an artifact cannot hold {path}: {kind}")
 

@@ -1,4 +1,6 @@
-"""Who am I among the processes: told so, Slurm, a TPU, Kubernetes, or alone."""
+"""Detection of the process group: GCL_* variables, Slurm, TPU, Kubernetes, or
+a single process.
+"""
 
 import glob
 import importlib.util
@@ -20,18 +22,18 @@ _SLURM = (
   "SLURM_PROCID",
   "SLURM_LOCALID",
 )
-# How `jax.default_backend` calls what a user asks for.
+# Names of `jax.default_backend`; "" leaves the choice to JAX.
 PLATFORMS = ("", "cpu", "gpu", "tpu")
-_NVIDIA = "/dev/nvidia0"  # there where a driver is
+_NVIDIA = "/dev/nvidia0"  # exists if the driver is installed
 
 
 class Found(NamedTuple):
-  """How the processes were found.
+  """Detected process group.
 
   Attributes:
-    how: a few words for the log.
-    count: of processes; None where only JAX knows.
-    settings: keywords of `jax.distributed.initialize`; None when alone.
+    how: source of the detection, for the log.
+    count: number of processes; None if only JAX knows it.
+    settings: keywords of `jax.distributed.initialize`; None for one process.
   """
 
   how: str
@@ -43,18 +45,18 @@ ALONE = Found("alone", 1, None)
 
 
 def find(environment: Mapping[str, str] = os.environ) -> Found:
-  """Looks for the peers of this process: the first of these that is there.
+  """Detects how this process was launched, by the first match of:
 
   1. `GCL_COORDINATOR` (host:port of process 0), `GCL_NUM_PROCESSES` and
-     `GCL_PROCESS_ID`; GCL_NUM_PROCESSES=1 alone forbids to look further.
-  2. Slurm, inside `srun` with several tasks. With one task a node it takes all
-     GPUs of the node, otherwise the one with its local number.
+     `GCL_PROCESS_ID`; GCL_NUM_PROCESSES=1 alone means a single process.
+  2. Slurm, inside `srun` with several tasks. With one task per node a task
+     takes all GPUs of the node, otherwise the one with its local number.
   3. A TPU in this machine: JAX asks the cloud for the other hosts.
   4. Kubernetes, in a pod of an indexed job (needs the extra `k8s`).
 
   Raises:
-    ConfigError: only some of the three are set, or they make no sense; a pod
-      of an indexed job without the extra `k8s`.
+    ConfigError: only some of the three variables are set, or their values are
+      invalid; a pod of an indexed job lacks the extra `k8s`.
   """
   found = _told(environment) or _slurm(environment)
   if found is None and _has_tpu():
@@ -63,10 +65,10 @@ def find(environment: Mapping[str, str] = os.environ) -> Found:
 
 
 def join(found: Found) -> None:
-  """Joins the other processes; call it once, before any array is made.
+  """Joins the other processes; to be called once, before any array is made.
 
-  JAX's own heartbeat aborts without a clear line, so it comes second to that
-  of `alive`.
+  JAX's own heartbeat aborts without a clear message, so its timeout is longer
+  than that of `alive`.
   """
   if found.settings is not None:
     seconds = int(2 * alive.timeout_s()) + 10
@@ -107,7 +109,7 @@ def _told(environment):
 def _slurm(environment):
   if not all(environment.get(name) for name in _SLURM):
     return None
-  # Of the step: the job of an interactive shell may have more tasks.
+  # Tasks of the step: the job of an interactive shell may have more.
   count = int(
     environment.get("SLURM_STEP_NUM_TASKS", environment["SLURM_NTASKS"])
   )
@@ -118,7 +120,7 @@ def _slurm(environment):
   if _one_task_a_node(environment) and gpus.isdigit():
     settings["local_device_ids"] = list(range(int(gpus)))
   elif environment.get("CUDA_VISIBLE_DEVICES", ",").isdigit():
-    settings["local_device_ids"] = [0]  # Slurm shows each task its own alone
+    settings["local_device_ids"] = [0]  # only the task's own GPU is visible
   job = f"Slurm job {environment['SLURM_JOB_ID']}"
   return Found(job, count, settings)
 
@@ -148,14 +150,14 @@ def _kubernetes(environment):
 
 
 def check_platform(wanted: str = "") -> None:
-  """Stops a run that would fall to the CPU.
+  """Refuses a run on another platform than intended, such as a fallback to CPU.
 
   Args:
-    wanted: "gpu", "tpu" or "cpu"; "" takes what there is, but not the CPU of a
-      machine that has an NVIDIA GPU (JAX_PLATFORMS=cpu allows it).
+    wanted: "gpu", "tpu" or "cpu"; "" accepts any, except the CPU of a machine
+      with an NVIDIA GPU (JAX_PLATFORMS=cpu allows it).
 
   Raises:
-    ConfigError: JAX runs on something else than wanted.
+    ConfigError: JAX runs on another platform.
   """
   if wanted not in PLATFORMS:
     raise ConfigError(
@@ -177,7 +179,7 @@ def check_platform(wanted: str = "") -> None:
 
 
 def describe(found: Found) -> str:
-  """One line: how many processes and devices, of what kind."""
+  """One line with the process group, the number and the kind of devices."""
   devices, here = jax.devices(), jax.local_device_count()
   return (
     f"process {jax.process_index()} of {jax.process_count()} ({found.how}),"

@@ -1,4 +1,4 @@
-"""What the processes do together, and how a CPU is used."""
+"""Coordination of the processes, and settings of the CPU backend."""
 
 import contextlib
 import ctypes
@@ -15,21 +15,21 @@ from gcl_jax.errors import ConfigError, MainProcessFailed
 
 
 def is_main() -> bool:
-  """True in process 0, the one that writes files and prints."""
+  """True in process 0, which writes files and prints."""
   return jax.process_index() == 0
 
 
 def barrier(name: str) -> None:
-  """Waits for all processes; alone, it does nothing."""
+  """Waits for all processes; no effect with a single one."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
 
 
 def number_from(variable: str, default: int) -> int:
-  """A positive whole number from the environment.
+  """Positive integer from an environment variable.
 
   Raises:
-    ConfigError: it is something else.
+    ConfigError: the value is not a positive integer.
   """
   text = os.environ.get(variable) or str(default)
   if not text.isdigit() or int(text) < 1:
@@ -41,8 +41,8 @@ def on_main(function: Callable[[], None]) -> None:
   """Runs in process 0 while the others wait; an error there ends all of them.
 
   Raises:
-    What the function raised, in process 0.
-    MainProcessFailed: process 0 failed, in the others; with its exit code.
+    Any exception of the function, in process 0.
+    MainProcessFailed: in the others, with the exit code of process 0.
   """
   error = None
   if is_main():
@@ -60,11 +60,11 @@ def on_main(function: Callable[[], None]) -> None:
 
 
 def check_agreement(what: str, value: str) -> None:
-  """Refuses processes that were started with something else than process 0.
+  """Checks that all processes were started with the same value as process 0.
 
   Args:
-    what: is compared, for the message.
-    value: of this process.
+    what: name of the value, for the message.
+    value: value in this process.
 
   Raises:
     ConfigError: in every process, if one differs.
@@ -83,14 +83,14 @@ def check_agreement(what: str, value: str) -> None:
 
 
 def local_share(count: int, process: tuple[int, int] | None = None) -> slice:
-  """The positions of a global batch of `count` rows that a process holds.
+  """Slice of a global batch of `count` rows that a process holds.
 
   Args:
     count: rows of the batch.
-    process: (its number, number of processes); None asks JAX for this one's.
+    process: (its number, number of processes); None for this process.
 
   Raises:
-    ConfigError: `count` is no multiple of the number of processes.
+    ConfigError: `count` is not a multiple of the number of processes.
   """
   number, processes = process or (jax.process_index(), jax.process_count())
   if count % processes:
@@ -104,17 +104,16 @@ def local_share(count: int, process: tuple[int, int] | None = None) -> slice:
 
 
 def cpu_devices(limit: int = 4) -> int:
-  """One virtual device per core this process may use, at most `limit`."""
+  """Number of virtual devices: one per usable core, at most `limit`."""
   return max(1, min(limit, len(os.sched_getaffinity(0))))
 
 
 def keep_memory() -> None:
-  """Tells glibc to keep the memory XLA frees; elsewhere it does nothing.
+  """Makes glibc keep memory that XLA frees; no effect without glibc.
 
-  By default every large buffer of a step goes back to the system and is
-  faulted in again at the next one: about a fifth of a CPU training step.
-  The three calls are M_MMAP_MAX = 0, M_TRIM_THRESHOLD = -1 (never) and
-  M_ARENA_MAX = 1.
+  By default every large buffer of a step is returned to the system and
+  page-faulted at the next step: about a fifth of a CPU training step. The three
+  calls are M_MMAP_MAX = 0, M_TRIM_THRESHOLD = -1 (never) and M_ARENA_MAX = 1.
   """
   if sys.platform == "linux":
     with contextlib.suppress(OSError, AttributeError):
@@ -124,15 +123,15 @@ def keep_memory() -> None:
 
 
 def keep_programs(folder: str | os.PathLike) -> None:
-  """Keeps compiled programs in a folder, so that a resumed run starts at once.
+  """Caches compiled programs in a folder, so that a resumed run starts quickly.
 
-  Only those that took a second or more, and on GPU and TPU only. A program for
-  a CPU is machine code of the processor that compiled it: loaded on an older
-  one, XLA writes an error line and then dies of the first unknown instruction,
-  and on some processors it writes that line for its own programs too (jax
-  issue 38445, jaxlib 0.10.2). With `JAX_COMPILATION_CACHE_DIR` set JAX does
-  what that says, on a CPU as well. The folder is trusted as the code is:
-  nobody else should be able to write there.
+  Only programs that took a second or more, and on GPU and TPU only. A CPU
+  program is machine code of the processor that compiled it: loaded on an older
+  one, XLA logs an error and then crashes at the first unknown instruction, and
+  on some processors it logs that error for its own programs too (jax issue
+  38445, jaxlib 0.10.2). If `JAX_COMPILATION_CACHE_DIR` is set, JAX uses that
+  folder, on a CPU as well. The folder is trusted like code: nobody else should
+  have write access to it.
   """
   if jax.default_backend() == "cpu" or jax.config.jax_compilation_cache_dir:
     return
@@ -140,12 +139,12 @@ def keep_programs(folder: str | os.PathLike) -> None:
 
 
 def configure_cpu(count: int) -> None:
-  """Splits the CPU into `count` virtual devices; other platforms are untouched.
+  """Splits the CPU into `count` virtual devices; no effect on other platforms.
 
-  The threads that help inside one operation belong to all virtual devices
-  together, as many as there are cores: with one device per core nothing is
-  oversubscribed and no flag is needed (`--xla_cpu_multi_thread_eigen=false`
-  has no effect any more: counted per thread, jax 0.10).
+  All virtual devices share one pool of intra-op threads, as many as there are
+  cores: with one device per core nothing is oversubscribed and no flag is
+  needed (`--xla_cpu_multi_thread_eigen=false` has no effect any more: threads
+  were counted, jax 0.10).
 
   Raises:
     RuntimeError: JAX has already started (call this before any array is made).
@@ -156,7 +155,7 @@ def configure_cpu(count: int) -> None:
 def usable_devices(
   batch_sizes: Sequence[int], available: int, processes: int = 1
 ) -> int:
-  """The largest number of devices a process whose total divides every batch.
+  """Largest number of devices per process whose total divides every batch.
 
   >>> usable_devices([32, 24], available=6)
   4
@@ -164,7 +163,7 @@ def usable_devices(
   2
 
   Raises:
-    ConfigError: not even one device a process would do.
+    ConfigError: even one device per process does not divide every batch.
   """
   fitting = [
     n

@@ -1,9 +1,9 @@
-"""How much arithmetic a program asks for.
+"""Count of the floating-point operations of a program.
 
 XLA's own count takes the body of a loop once and differs by platform; this one
-reads the program as written: matrix products and convolutions, two operations
-a multiply-add, over all devices, loops as often as they run. It is what "model
-FLOPs" means in model FLOPs utilisation, with what `remat` computes again.
+reads the traced program: matrix products and convolutions, two operations per
+multiply-add, over all devices, loops times their length. It is the "model
+FLOPs" of model FLOPs utilisation, plus the recomputation by `remat`.
 """
 
 import math
@@ -15,10 +15,10 @@ from jax.extend import core
 
 
 def count(function: Callable, *args: Any) -> float:
-  """FLOPs of one call of `function` over all devices; args by shape alone.
+  """FLOPs of one call of `function` over all devices; args are only traced.
 
   Of the branches of a condition the largest counts, and the body of a `while`
-  whose length is unknown counts once.
+  of unknown length counts once.
 
   >>> count(lambda a, b: a @ b, jax.ShapeDtypeStruct((2, 3), "float32"),
   ...       jax.ShapeDtypeStruct((3, 5), "float32"))
@@ -27,13 +27,13 @@ def count(function: Callable, *args: Any) -> float:
   processes = jax.process_count()
   if processes == 1 or hasattr(function, "trace"):
     return _of(jax.make_jaxpr(function)(*args).jaxpr)
-  # Of several processes each traces a pmap for its own devices alone.
+  # With several processes each traces a pmap for its own devices only.
   args = jax.tree.map(_of_this_process, args)
   return processes * _of(jax.make_jaxpr(function)(*args).jaxpr)
 
 
 def _of_this_process(array):
-  """The shape of the part of an array that this process holds."""
+  """Shape of the part of an array that this process holds."""
   sharding = getattr(array, "sharding", None)
   if sharding is None or sharding.is_fully_replicated:
     return jax.ShapeDtypeStruct(array.shape, array.dtype)
@@ -65,7 +65,7 @@ def _equation(equation) -> float:
 
 
 def _jaxprs(params):
-  """The programs among an equation's parameters."""
+  """Subprograms (jaxprs) among the parameters of an equation."""
   leaves = jax.tree.leaves(
     list(params.values()),
     is_leaf=lambda x: isinstance(x, (core.Jaxpr, core.ClosedJaxpr)),
@@ -85,11 +85,11 @@ def _product(equation) -> float:
 
 
 def _convolution(equation) -> float:
-  """Zeros that a dilation inserts are not multiplied; padding is."""
+  """FLOPs of a convolution, with padding but without dilation's zeros."""
   params = equation.params
   kernel = equation.invars[1].aval
   (out,) = equation.outvars
   features = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
-  each = kernel.size / features  # multiply-adds of one output value
+  each = kernel.size / features  # multiply-adds per output value
   dilation = math.prod(params["lhs_dilation"])
   return 2 * out.aval.size * each / dilation

@@ -1,8 +1,8 @@
-"""Whose folders are in a working folder: nothing of others is touched.
+"""Ownership of the folders in a working folder; foreign files are left alone.
 
-A stage's folder is a run's own when its begun.json or manifest.json, which this
-program wrote, names the stage. What is removed or replaced is a run's own part
-of such a folder, or a file beside a config.json that this program wrote.
+A stage's folder belongs to a run if its begun.json or manifest.json, which this
+program wrote, names the stage. A run removes or replaces only its own parts of
+such folders, and files beside a config.json that this program wrote.
 """
 
 import json
@@ -14,33 +14,33 @@ from gcl_jax import disk
 from gcl_jax.engine import manifest
 from gcl_jax.errors import UserError
 
-# What a stage of a run may hold without a mark that can be read: its logs, and
-# a begun.json cut short, of which `manifest.read_begun` tells.
+# Allowed contents of a stage's folder without a readable begun.json: its logs,
+# and a truncated begun.json, which `manifest.read_begun` reports.
 _LOGS = ("metrics.jsonl", "skipped.jsonl", "tensorboard", "begun.json")
 _PROBE = re.compile(r"\.probe-\d+|\..*\.\d+\.tmp|\.DS_Store")
 _CONFIG = {"config", "mesh", "data", "versions"}
 
 
 def is_own(folder: pathlib.Path) -> bool:
-  """Whether a stage of this name was begun or finished there."""
+  """Whether a stage of the folder's name was begun or finished in it."""
   return any(
-    found.get("stage") == folder.name and "schema" in found
-    for found in (_read(folder / name) for name in manifest.NAMES)
+    mark.get("stage") == folder.name and "schema" in mark
+    for mark in (_read(folder / name) for name in manifest.NAMES)
   )
 
 
 def check(
   workdir: pathlib.Path, stages: Sequence[str], files: Sequence[str]
 ) -> None:
-  """Refuses a working folder where a run would write over what is not its own.
+  """Refuses a working folder in which a run would overwrite foreign files.
 
   Args:
     workdir: the folder of the run, which may hold a run already.
     stages: names of all stages of the run.
-    files: names of what these write beside their folders.
+    files: names of the files that stages write beside their folders.
 
   Raises:
-    UserError: names what is there.
+    UserError: names a foreign file or folder.
   """
   is_run = _CONFIG <= _read(workdir / "config.json").keys()
   if not is_run:
@@ -55,12 +55,12 @@ def check(
 
 
 def reopen(folder: pathlib.Path) -> None:
-  """Makes a finished stage one to be run again, with any settings.
+  """Marks a finished stage to be run again, with any settings.
 
-  For a stage without checkpoints: what it left stays until it is replaced.
+  For a stage without checkpoints: its files stay until they are replaced.
 
   Raises:
-    UserError: the folder is not that of a stage.
+    UserError: the folder does not belong to a stage.
   """
   if not is_own(folder):
     raise _taken(folder, f"holds no stage {folder.name} of a run")
@@ -70,13 +70,13 @@ def reopen(folder: pathlib.Path) -> None:
 
 
 def open_again(folder: pathlib.Path) -> None:
-  """Marks a folder as that of a stage, begun with no settings yet."""
+  """Marks a folder as that of a stage that was begun without settings."""
   mark = {"schema": manifest.SCHEMA, "stage": folder.name}
   manifest.write_json(folder / "begun.json", mark)
 
 
 def _has_content(folder, known):
-  """Whether it holds more than a start that was killed or refused leaves."""
+  """Whether a folder holds more than a killed or refused start leaves."""
   return any(
     path.name not in known and not _PROBE.fullmatch(path.name)
     for path in folder.iterdir()
@@ -90,9 +90,9 @@ def _taken(path, why):
 
 
 def _read(path):
-  """The JSON object in a file, {} if there is none."""
+  """JSON object in a file, {} if there is none."""
   try:
-    found = json.loads(path.read_text())
+    value = json.loads(path.read_text())
   except (OSError, ValueError):
     return {}
-  return found if isinstance(found, dict) else {}
+  return value if isinstance(value, dict) else {}

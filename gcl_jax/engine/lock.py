@@ -1,4 +1,4 @@
-"""One run per folder."""
+"""Lock that allows one run per folder."""
 
 import contextlib
 import fcntl
@@ -14,14 +14,14 @@ from gcl_jax.errors import UserError
 
 @contextlib.contextmanager
 def lock(workdir: pathlib.Path) -> Iterator[None]:
-  """Keeps a second run out of the folder; process 0 holds it for all.
+  """Locks the folder against a second run; process 0 holds the lock.
 
-  The kernel frees the lock of a process that dies, so a killed run leaves only
-  its name in the file, and the next run takes over.
+  The kernel frees the lock of a dead process, so a killed run leaves only its
+  name in the file, and the next run takes over.
 
   Raises:
-    UserError: another run holds it, its owner on another host (whose lock
-      need not be visible here) has not signed off, or the file is no run's.
+    UserError: another run holds the lock, an owner on another host (whose lock
+      may be invisible here) did not release it, or no run wrote the file.
   """
   if not distributed.is_main():
     yield
@@ -37,14 +37,14 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
 
 def _acquire(file, path):
   me = {"host": socket.gethostname(), "pid": os.getpid()}
-  visible = held = False  # can the lock be seen, does another hold it
+  visible = held = False  # whether flock works, whether another run holds it
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     visible = True
   except BlockingIOError:
     held = True
   except OSError:
-    pass  # a file system without locks: go by the process id
+    pass  # a file system without locks: the process id decides
   owner = _read(file)
   if owner is None and _is_foreign(file):
     raise UserError(
@@ -72,11 +72,11 @@ def _read(file):
     owner = json.loads(file.read())
     return {"host": str(owner["host"]), "pid": int(owner["pid"])}
   except (ValueError, KeyError, TypeError):
-    return None  # signed off, or a kill cut the line short
+    return None  # released, or truncated by a kill
 
 
 def _is_foreign(file):
-  """Whether it holds what is not the beginning of an owner's line."""
+  """Whether the file holds anything but the beginning of an owner's line."""
   file.seek(0)
   try:
     return not '{"host":'.startswith(file.read(8))

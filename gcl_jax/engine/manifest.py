@@ -1,4 +1,4 @@
-"""What makes a folder trustworthy: hashes, atomic JSON files, manifests."""
+"""Manifests of stages: array hashes, atomic JSON files, settings compared."""
 
 import hashlib
 import json
@@ -12,35 +12,34 @@ from gcl_jax import disk
 from gcl_jax.errors import UserError
 
 SCHEMA = 1
-NAMES = ("begun.json", "manifest.json")  # what marks the folder of a stage
+NAMES = ("begun.json", "manifest.json")  # mark the folder of a stage
 PyTree = Any
 
 
 def array_hashes(tree: PyTree) -> dict[str, dict[str, Any]]:
   """{path: {shape, dtype, sha256}} of every leaf, paths joined by "/".
 
-  The hash is that of the little-endian bytes in C order; of a string array
-  (dtype "str") that of its JSON list in UTF-8; of a typed PRNG key that of its
-  key data.
+  Numeric arrays are hashed as little-endian bytes in C order, string arrays
+  (dtype "str") as their JSON list in UTF-8, typed PRNG keys by their key data.
   """
   return {path: _describe(leaf) for path, leaf in flatten(tree).items()}
 
 
 def write_json(path: str | pathlib.Path, value: Any) -> None:
-  """Writes JSON so that a crash leaves the old file or the new, never half."""
+  """Writes JSON atomically: a crash leaves the complete old or new file."""
   disk.write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def write_manifest(folder: str | pathlib.Path, manifest: dict) -> None:
-  """Declares the stage in `folder` finished; the last thing it writes."""
+  """Marks the stage in `folder` as finished; must be its last write."""
   write_json(pathlib.Path(folder) / "manifest.json", manifest)
 
 
 def read_manifest(folder: str | pathlib.Path) -> dict | None:
-  """The manifest of a finished stage, None if the stage is not finished.
+  """Manifest of a finished stage, None if the stage is not finished.
 
   Raises:
-    UserError: the file is not a manifest of a format this program knows.
+    UserError: the file is not a manifest of a known format.
   """
   path = pathlib.Path(folder) / "manifest.json"
   if not path.exists():
@@ -61,7 +60,7 @@ def read_manifest(folder: str | pathlib.Path) -> dict | None:
 
 
 def read_begun(folder: str | pathlib.Path) -> dict | None:
-  """What a stage was begun with, None if that is open.
+  """Settings a stage was begun with, None if there are none yet.
 
   Raises:
     UserError: the file cannot be read.
@@ -81,16 +80,16 @@ def read_begun(folder: str | pathlib.Path) -> dict | None:
 def refuse_other(
   found: dict, expected: dict, folder: pathlib.Path, state: str
 ) -> None:
-  """Refuses a stage that was begun or finished with something else.
+  """Refuses a stage that was begun or finished with other settings.
 
   Args:
-    found: its manifest, or what it was begun with.
-    expected: the same of this run.
-    folder: of the stage.
+    found: the stage's manifest, or the settings it was begun with.
+    expected: the same for this run.
+    folder: the folder of the stage.
     state: "begun" or "finished", for the message.
 
   Raises:
-    UserError: names what differs, in one line.
+    UserError: names the differences, in one line.
   """
   differences = []
   for part in ("method", "config", "inputs", "data"):
@@ -109,7 +108,7 @@ def refuse_other(
 
 
 def manifest_sha256(folder: str | pathlib.Path) -> str:
-  """SHA-256 of a stage's manifest.json, as later stages note it."""
+  """SHA-256 of a stage's manifest.json, recorded by later stages."""
   data = (pathlib.Path(folder) / "manifest.json").read_bytes()
   return hashlib.sha256(data).hexdigest()
 
@@ -153,7 +152,7 @@ def _describe(leaf):
 
 
 def differing(old: dict, new: dict) -> list[str]:
-  """The keys whose values differ, those of `old` first."""
+  """Keys whose values differ, those of `old` first."""
   paths = [*old, *(path for path in new if path not in old)]
   return [path for path in paths if old.get(path) != new.get(path)]
 
@@ -169,5 +168,5 @@ def _flat(value, prefix):
 
 def _short(value):
   text = value if isinstance(value, str) else json.dumps(value)
-  # Hashes and fingerprints: twelve digits tell them apart.
+  # Twelve digits distinguish hashes and fingerprints.
   return f"{text[:12]}..." if len(text) == 64 else text

@@ -2,9 +2,9 @@
 
 The exponential moving average of a momentum encoder or a teacher is
 `optax.incremental_update(fast, slow, 1 - momentum)`: momentum * slow +
-(1 - momentum) * fast on every leaf, in float32 for integers and, where the
-momentum is an array, for bfloat16 too. Average parameters alone, and batch
-statistics only where a method asks for it.
+(1 - momentum) * fast on every leaf, in float32 for integers and, if the
+momentum is an array, for bfloat16 too. Average only parameters, and batch
+statistics only if a method requires it.
 """
 
 import math
@@ -28,22 +28,22 @@ def make_schedule(
 ) -> optax.Schedule:
   """Learning rate of update k = 0, 1, ..., steps - 1.
 
-  Warm-up: learning_rate * (k + 1) / warmup_steps, so the first update already
-  moves. Then constant, or learning_rate * (1 + cos(pi * t)) / 2 with t going
-  from 0 (end of warm-up) to 1 (after the last step); see Loshchilov and
-  Hutter, SGDR (ICLR 2017), equation 5 without restarts.
+  Warm-up: learning_rate * (k + 1) / warmup_steps, so the first update is not
+  zero. Then constant, or learning_rate * (1 + cos(pi * t)) / 2 with t from 0
+  (end of warm-up) to 1 (after the last step); see Loshchilov and Hutter, SGDR
+  (ICLR 2017), equation 5 without restarts.
 
   Args:
     learning_rate: the highest value, above 0.
-    steps: number of updates in all, at least 1.
+    steps: total number of updates, at least 1.
     warmup_steps: in [0, steps].
     schedule: "constant" or "cosine".
 
   Returns:
-    The schedule, k -> learning rate, as optimisers of optax take it.
+    The optax schedule, k -> learning rate.
 
   Raises:
-    ConfigError: a value out of range or an unknown schedule.
+    ConfigError: a value is out of range, or the schedule is unknown.
   """
   if schedule not in SCHEDULES:
     raise ConfigError(f"unknown schedule {schedule!r}: one of {SCHEDULES}")
@@ -76,12 +76,12 @@ def make_optimizer(
   momentum: float = 0.9,
   weight_decay: float = 0.0,
 ) -> optax.GradientTransformation:
-  """An optimiser with its schedule.
+  """Optimiser with its schedule.
 
   Weight decay d acts on every parameter p, biases and norm scales included, as
   in the optimiser's usual implementation:
-    sgd, adam: d * p is added to the gradient first (coupled, as in PyTorch;
-      the contrastive papers here mean this one);
+    sgd, adam: d * p is added to the gradient first (coupled, as in PyTorch and
+      in the contrastive papers here);
     adamw: d * p is added to the step, times the learning rate (decoupled);
     lars: d * p is added before the layer's trust ratio (You et al. 2017);
       biases and norm parameters get no trust ratio, as is usual.
@@ -93,7 +93,7 @@ def make_optimizer(
     weight_decay: d, at least 0.
 
   Raises:
-    ConfigError: an unknown name or a value out of range.
+    ConfigError: the name is unknown, or a value is out of range.
   """
   if name not in OPTIMIZERS:
     raise ConfigError(f"unknown optimizer {name!r}: one of {OPTIMIZERS}")
@@ -128,19 +128,18 @@ def by_part(
   parts: Mapping[str, optax.GradientTransformation | float],
   optimizer: Callable[[float], optax.GradientTransformation] | None = None,
 ) -> optax.GradientTransformation:
-  """One optimiser for each top-level part of the parameters.
+  """Optimiser with separate rules for the top-level parts of the parameters.
 
   Args:
-    parts: {name of a part: its optimiser or its learning rate}. The names must
-      be the top-level names of the parameters, all of them. Rate 0 freezes a
-      part: its parameters stay, whatever its gradients, and it has no optimiser
-      state.
+    parts: {name of a part: its optimiser or its learning rate}, with exactly
+      the top-level names of the parameters. Rate 0 freezes a part: gradients do
+      not change its parameters, and it has no optimiser state.
     optimizer: learning rate -> optimiser, for the rates above 0 in `parts`.
 
   Raises:
-    ValueError: a rate that is negative, not finite, or above 0 without
-      `optimizer`; from `init` and `update`, a part of the parameters without
-      an optimiser or an optimiser without its part.
+    ValueError: a rate is negative, not finite, or above 0 without `optimizer`;
+      from `init` and `update`: a part of the parameters has no optimiser or an
+      optimiser has no part.
 
   >>> import functools
   >>> sgd = functools.partial(make_optimizer, "sgd", steps=100, momentum=0.0)

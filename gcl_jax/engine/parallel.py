@@ -1,10 +1,10 @@
-"""One step, three ways to run it: the only caller of `shard_map` and `pmap`.
+"""Parallel execution of one step by shard_map, pmap or jit.
 
-A step is written once, for the rows of one device, and averages over the batch
-itself (`lax.pmean` of the loss, of the gradients, and of every inner batch
-mean). `check_vma=False` everywhere: with the default, `shard_map` would sum
-the gradients of replicated parameters a second time, n devices too large,
-without a word.
+The only caller of `shard_map` and `pmap`. A step is written once, for the rows
+of one device, and averages over the batch itself (`lax.pmean` of the loss, of
+the gradients, and of every inner batch mean). `check_vma=False` everywhere:
+with the default, `shard_map` would silently sum the gradients of replicated
+parameters a second time, making them n devices times too large.
 """
 
 import collections
@@ -27,18 +27,18 @@ PyTree = Any
 
 
 def make_mesh(devices=None) -> Mesh:
-  """A mesh of one axis, `AXIS`, in the order of (process, device id).
+  """Mesh of one axis, `AXIS`, in the order of (process, device id).
 
-  The rows of a batch that process p holds are then those at p's place in the
-  batch (`distributed.local_share`). `jax.make_mesh` follows the torus of a TPU
-  slice instead, which mixes the chips of different hosts from 16 chips on, and
-  refuses devices of several slices: since May 2026 every GPU host is one.
+  Process p then holds the p-th share of a batch (`distributed.local_share`).
+  `jax.make_mesh` follows the torus of a TPU slice instead, which interleaves
+  the chips of different hosts from 16 chips on, and refuses devices of several
+  slices: since May 2026 every GPU host is one.
 
   Args:
-    devices: of all processes; None takes all there are.
+    devices: devices of all processes; None for all devices.
 
   Raises:
-    ConfigError: the processes do not hold equal numbers of devices.
+    ConfigError: the processes hold different numbers of devices.
   """
   devices = list(jax.devices() if devices is None else devices)
   devices.sort(key=lambda device: (device.process_index, device.id))
@@ -55,15 +55,15 @@ def make_mesh(devices=None) -> Mesh:
 def compile_step(
   step: Callable, mesh: Mesh, mode: str = "shard_map"
 ) -> Callable:
-  """Makes `step(state, batch, *, axis_name) -> (state, metrics)` run on a mesh.
+  """Compiles `step(state, batch, *, axis_name) -> (state, metrics)` for a mesh.
 
-  The state keeps the same shapes in every mode (no leading device axis) and is
-  donated: the one passed in is gone afterwards. The result has `.lower`.
+  The state has the same shapes in every mode (no leading device axis) and is
+  donated: the argument is invalid afterwards. The result has `.lower`.
 
   Args:
     step: a pure function; `axis_name` is `AXIS` under shard_map and pmap and
-      None under jit, where the whole batch is in one place. `metrics` is a dict
-      of scalars, already averaged over the batch.
+      None under jit, which sees the whole batch. `metrics` is a dict of
+      scalars, already averaged over the batch.
     mesh: from `make_mesh`.
     mode: "shard_map", "pmap" or "jit" (XLA partitions the program itself).
 
@@ -101,11 +101,11 @@ def compile_step(
 def compile_map(
   function: Callable, mesh: Mesh, mode: str = "shard_map"
 ) -> Callable:
-  """Makes `function(tree, batch)` run on every device's rows, each for itself.
+  """Compiles `function(tree, batch)` for every device's rows separately.
 
-  No device hears of another: 0 collectives. That is why mode "jit" is run as
-  shard_map here: left to itself XLA gathers the images of a micro-batched
-  function, and every device computes every row.
+  There are no collectives. Mode "jit" therefore runs as shard_map: by itself
+  XLA would gather the images of a micro-batched function, and every device
+  would compute every row.
 
   Args:
     function: (tree, batch with B/n rows) -> pytree of arrays with B/n rows.
@@ -134,18 +134,18 @@ def compile_map(
 
 
 def put_batch(batch: PyTree, mesh: Mesh, mode: str = "shard_map") -> PyTree:
-  """Sends the rows of this process to its devices, an equal share each.
+  """Sends the rows of this process to its devices in equal shares.
 
   Args:
     batch: pytree of host arrays [B, ...] (B: rows of this process). Pools of a
       batch, each with a B of its own, are shared out one by one: every device
       gets consecutive rows of each.
     mesh: from `make_mesh`.
-    mode: that of the compiled function which will take the batch.
+    mode: mode of the compiled function that takes the batch.
 
   Raises:
-    ConfigError: B is no multiple of the number of this process's devices; the
-      line names the pool.
+    ConfigError: B is not a multiple of the number of this process's devices;
+      the message names the pool.
   """
   sharding = NamedSharding(mesh, PartitionSpec(AXIS))
   count = len(mesh.local_devices)
@@ -165,7 +165,7 @@ def put_batch(batch: PyTree, mesh: Mesh, mode: str = "shard_map") -> PyTree:
 
 
 def init_replicated(init: Callable, mesh: Mesh, *args) -> PyTree:
-  """`init(*args)`, computed on every device of the mesh, ready to be donated.
+  """Result of `init(*args)` on every device of the mesh, ready to be donated.
 
   Args:
     init: a pure function of arrays -> pytree (a `State`, parameters).
@@ -177,19 +177,19 @@ def init_replicated(init: Callable, mesh: Mesh, *args) -> PyTree:
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-  """A copy of the tree on every device of the mesh.
+  """Copies the tree to every device of the mesh.
 
-  `device_put` alone may hand out the same memory again: to donate its result
-  would delete the original, and two leaves that share an array (the best
-  parameters so far, just set to the present ones) cannot both be donated.
+  `device_put` alone may reuse the same memory: donating its result would delete
+  the original, and two leaves that share an array (the best parameters, just
+  set to the current ones) cannot both be donated.
   """
   return _copier(mesh)(jax.device_put(tree, _replicated(mesh)))
 
 
 def global_rows(tree: PyTree, mode: str = "shard_map") -> PyTree:
-  """Host arrays [B, ...] of the whole batch from what `compile_map` returned.
+  """Host arrays [B, ...] of the whole batch from a `compile_map` result.
 
-  Undoes pmap's leading axis [n, B/n, ...] and, with several processes, gathers
+  Merges pmap's leading axes [n, B/n, ...] and, with several processes, gathers
   the rows of all of them.
   """
   if jax.process_count() > 1:
@@ -201,10 +201,10 @@ def global_rows(tree: PyTree, mode: str = "shard_map") -> PyTree:
 
 
 def divisible(size: int, mesh: Mesh) -> int:
-  """The largest batch of at most `size` rows that the devices share equally.
+  """Largest batch of at most `size` rows that the devices share equally.
 
   Raises:
-    ConfigError: fewer rows than devices.
+    ConfigError: there are fewer rows than devices.
   """
   if size < mesh.size:
     raise ConfigError(
@@ -215,7 +215,7 @@ def divisible(size: int, mesh: Mesh) -> int:
 
 
 def _by_process(mesh: Mesh) -> list[jax.Device]:
-  """The devices for pmap, which takes those of a process together only."""
+  """Devices grouped by process, as pmap requires."""
   devices = list(mesh.devices.flat)
   owners = [device.process_index for device in devices]
   if owners != sorted(owners):

@@ -1,4 +1,4 @@
-"""Asked to stop: SIGTERM and SIGINT, agreed on between processes."""
+"""Handling of SIGTERM and SIGINT, synchronised between processes."""
 
 import contextlib
 import itertools
@@ -15,12 +15,12 @@ from gcl_jax.errors import Preempted
 
 @contextlib.contextmanager
 def watch() -> Iterator[Callable[[], str]]:
-  """Yields a function that says which signal asks this run to stop, or "".
+  """Yields a function that returns the name of a stop signal received, or "".
 
-  Call it after every program that all processes run: a signal to one of them
-  is told to all, and all hear of it after the same program. A second SIGINT
-  raises KeyboardInterrupt at once. Outside the main thread, where Python allows
-  no handlers, one process alone never hears.
+  To be called after every program that all processes run: a signal to one
+  process reaches all of them after the same program. A second SIGINT raises
+  KeyboardInterrupt at once. Outside the main thread, where Python allows no
+  handlers, a single process does not notice signals.
   """
   if jax.process_count() > 1:
     with _handling((signal.SIGINT,), _pass_on()):
@@ -39,9 +39,9 @@ def watch() -> Iterator[Callable[[], str]]:
 
 @contextlib.contextmanager
 def between_checkpoints() -> Iterator[None]:
-  """SIGTERM raises Preempted where nobody watches: there is nothing to save.
+  """Makes SIGTERM raise Preempted outside `watch`, where nothing is unsaved.
 
-  With several processes JAX notes it, and the next `watch` hears of it.
+  With several processes JAX records the signal for the next `watch`.
   """
 
   def handle(number, frame):
@@ -55,19 +55,19 @@ def between_checkpoints() -> Iterator[None]:
     yield
 
 
-# Programs run so far: goes on from fit to fit, because the service names the
-# one to stop after, which may lie in the next fit.
+# Programs run so far, counted across fits: the coordination service returns the
+# number of the program to stop after, which may be in the next fit.
 _programs = itertools.count(1)
 
 
 def _agreed() -> str:
-  """All processes ask the coordination service, one call a program."""
+  """Queries JAX's coordination service, once per program in all processes."""
   reached = multihost_utils.reached_preemption_sync_point(next(_programs))
   return "SIGTERM" if reached else ""
 
 
 def _pass_on():
-  """SIGINT counts as SIGTERM, which JAX tells the other processes."""
+  """Handler that turns SIGINT into SIGTERM, which JAX sends to all others."""
   received = []
 
   def handle(number, frame):

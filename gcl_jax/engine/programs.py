@@ -1,8 +1,8 @@
-"""Programs compiled once for all folds, fractions and encoders that share them.
+"""Cache of compiled programs shared by folds, label fractions and encoders.
 
-A fold, a label fraction or a reference encoder makes its own step function, so
-JAX compiles it anew although the program is the same to the letter. Here what
-is compiled is kept by its text and what the text does not show.
+Every fold, label fraction or reference encoder builds a new step function, so
+JAX would compile it again although the program is identical. Compiled programs
+are cached here by their text and the properties that the text does not show.
 """
 
 import collections
@@ -15,11 +15,11 @@ _kept: collections.OrderedDict = collections.OrderedDict()
 
 
 def compile_once(function: Callable, *args: Any) -> Any:
-  """Compiles ahead of time, or finds what was compiled of the same program.
+  """Compiles ahead of time, or returns the cached result of the same program.
 
   Args:
-    function: with `.lower`: of `jax.jit`, `jax.pmap` or `engine.parallel`.
-    *args: arguments, by shape and sharding.
+    function: has `.lower`: from `jax.jit`, `jax.pmap` or `engine.parallel`.
+    *args: arguments, of which only shape and sharding are used.
 
   Returns:
     The compiled program.
@@ -37,13 +37,12 @@ def compile_once(function: Callable, *args: Any) -> Any:
 
 
 def _key(lowered: Any) -> Hashable | None:
-  """What tells two programs apart, or None where that cannot be known.
+  """Cache key of a program, or None if it cannot be determined.
 
   The text (StableHLO) holds operations, shapes, donation and constants. It does
-  not hold which arguments JAX dropped because nothing uses them, the devices,
-  weak types, the compiler's options, what a callback calls, and constants that
-  became arguments. JAX gives those to the compiler only, in private fields:
-  where one is missing nothing is shared.
+  not hold the unused arguments that JAX dropped, devices, weak types, compiler
+  options, callback functions, and constants that became arguments. JAX passes
+  those to the compiler in private fields: if one is missing, nothing is shared.
   """
   try:
     private = lowered._lowering

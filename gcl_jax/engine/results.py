@@ -1,4 +1,4 @@
-"""What a finished run says: report.json, and what was logged on the way."""
+"""Results of a finished run: report.json and the logged metrics."""
 
 import json
 from typing import Any
@@ -6,16 +6,17 @@ from typing import Any
 import numpy as np
 
 from gcl_jax import disk
+from gcl_jax.engine.context import Context
 from gcl_jax.engine.telemetry import read_metrics
 
 
-def write(context: Any, metrics: dict, notes: list[str]) -> None:
-  """report.json of a run.
+def write(context: Context, metrics: dict, notes: list[str]) -> None:
+  """Writes report.json of a run.
 
   Args:
-    context: of the stage `report`, whose inputs are the stages to list.
+    context: context of the stage `report`, whose inputs are listed as stages.
     metrics: flat name -> {value, low, high, n}.
-    notes: what must be known before a figure is trusted.
+    notes: warnings about the reliability of the metrics.
   """
   config = context.config
   report = {
@@ -34,16 +35,16 @@ def write(context: Any, metrics: dict, notes: list[str]) -> None:
   disk.write_text(context.workdir / "report.json", text + "\n")
 
 
-def throughput(context: Any) -> dict[str, dict]:
-  """Name of each fit or map -> images/s, data wait, memory, compile time."""
-  found = {}
+def throughput(context: Context) -> dict[str, dict]:
+  """Images/s, data wait, memory and compile time of each fit or map by name."""
+  entries = {}
   for stage in context.stage.inputs:
-    found |= context.manifest(stage)["throughput"]
-  return found
+    entries |= context.manifest(stage)["throughput"]
+  return entries
 
 
-def history(context: Any, stage: str, fit: str) -> dict[str, tuple]:
-  """Metric -> (steps, values) that a fit of a stage logged."""
+def history(context: Context, stage: str, fit: str) -> dict[str, tuple]:
+  """Metrics logged by a fit of a stage: name -> (steps, values)."""
   series: dict[str, tuple[list, list]] = {}
   for record in read_metrics(context.workdir / stage):
     if record["name"] != fit:
@@ -57,7 +58,7 @@ def history(context: Any, stage: str, fit: str) -> dict[str, tuple]:
 
 
 def interval(metric: dict | None) -> str:
-  """A metric in words, as 0.812 [0.755, 0.861]; or undefined."""
+  """Metric as text, such as 0.812 [0.755, 0.861], or "undefined"."""
   if not metric or metric["value"] is None:
     return "undefined"
   if metric["low"] is None:

@@ -1,4 +1,4 @@
-"""Presets and settings: refused early, with the nearest name."""
+"""Presets, and early checks of settings that suggest the nearest valid name."""
 
 import difflib
 import math
@@ -8,7 +8,7 @@ import runpy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from gcl_jax.errors import ConfigError
 
@@ -20,17 +20,17 @@ if not CONFIGS.is_dir():  # a checkout without symbolic links
 def preset_names(
   method: str, presets: Mapping[str, Callable]
 ) -> tuple[str, ...]:
-  """The presets of a method: those of its own, then the files of `configs`."""
+  """Presets of a method: its own, then the files of `configs`."""
   files = sorted(path.stem for path in (CONFIGS / method).glob("*.py"))
   return (*presets, *files)
 
 
 def with_preset(
-  config: ml_collections.ConfigDict,
+  config: ConfigDict,
   preset: str,
-  presets: Mapping[str, Callable[[ml_collections.ConfigDict], None]],
-) -> ml_collections.ConfigDict:
-  """The default settings of a method, changed by one of its presets.
+  presets: Mapping[str, Callable[[ConfigDict], None]],
+) -> ConfigDict:
+  """Default settings of a method, changed by one of its presets.
 
   Args:
     config: the defaults.
@@ -39,7 +39,7 @@ def with_preset(
     presets: name -> change of the configuration.
 
   Raises:
-    ConfigError: no such preset; the message names the nearest one.
+    ConfigError: the preset does not exist; the message names the nearest one.
   """
   names = preset_names(config.method, presets)
   if preset not in names:
@@ -55,17 +55,17 @@ def with_preset(
   return config
 
 
-def change_by_file(config: ml_collections.ConfigDict, name: str) -> None:
-  """Changes a configuration as `configs/<method>/<name>.py` says."""
+def change_by_file(config: ConfigDict, name: str) -> None:
+  """Changes a configuration by the file `configs/<method>/<name>.py`."""
   path = CONFIGS / config.method / f"{name}.py"
   runpy.run_path(str(path))["change"](config)
 
 
 def config_path(value: str) -> str:
-  """The file of `--config=METHOD:PRESET`; any other value as it is.
+  """Replaces METHOD:PRESET of `--config` by its file; keeps any other value.
 
   Raises:
-    ConfigError: neither a file nor a method with configurations.
+    ConfigError: the value is neither a file nor a method with configurations.
   """
   name, colon, preset = value.partition(":")
   if name.endswith(".py"):
@@ -84,15 +84,15 @@ def config_path(value: str) -> str:
 
 
 def check_numbers(
-  config: Any, positive: Sequence[str], not_negative: Sequence[str]
+  config: ConfigDict, positive: Sequence[str], not_negative: Sequence[str]
 ) -> None:
-  """Refuses numbers, named with dots, that are below what makes sense.
+  """Checks that settings, given as dotted names, are positive or not negative.
 
-  Each entry of a tuple counts; what is no number is passed over.
+  Every entry of a tuple is checked; values that are not numbers are ignored.
 
   Raises:
     ConfigError: a number is not finite, one of `positive` is not above 0, or
-      one of `not_negative` below it.
+      one of `not_negative` is below 0.
   """
   for name in (*positive, *not_negative):
     for value in numbers_of(value_of(config, name)):
@@ -103,8 +103,10 @@ def check_numbers(
         raise ConfigError(f"{name} must be {least}, got {value}")
 
 
-def check_at_most(config: Any, names: Sequence[str], largest: float) -> None:
-  """Refuses numbers, named with dots, above a bound.
+def check_at_most(
+  config: ConfigDict, names: Sequence[str], largest: float
+) -> None:
+  """Checks that settings, given as dotted names, do not exceed a bound.
 
   Raises:
     ConfigError: names the setting and the bound.
@@ -116,18 +118,20 @@ def check_at_most(config: Any, names: Sequence[str], largest: float) -> None:
 
 
 def numbers_of(value: Any) -> list[float]:
-  """The numbers of a setting: itself, or the entries of a tuple of them."""
+  """Numbers in a setting: its value, or the entries of a tuple."""
   if isinstance(value, tuple | list):
     return [number for entry in value for number in numbers_of(entry)]
   number = isinstance(value, int | float) and not isinstance(value, bool)
   return [value] if number else []
 
 
-def check_choices(config: Any, choices: Mapping[str, Sequence[str]]) -> None:
-  """Refuses a word that is none of a setting's choices.
+def check_choices(
+  config: ConfigDict, choices: Mapping[str, Sequence[str]]
+) -> None:
+  """Checks that settings have one of their allowed values.
 
   Raises:
-    ConfigError: names the setting, its choices and the near one.
+    ConfigError: names the setting, its choices and the nearest one.
   """
   for name, known in choices.items():
     value = value_of(config, name)
@@ -141,10 +145,10 @@ def check_choices(config: Any, choices: Mapping[str, Sequence[str]]) -> None:
 def check_each_once(
   name: str, values: Sequence[str], known: Sequence[str]
 ) -> None:
-  """Refuses a list with an unknown or repeated entry.
+  """Checks that a list has no unknown or repeated entry.
 
   Raises:
-    ConfigError: names the list and what it may hold.
+    ConfigError: names the list and its allowed entries.
   """
   for value in values:
     if value not in known or list(values).count(value) > 1:
@@ -154,21 +158,21 @@ def check_each_once(
       )
 
 
-def value_of(config: Any, dotted: str) -> Any:
-  """The setting of a dotted name."""
+def value_of(config: ConfigDict, dotted: str) -> Any:
+  """Setting with a dotted name."""
   for part in dotted.split("."):
     config = config[part]
   return config
 
 
 def near(value: Any, known: Sequence[str] | Mapping[str, Any]) -> str:
-  """; did you mean 'x'?, or nothing."""
-  found = difflib.get_close_matches(str(value), known, 1)
-  return f"; did you mean {found[0]!r}?" if found and found[0] != value else ""
+  """Hint "; did you mean 'x'?" with the nearest name, or ""."""
+  names = difflib.get_close_matches(str(value), known, 1)
+  return f"; did you mean {names[0]!r}?" if names and names[0] != value else ""
 
 
 def one_line(error: Exception) -> str:
-  """What went wrong; of a traceback quoted in the message, its last line."""
+  """Error message in one line; of a quoted traceback the last line."""
   text = str(error.args[0] if error.args else error).strip()
   if "Traceback" in text:
     text = re.sub(r"^[\w.]+: ", "", text.splitlines()[-1])

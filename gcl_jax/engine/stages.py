@@ -1,9 +1,9 @@
-"""Runs what is missing, skips what is finished, refuses what does not fit.
+"""Execution of stages: skips finished ones, refuses ones with other settings.
 
-workdir/config.json                 the configuration in full, versions
-workdir/<stage>/begun.json          what its checkpoints belong to
-workdir/<stage>/checkpoints/        to resume from, nothing else
-workdir/<stage>/artifact/           what later stages may read
+workdir/config.json                 the full configuration, versions
+workdir/<stage>/begun.json          settings its checkpoints belong to
+workdir/<stage>/checkpoints/        only for resuming
+workdir/<stage>/artifact/           results for later stages
 workdir/<stage>/manifest.json       written last: the stage is finished
 """
 
@@ -38,19 +38,19 @@ def run_stages(
   """Runs the stages in order, each once.
 
   Args:
-    stages: every stage after those it takes as inputs.
+    stages: all stages, each after its inputs.
     context: `stage` and `telemetry` are filled in for each stage.
-    only: run this stage alone; its inputs must be finished.
+    only: name of the only stage to run; its inputs must be finished.
 
   Returns:
-    {stage name: manifest} of the stages that are finished now.
+    {stage name: manifest} of all finished stages.
 
   Raises:
-    UserError: unknown `only`; the folder is in use by another run, cannot be
-      written or holds something else under a name that the run needs; a
+    UserError: `only` is unknown; the folder is in use by another run, is not
+      writable or holds foreign files under names that the run needs; a
       finished stage has other settings, inputs or data; an input is missing or
       was changed on disk.
-    Whatever a stage raises (`NonFiniteError`, `Preempted`).
+    Any exception of a stage (`NonFiniteError`, `Preempted`).
   """
   _check_order(stages, only)
   disk.make_writable(context.workdir)
@@ -59,14 +59,14 @@ def run_stages(
     distributed.on_main(lambda: _prepare(stages, wanted, context))
     for stage in wanted:
       _run_stage(stage, dataclasses.replace(context, stage=stage))
-  found = {
+  manifests = {
     s.name: manifest.read_manifest(context.workdir / s.name) for s in stages
   }
-  return {name: entry for name, entry in found.items() if entry is not None}
+  return {name: entry for name, entry in manifests.items() if entry is not None}
 
 
 def _prepare(stages, wanted, context):
-  """Refuses what does not fit before anything in the folder is changed."""
+  """Checks folders and settings before anything in the folder is changed."""
   names = [stage.name for stage in stages]
   files = [name for stage in stages for name in stage.leaves]
   folders.check(context.workdir, names, files)
@@ -89,21 +89,21 @@ def _check_settings(stage, context):
   """Refuses a stage that was begun or finished with other settings or data."""
   folder = context.workdir / stage.name
   expected = _settings(stage, context)
-  found, state = manifest.read_manifest(folder), "finished"
-  if found is None:
-    found, state = manifest.read_begun(folder), "begun"
-  if found is not None:
-    manifest.refuse_other(found | {"inputs": {}}, expected, folder, state)
+  recorded, state = manifest.read_manifest(folder), "finished"
+  if recorded is None:
+    recorded, state = manifest.read_begun(folder), "begun"
+  if recorded is not None:
+    manifest.refuse_other(recorded | {"inputs": {}}, expected, folder, state)
 
 
 def _run_stage(stage: Stage, context: Context) -> None:
   expected = _expected(stage, context)
-  found = manifest.read_manifest(context.folder)
+  finished = manifest.read_manifest(context.folder)
   telemetry = Telemetry(context.folder, stage.name)
   context = dataclasses.replace(context, telemetry=telemetry)
   with contextlib.closing(telemetry):
-    if found is not None:
-      manifest.refuse_other(found, expected, context.folder, "finished")
+    if finished is not None:
+      manifest.refuse_other(finished, expected, context.folder, "finished")
       telemetry.say(f"stage {stage.name}: finished before, skipped")
       return
     _begin(context.folder, expected)
@@ -118,7 +118,7 @@ def _run_stage(stage: Stage, context: Context) -> None:
 
 
 def _work(stage, context, expected) -> Callable[[], None]:
-  """Does the stage's work; returns what is left to write, by process 0."""
+  """Runs the stage; returns a function that writes the results in process 0."""
   begin = time.perf_counter()
   try:
     artifact = stage.run(context)
@@ -144,7 +144,7 @@ def _work(stage, context, expected) -> Callable[[], None]:
 
 
 def _expected(stage, context):
-  """The part of the manifest that decides whether a finished stage fits."""
+  """Part of the manifest that a finished stage must match."""
   inputs = {}
   for name in stage.inputs:
     _check_fresh(context, name)
@@ -153,7 +153,7 @@ def _expected(stage, context):
 
 
 def _settings(stage, context):
-  """What of it is known before the inputs are there."""
+  """Part of `_expected` that does not depend on the inputs."""
   config = manifest.to_plain(context.config)
   settings = {key: _pick(config, key) for key in stage.sections}
   settings["seed"] = config.get("seed", 0)
@@ -170,7 +170,7 @@ def _settings(stage, context):
 
 
 def _check_fresh(context, name):
-  """Refuses a finished stage one of whose own inputs was made anew since."""
+  """Refuses a finished stage if one of its inputs was made again since."""
   for earlier, sha256 in context.manifest(name)["inputs"].items():
     _check_fresh(context, earlier)
     if manifest.manifest_sha256(context.workdir / earlier) != sha256:
@@ -187,7 +187,7 @@ def _pick(config, dotted):
 
 
 def _begin(folder, expected):
-  """Notes what the stage is begun with; its checkpoints belong to that."""
+  """Records the settings that the stage's checkpoints belong to."""
   begun = manifest.read_begun(folder)
   if begun is not None:
     manifest.refuse_other(begun, expected, folder, "begun")
@@ -198,7 +198,7 @@ def _begin(folder, expected):
 
 
 def _forget_if_empty(folder):
-  """A stage that left nothing to resume may begin again with other settings."""
+  """Allows other settings for a stage that left nothing to resume."""
   kept = [p for p in folder.iterdir() if p.is_dir() and p.name != "tensorboard"]
   if not kept and distributed.is_main():
     folders.open_again(folder)
@@ -216,11 +216,11 @@ def describe_mesh(mesh: jax.sharding.Mesh, mode: str) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
   """Versions of Python and of the libraries that can change a result."""
-  found = {"python": platform.python_version()}
+  installed = {"python": platform.python_version()}
   for package in PACKAGES:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-      found[package] = importlib.metadata.version(package)
-  return found
+      installed[package] = importlib.metadata.version(package)
+  return installed
 
 
 def _write_config(context):

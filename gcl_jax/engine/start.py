@@ -1,4 +1,4 @@
-"""How the processes of a run begin together, and what ends them all."""
+"""Start of a run's processes, and errors that end all of them."""
 
 import contextlib
 import hashlib
@@ -8,16 +8,17 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from gcl_jax.engine import alive, cluster, distributed, parallel, preemption
 from gcl_jax.engine.settings import one_line
 from gcl_jax.errors import ConfigError
 
 
-def join(config: Any, batch_sizes: Sequence[int]) -> Any:
-  """Joins the processes and takes the devices that divide every batch."""
-  found = cluster.find()
-  processes = found.count or 1
+def join(config: ConfigDict, batch_sizes: Sequence[int]) -> Any:
+  """Joins the processes; returns a mesh whose devices divide every batch."""
+  launch = cluster.find()
+  processes = launch.count or 1
   wanted = config.devices // processes or distributed.cpu_devices()
   wanted = distributed.number_from("GCL_CPU_DEVICES", wanted)
   if config.platform == "cpu":
@@ -26,9 +27,9 @@ def join(config: Any, batch_sizes: Sequence[int]) -> Any:
     distributed.usable_devices(batch_sizes, wanted, processes)
   )
   distributed.keep_memory()
-  cluster.join(found)
+  cluster.join(launch)
   cluster.check_platform(config.platform)
-  print(f"gcl_jax: {cluster.describe(found)}", file=sys.stderr, flush=True)
+  print(f"gcl_jax: {cluster.describe(launch)}", file=sys.stderr, flush=True)
   devices = jax.devices()
   if jax.process_count() == 1:
     available = min(len(devices), config.devices or len(devices))
@@ -44,17 +45,19 @@ def join(config: Any, batch_sizes: Sequence[int]) -> Any:
 
 
 @contextlib.contextmanager
-def together(config: Any, workdir: Any, stage: str | None) -> Iterator[None]:
-  """What runs inside is agreed on by all processes and ends in all of them.
+def together(
+  config: ConfigDict, workdir: Any, stage: str | None
+) -> Iterator[None]:
+  """Checks that all processes run the same, and ends all when one fails.
 
   Args:
-    config: a ConfigDict.
+    config: the whole configuration.
     workdir: the folder of the run.
     stage: the only stage to run, or None.
 
   Raises:
-    ConfigError: a process was started with something else, or a device is out
-      of memory.
+    ConfigError: a process was started with other settings or another version,
+      or a device is out of memory.
   """
   with alive.watch(workdir), preemption.between_checkpoints():
     distributed.check_agreement(
@@ -71,11 +74,11 @@ def together(config: Any, workdir: Any, stage: str | None) -> Iterator[None]:
       alive.lost(str(error))
 
 
-# Settings that take less memory for more time, and a value to begin with.
+# Settings that trade time for memory, each with a first value to try.
 _SPARING = {"remat": True, "block_size": 1024, "chunk": 8}
 
 
-def _out_of_memory(error: Exception, config: Any) -> str:
+def _out_of_memory(error: Exception, config: ConfigDict) -> str:
   def named(keys):
     return [
       (f"--config.{section}.{key}", key)

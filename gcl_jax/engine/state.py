@@ -1,4 +1,4 @@
-"""What a step takes and gives back: everything a resume needs, nothing else."""
+"""Training state: argument and result of a step, sufficient for resuming."""
 
 from typing import Any
 
@@ -12,16 +12,16 @@ PyTree = Any
 
 @flax.struct.dataclass
 class State:
-  """A pytree of arrays with the same shapes in every parallel mode.
+  """Pytree of arrays with the same shapes in every parallel mode.
 
   Attributes:
-    step: int32 scalar, the number of updates done.
+    step: int32 scalar, number of updates so far.
     params: float32 parameters, a nested dict.
-    opt_state: what the optimiser keeps.
-    extra: dict owned by the method (batch statistics, reference gradients, a
-      queue, the best parameters so far).
+    opt_state: state of the optimiser.
+    extra: dict of the method (batch statistics, reference gradients, a queue,
+      the best parameters so far).
     key: typed PRNG key, never split: fold in `step`, then each sample's index,
-      so that results do not depend on how many devices there are.
+      so that results do not depend on the number of devices.
   """
 
   step: jax.Array
@@ -37,7 +37,7 @@ def create(
   key: jax.Array,
   extra: dict | None = None,
 ) -> State:
-  """The state before the first step; call it inside `init_replicated`."""
+  """State before the first step; to be called inside `init_replicated`."""
   return State(
     step=jnp.zeros((), jnp.int32),
     params=params,
@@ -53,12 +53,12 @@ def update(
   optimizer: optax.GradientTransformation,
   extra: dict | None = None,
 ) -> State:
-  """The state after one update by `gradients` (already averaged).
+  """State after one update by `gradients` (already averaged).
 
   Args:
-    state: before the step.
+    state: the state before the step.
     gradients: pytree like `state.params`, equal on all devices.
-    optimizer: the one `state.opt_state` belongs to.
+    optimizer: the optimiser of `state.opt_state`.
     extra: the new `extra`; None keeps the old one.
   """
   updates, opt_state = optimizer.update(

@@ -1,4 +1,4 @@
-"""Tables of columns, and files, as artifacts and manifests hold them."""
+"""Conversion of tables for artifacts, and hashes of files for manifests."""
 
 import hashlib
 import os
@@ -9,24 +9,24 @@ import numpy as np
 
 
 def pack(table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """A table whose column names may hold a slash, as no key of an artifact."""
+  """Replaces slashes in column names, which artifact keys must not contain."""
   return {as_key(name): values for name, values in table.items()}
 
 
 def unpack(packed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """The table that `pack` was given."""
+  """Inverse of `pack`."""
   return {_from_key(key): values for key, values in packed.items()}
 
 
 def joined(tables: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-  """The rows of several tables, one table after the other.
+  """Concatenates the rows of several tables.
 
   Args:
     tables: column -> values, one value per row of that table.
 
   Returns:
-    Every column that one of them has, blank in the rows of a table that lacks
-    it: "" in a column of texts, nan in one of numbers.
+    All columns of all tables; for tables without the column "" in a text
+    column and nan in a numeric one.
   """
   names = dict.fromkeys(name for table in tables for name in table)
   lengths = [len(next(iter(table.values()))) for table in tables]
@@ -44,18 +44,18 @@ def joined(tables: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def as_key(name: str) -> str:
-  """A column's name without a slash."""
+  """Column name with its slashes replaced."""
   return name.replace("%", "%25").replace("/", "%2F")
 
 
 def file_hash(path: str | os.PathLike) -> str:
-  """SHA-256 of a file, read in pieces."""
+  """SHA-256 of a file, read in blocks."""
   with open(path, "rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def keep_rows(path: pathlib.Path, rows: np.ndarray) -> str:
-  """Rewrites a .npy file with these rows alone; returns its `file_hash`."""
+  """Rewrites a .npy file with only the given rows; returns its `file_hash`."""
   values = np.load(path, mmap_mode="r")
   if len(rows) < len(values):
     shorter = path.with_name(f"{path.stem}_kept.npy")

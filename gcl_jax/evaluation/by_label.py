@@ -27,25 +27,25 @@ def evaluate(
 ) -> dict[str, dict]:
   """Metrics per label and over labels, with joint intervals by patient.
 
-  Patients are drawn once for all labels, so an interval of a mean over labels
-  knows that labels of one patient go together. A label that is undefined on
-  all rows (one class) is left out of the means and named under `skipped`.
+  Patients are drawn once for all labels, so the interval of a mean over labels
+  reflects the correlation of labels within a patient. A label that is undefined
+  on all rows (one class) is left out of the means and named under `skipped`.
 
   Args:
     labels: name -> float[N] of 1, 0 or NaN.
-    probabilities: name -> float[N], or None where there is no probe.
-    groups: [N] patients; None = every image on its own.
-    thresholds: name -> probability from which a row is called positive; 0.5
-      where not given.
-    samples: bootstrap draws.
-    seed: of the draws.
+    probabilities: name -> float[N], or None without a probe.
+    groups: [N] patients; None makes every image its own group.
+    thresholds: name -> probability from which a row is called positive; 0.5 if
+      not given.
+    samples: number of bootstrap draws.
+    seed: seed of the draws.
 
   Returns:
     Flat dict: `<label>/auroc`, `/ap`, `/f1`, `/accuracy`, `/sensitivity`,
     `/specificity`, and `macro_auroc`, `macro_f1`, `weighted_auroc` (weighted by
     the number of positives, its n being the rows with any label). Each is
-    {value, low, high, n} as from `metrics.bootstrap`, the means also with
-    `skipped` (names) where there are any.
+    {value, low, high, n} as from `metrics.bootstrap`; means also have `skipped`
+    (names) if any label was skipped.
 
   Raises:
     DataError: lengths differ, or a probability is not finite.
@@ -79,14 +79,14 @@ def check_label(name: str, y: np.ndarray, rows: int) -> np.ndarray:
 
 
 def _used(key: str, labels: Mapping[str, np.ndarray]) -> int:
-  """Rows with this label, or with any label for a mean over labels."""
+  """Number of rows with this label, or with any label for means over labels."""
   if "/" in key:
     return int(np.sum(~np.isnan(labels[key.rsplit("/", 1)[0]])))
   return int(np.sum(np.any([~np.isnan(y) for y in labels.values()], axis=0)))
 
 
 def _prepare(name, label, probability, threshold):
-  """(rows, labels, probabilities, calls) of the rows that have the label."""
+  """Rows, labels, probabilities and predictions where the label is known."""
   if probability is None:
     return None
   probability = np.asarray(probability, np.float64)
@@ -120,7 +120,7 @@ def _all_metrics(calls, weights) -> dict[str, np.ndarray]:
     for metric, function in _CALLED.items():
       result[f"{name}/{metric}"] = function(label, called, used)
   auroc = _stack(result, calls, "auroc")
-  # F1 of a label with one class says nothing, so it leaves both means.
+  # F1 of a label with one class is meaningless: it is left out of both means.
   f1 = np.where(np.isnan(auroc), np.nan, _stack(result, calls, "f1"))
   result["macro_auroc"] = weighted.mean_of_defined(auroc, np.ones_like(auroc))
   result["macro_f1"] = weighted.mean_of_defined(f1, np.ones_like(f1))

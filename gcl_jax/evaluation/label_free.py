@@ -1,9 +1,9 @@
-"""Anomaly scores without training or labels: what a severity score must beat.
+"""Baseline anomaly scores without training or labels.
 
-A reconstruction error can be brightness, sharpness or the export size of one
-device in disguise. These opponents say how far such simple things go, and
-`regress_out` what is left of a score without them. Host code, numpy and scipy;
-images are read in blocks, so memory maps do.
+A reconstruction error may only reflect brightness, sharpness or the export size
+of one device. These baselines measure the discrimination by such properties,
+and `regress_out` removes them from a score. Host code in numpy and scipy;
+images are read in blocks, so memory maps are supported.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from gcl_jax.errors import DataError
 
 TEXTURE = ("mean", "sd", "background", "p99", "log_laplacian")
-_BLOCK = 256  # images held as float at once
+_BLOCK = 256  # images converted to float at once
 
 
 def pca_error(
@@ -24,24 +24,24 @@ def pca_error(
   components: int = 60,
   max_train: int = 2000,
 ) -> np.ndarray:
-  """Mean squared error of reconstruction from the main axes of healthy images.
+  """Mean squared reconstruction error of a PCA of healthy images.
 
   The linear autoencoder: x is projected on the mean and the first principal
   axes of the training images, fitted exactly (eigenvectors of their inner
-  products), so the result has no seed.
+  products) and without random numbers.
 
   Args:
     train_images: uint8[T, H, W, 1], healthy; T >= 2.
-    images: uint8[N, H, W, 1] to score; one that is in `train_images` gets
-      too low a score.
+    images: uint8[N, H, W, 1] to score; the score of an image in `train_images`
+      is too low.
     components: number of axes, at most T - 1 are used.
-    max_train: an evenly spaced choice of this many is fitted on.
+    max_train: largest number of training images, chosen evenly spaced.
 
   Returns:
-    float64[N] >= 0, intensities in [0, 1]; larger = less like the healthy.
+    float64[N] >= 0 for intensities in [0, 1]; larger is less healthy.
 
   Raises:
-    DataError: fewer than two training images, or sizes differ.
+    DataError: there are fewer than two training images, or sizes differ.
   """
   if len(train_images) < 2:
     raise DataError(f"PCA needs 2 healthy images, got {len(train_images)}")
@@ -53,7 +53,7 @@ def pca_error(
   chosen = np.linspace(0, len(train_images) - 1, count).round().astype(int)
   train = _flat(train_images[chosen])
   mean = train.mean(0, dtype=np.float64).astype(np.float32)
-  with threadpool_limits(1):  # many threads stall eigh on a busy machine
+  with threadpool_limits(1):  # with many threads eigh stalls on a busy machine
     axes = _principal_axes(train - mean, components)
   errors = []
   for start in range(0, len(images), _BLOCK):
@@ -66,12 +66,12 @@ def pca_error(
 def edge_energy(images: np.ndarray, sigma: float = 2.0) -> np.ndarray:
   """Mean absolute horizontal gradient of the smoothed image.
 
-  Retinal layers of a flattened B-scan run along the rows, so what changes along
-  a row is a bump (drusen, oedema) or a shadow.
+  Retinal layers of a flattened B-scan run along the rows, so changes along a
+  row are bumps (drusen, oedema) or shadows.
 
   Args:
     images: uint8[N, H, W, 1].
-    sigma: of the Gaussian smoothing, in pixels.
+    sigma: standard deviation of the Gaussian smoothing, in pixels.
 
   Returns:
     float64[N] >= 0, intensity in [0, 1] per pixel.
@@ -92,13 +92,13 @@ def brightness(images: np.ndarray) -> np.ndarray:
 def texture_features(
   images: Iterable[np.ndarray], sizes: Sequence[Sequence[int]] | None = None
 ) -> np.ndarray:
-  """Photometric numbers of images as stored, which tell devices apart.
+  """Photometric features of stored images, which differ between devices.
 
   Args:
-    images: N arrays [H, W], [H, W, 1] or [H, W, 3], of any size each; integers
-      are divided by the largest value of their type.
-    sizes: int[N, 2] height and width of the exported file, where images were
-      resized since; None leaves these two columns out.
+    images: N arrays [H, W], [H, W, 1] or [H, W, 3] of any sizes; integers are
+      divided by the largest value of their type.
+    sizes: int[N, 2], height and width of the exported files, if images were
+      resized later; None leaves these two columns out.
 
   Returns:
     float64[N, 5]: mean, standard deviation, background (5th percentile), 99th
@@ -117,10 +117,10 @@ def texture_features(
 def regress_out(
   scores: np.ndarray, features: np.ndarray, fit_rows: np.ndarray
 ) -> np.ndarray:
-  """What is left of a score after a linear fit on photometric features.
+  """Residual of a score after a linear fit on photometric features.
 
-  The fit is made on healthy training rows only: there brightness and sharpness
-  cannot stand in for disease. Features are standardised on the same rows.
+  The fit uses healthy training rows only, where brightness and sharpness cannot
+  be proxies of disease. Features are standardised on the same rows.
 
   Args:
     scores: float[N].
@@ -131,7 +131,7 @@ def regress_out(
     float64[N]: score minus fitted score; mean 0 on `fit_rows`.
 
   Raises:
-    DataError: a number is not finite, or there are too few rows to fit.
+    DataError: a value is not finite, or there are too few rows to fit.
   """
   scores = np.asarray(scores, np.float64)
   features = np.asarray(features, np.float64)
@@ -152,10 +152,10 @@ def regress_out(
 
 
 def _principal_axes(centred: np.ndarray, components: int) -> np.ndarray:
-  """float32[C, D], orthonormal, from centred float32[T, D]."""
+  """Orthonormal principal axes float32[C, D] of centred float32[T, D]."""
   values, vectors = np.linalg.eigh((centred @ centred.T).astype(np.float64))
   values, vectors = values[::-1], vectors[:, ::-1]
-  # Axes along which training images do not differ would be rounding noise.
+  # Axes without variance in the training images would be rounding noise.
   keep = min(components, int(np.sum(values > 1e-6 * max(values[0], 1e-30))))
   axes = (vectors[:, :keep] / np.sqrt(values[:keep])).T @ centred
   return axes.astype(np.float32)
@@ -166,7 +166,7 @@ def _flat(images: np.ndarray) -> np.ndarray:
 
 
 def _grey(image: np.ndarray) -> np.ndarray:
-  """float32[H, W]; integers to [0, 1], channels averaged."""
+  """Grey image float32[H, W]; integers scaled to [0, 1], channels averaged."""
   image = np.asarray(image)
   top = np.iinfo(image.dtype).max if image.dtype.kind in "ui" else 1
   image = image.astype(np.float32) / top

@@ -1,11 +1,11 @@
 """Exact metrics with intervals by patient; undefined is None, never 0.5.
 
-Labels and predictions are 1/0 (bool, int or float); scores are any real
-numbers of which larger means "positive". Host code in numpy, float64.
+Labels and predictions are 1/0 (bool, int or float); scores are real numbers,
+larger for "positive". Host code in numpy, float64.
 
-All functions raise `DataError` for arrays of different length, for values that
-are not finite (drop rows without a label first) and, where a metric is binary,
-for labels other than 0 and 1.
+All functions raise `DataError` for arrays of different length, for non-finite
+values (drop unlabelled rows first) and, for binary metrics, for labels other
+than 0 and 1.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ def auroc(labels: np.ndarray, scores: np.ndarray) -> float | None:
     scores: float[N].
 
   Returns:
-    A number in [0, 1], or None when only one class is present.
+    A number in [0, 1], or None if only one class is present.
 
   Example:
     >>> auroc(np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.35, 0.8]))
@@ -39,7 +39,9 @@ def auroc(labels: np.ndarray, scores: np.ndarray) -> float | None:
 
 
 def average_precision(labels: np.ndarray, scores: np.ndarray) -> float | None:
-  """Sum of (rise of recall) * precision, no interpolation; None = no positive.
+  """Sum of (increase of recall) * precision, uninterpolated.
+
+  It is None without a positive label.
 
   Args:
     labels: [N] of 1/0.
@@ -49,7 +51,7 @@ def average_precision(labels: np.ndarray, scores: np.ndarray) -> float | None:
 
 
 def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float | None:
-  """Share of rows where both agree (any classes); None for no rows."""
+  """Share of rows in which both agree (any classes); None without rows."""
   return _once(weighted.accuracy, *_pair(labels, predictions))
 
 
@@ -64,7 +66,7 @@ def specificity(labels: np.ndarray, predictions: np.ndarray) -> float | None:
 
 
 def f1(labels: np.ndarray, predictions: np.ndarray) -> float | None:
-  """2 TP / (2 TP + FP + FN) of pooled counts; None when all three are 0."""
+  """2 TP / (2 TP + FP + FN) of pooled counts; None if all three are 0."""
   return _once(weighted.f1, *_binary(labels, predictions, True))
 
 
@@ -129,23 +131,23 @@ def bootstrap(
   seed: int = 0,
   level: float = 0.95,
 ) -> dict[str, float | int | None]:
-  """A metric with its percentile interval, resampling groups (patients).
+  """Metric with its percentile interval from resampled groups (patients).
 
-  Images of one patient are alike, so whole groups are drawn with replacement.
-  Draws in which the metric is undefined are left out.
+  Images of one patient are correlated, so whole groups are drawn with
+  replacement. Draws in which the metric is undefined are left out.
 
   Args:
     metric: function of the arrays, e.g. `auroc`.
-    *arrays: [N, ...] each, rows match.
-    groups: [N] patient of each row; None = every row on its own.
+    *arrays: [N, ...] each, with matching rows.
+    groups: [N] patient of each row; None makes every row its own group.
     samples: number of draws.
-    seed: of the draws; the same seed gives the same interval.
+    seed: seed of the draws.
     level: share of the draws inside the interval, in (0, 1).
 
   Returns:
     `value` on all rows, `low`, `high`, and `n`, the number of rows. `value` is
-    None when undefined; `low` and `high` are None also when more than half of
-    the draws are undefined or there are fewer than two groups.
+    None if undefined; `low` and `high` are None also if more than half of the
+    draws are undefined or there are fewer than two groups.
 
   Example:
     >>> truth, score = np.array([0, 1, 0, 1]), np.array([0.1, 0.9, 0.6, 0.4])
@@ -191,9 +193,9 @@ def joint_bootstrap(
 def resample(
   rows: int, groups: np.ndarray | None, samples: int, seed: int
 ) -> Iterator[np.ndarray]:
-  """Yields blocks float64[s, rows]: how often each row is in each draw.
+  """Yields blocks float64[s, rows], the count of each row in each draw.
 
-  Nothing is yielded for fewer than two groups: there is no spread to measure.
+  Yields nothing for fewer than two groups, which have no spread.
   """
   groups = np.arange(rows) if groups is None else one_forms(groups, "groups")
   if len(groups) != rows:
@@ -215,7 +217,7 @@ def resample(
 def summary(
   value: float | None, draws: np.ndarray, rows: int, level: float = 0.95
 ) -> dict[str, float | int | None]:
-  """`value` and the percentile interval of draws float[S], NaN = undefined."""
+  """Value and percentile interval of draws float[S] (NaN for undefined)."""
   result = {"value": value, "low": None, "high": None, "n": rows}
   defined = draws[np.isfinite(draws)]
   if value is not None and len(defined) and 2 * len(defined) >= len(draws):
@@ -226,7 +228,7 @@ def summary(
 
 
 def _evaluate(metric, arrays, groups, samples, seed) -> Iterator[np.ndarray]:
-  """Draws of a metric: all at once where `weighted` has it, else one by one."""
+  """Draws of a metric: all at once if `weighted` has it, else one by one."""
   fast = _WEIGHTED.get(metric)
   if fast:
     arrays = tuple(a.astype(np.float64) for a in arrays)
@@ -245,7 +247,7 @@ def _join(blocks: list[np.ndarray]) -> np.ndarray:
 
 
 def _once(function, *arrays) -> float | None:
-  """A weighted metric with weight 1 for every row."""
+  """Weighted metric with weight 1 for every row."""
   if not len(arrays[0]):
     return None
   value = function(*arrays, np.ones((1, len(arrays[0]))))[0]

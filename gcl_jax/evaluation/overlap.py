@@ -1,4 +1,4 @@
-"""How well two segmentation masks agree: overlap and distance of surfaces.
+"""Agreement of two segmentation masks: Dice and Hausdorff distance.
 
 Undefined is None. Both raise `DataError` for masks of different shape.
 """
@@ -36,8 +36,8 @@ def hd95(
     spacing: size of an element along each axis, in mm; None means 1.
 
   Returns:
-    A distance in units of `spacing`, or None when either mask is empty: count
-    those cases beside the mean.
+    A distance in units of `spacing`, or None if either mask is empty: report
+    the number of those cases with the mean.
   """
   truth, prediction = _masks(truth, prediction)
   if not truth.any() or not prediction.any():

@@ -1,9 +1,9 @@
-"""Linear and nearest-neighbour probes on frozen features, and their report.
+"""Linear and nearest-neighbour probes on frozen features.
 
 Features float[N, D] come from an encoder in evaluation mode, one row per image,
-computed once. Labels are 1, 0 or NaN = missing; rows without a label are not
-trained on and not scored. A label with one class in training has no probe: its
-probabilities are None, and so are its metrics.
+computed once. Labels are 1, 0 or NaN (missing); unlabelled rows are neither
+used in training nor scored. A label with one class in training has no probe:
+its probabilities and metrics are None.
 """
 
 import warnings
@@ -22,7 +22,7 @@ from gcl_jax.errors import ConfigError, DataError
 from gcl_jax.evaluation.by_label import check_label
 from gcl_jax.evaluation.by_label import evaluate as evaluate
 
-# The paper's linear probe (its released code, section 3.4 of our notes).
+# The paper's linear probe, from its released code.
 EPOCHS, BATCH, LEARNING_RATE, MOMENTUM = 25, 64, 0.001, 0.9
 INVERSE_PENALTY = 0.1  # C of the logistic regression, fixed and never tuned
 
@@ -55,15 +55,15 @@ def fit_linear(
 
   "lbfgs" (default): features standardised on the labelled training rows,
   logistic regression with an L2 penalty (C = 0.1) and classes weighted to the
-  same total, one label at a time (with a linear model the joint problem falls
-  apart into these). No setting is chosen on any label; the result has no seed.
+  same total, one label at a time (for a linear model the joint problem
+  separates). Nothing is tuned on labels, and there are no random numbers.
 
-  "sgd": the paper's probe. Linear D -> L on the features as they are with
+  "sgd": the paper's probe. Linear D -> L on the unscaled features with
   sigmoids (one label: D -> 2 with a softmax), cross-entropy averaged over the
-  labels that a batch has, SGD with learning rate 0.001 and momentum 0.9,
+  known labels of a batch, SGD with learning rate 0.001 and momentum 0.9,
   batches of 64 in a new order each epoch (the last one smaller), 25 epochs,
   classes not weighted, last epoch kept. The paper augments the training images
-  again in every epoch; frozen features cannot.
+  anew in every epoch, which is not possible with frozen features.
 
   Args:
     x: float[N, D], training features.
@@ -76,7 +76,7 @@ def fit_linear(
 
   Raises:
     DataError: features are not finite, or sizes do not match.
-    ConfigError: an unknown solver.
+    ConfigError: the solver is unknown.
   """
   x = _features(x)
   checked = {name: check_label(name, y, len(x)) for name, y in labels.items()}
@@ -105,26 +105,26 @@ def knn(
   k: int = 20,
   temperature: float = 0.07,
 ) -> np.ndarray | None:
-  """Share of positives among the k nearest, weighted exp(cosine / 0.07).
+  """Share of positives among the k nearest, weighted by exp(cosine / 0.07).
 
   The weighted vote of Wu et al. 2018 (arXiv 1805.01978), with cosine similarity
   between features. No parameter is fitted.
 
   Args:
-    train_x: float[N, D]; a zero row is at cosine 0 to everything.
+    train_x: float[N, D]; a zero row has cosine 0 with all rows.
     train_y: float[N] of 1, 0 or NaN (such rows are not neighbours).
     test_x: float[M, D].
-    k: neighbours; all rows when there are fewer.
-    temperature: of the weights, > 0.
+    k: number of neighbours; all rows if there are fewer.
+    temperature: temperature of the weights, > 0.
 
   Returns:
-    float64[M] in [0, 1], or None when training holds one class only.
+    float64[M] in [0, 1], or None if training holds one class only.
   """
   train_x, test_x = _features(train_x), _features(test_x)
   train_y = check_label("label", train_y, len(train_x))
   if not {0.0, 1.0} <= set(train_y.tolist()):
     return None
-  # A second to import, which a run that only trains need not spend.
+  # Imported here: it takes a second, which training does not need.
   from sklearn.neighbors import KNeighborsClassifier
 
   def weights(distance):
@@ -150,7 +150,7 @@ def _features(x: np.ndarray) -> np.ndarray:
 
 
 def _lbfgs(train_x, train_y) -> Head:
-  # A second to import, which a run that only trains need not spend.
+  # Imported here: it takes a second, which training does not need.
   from sklearn.exceptions import ConvergenceWarning
   from sklearn.linear_model import LogisticRegression
 
@@ -161,20 +161,20 @@ def _lbfgs(train_x, train_y) -> Head:
   model = LogisticRegression(
     C=INVERSE_PENALTY, class_weight="balanced", max_iter=2000, tol=1e-6
   )
-  # One thread: the products are small, and threads that wait for each other
-  # on a busy machine took thirty times as long.
+  # One thread: the products are small, and on a busy machine several threads
+  # took thirty times as long.
   with warnings.catch_warnings(), threadpool_limits(1):
-    # The penalised problem has one minimum; 2000 steps come close enough.
+    # The penalised problem has one minimum; 2000 steps suffice.
     warnings.simplefilter("ignore", ConvergenceWarning)
     model.fit((train_x - mean) / spread, train_y[rows])
   return Head(model.coef_[0], model.intercept_[0], mean, spread)
 
 
 def _sgd(train_x, labels, seed) -> dict[str, Head]:
-  """The paper's probe; one label: Linear D -> 2 by its logit difference.
+  """Paper's probe by SGD; one label: Linear D -> 2 as its logit difference.
 
-  Two softmax logits matter only by d = z1 - z0, whose weights follow SGD of
-  one logistic logit at twice the rate, from the difference of both inits.
+  Two softmax logits enter only by d = z1 - z0, whose weights follow SGD of one
+  logistic logit at twice the rate, from the difference of both initial weights.
   """
   names, dimension = list(labels), train_x.shape[1]
   y = np.stack(list(labels.values()), axis=1)
@@ -203,7 +203,7 @@ def _sgd(train_x, labels, seed) -> dict[str, Head]:
 
 
 def _order(rng, rows) -> tuple[np.ndarray, np.ndarray]:
-  """int[steps, 64] rows in a new order each epoch; 0 in `used` = padding."""
+  """Rows int[steps, 64], a new order each epoch; `used` is 0 for padding."""
   padding = -len(rows) % BATCH
   used = np.pad(np.ones(len(rows), np.float32), (0, padding))
   epochs = [np.pad(rng.permutation(rows), (0, padding)) for _ in range(EPOCHS)]

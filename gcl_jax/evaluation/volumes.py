@@ -1,7 +1,7 @@
-"""Segmentation scored by volume and class: Dice and HD95 in mm.
+"""Segmentation scores by volume and class: Dice and HD95 in mm.
 
-Slices of a volume share a patient and small classes live in few of them, so
-the unit is the volume, not the slice and not the pooled pixels of a fold.
+Slices of a volume share a patient, and small classes occur in few of them, so
+the unit is the volume, not the slice or the pooled pixels of a fold.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ def volume_scores(
   names: Sequence[str],
   regions: Mapping[str, Sequence[np.ndarray]] | None = None,
 ) -> dict[str, np.ndarray]:
-  """Dice and HD95 of every volume, by class and their mean over classes.
+  """Dice and HD95 of every volume, by class and as mean over classes.
 
   Args:
     truths: V label maps int[S, H, W], sizes may differ; 0 is the background.
@@ -72,22 +72,22 @@ def mean_over_fits(
 ) -> dict[str, float | int | None]:
   """Mean over fits, volumes and classes, with a 95 % interval.
 
-  Which patients were labelled and the seed matter as much as who is tested,
-  so each of the bootstrap's samples draws anew the draws of labelled patients,
-  the seeds and the test patients, each by itself: fits that share a draw are
-  not independent. A few draws or seeds make intervals that are too narrow.
+  The labelled patients and the seed contribute as much variance as the test
+  patients, so each bootstrap sample resamples the draws of labelled patients,
+  the seeds and the test patients, each separately: fits of one draw are not
+  independent. Few draws or seeds make the intervals too narrow.
 
   Args:
-    values: float64[K, F, V] of K classes, F fine-tunes, V volumes; nan where
+    values: float64[K, F, V] of K classes, F fine-tunes, V volumes; nan if
       undefined. For a gain, the paired differences.
     groups: [V], the patients.
     draws: number D of draws; fits are then in order of draw and seed, F / D
-      seeds each. None takes every fit for a draw of its own.
+      seeds each. None treats every fit as a separate draw.
     samples, seed: of the bootstrap.
 
   Returns:
-    {value, low, high, n}: n is the number of volumes; low and high None with a
-    single fine-tune or patient.
+    {value, low, high, n}: n is the number of volumes; low and high are None for
+    a single fine-tune or patient.
 
   Raises:
     ValueError: F is not a multiple of `draws`.
@@ -139,8 +139,8 @@ def _columns(start, rows, names, end="") -> dict[str, np.ndarray]:
 
 
 def _weighted(values, of_fits, of_volumes) -> np.ndarray:
-  """[S]: mean by weights [S, F] and [S, V] of what is defined, then over the
-  classes that are defined at all."""
+  """Mean of the defined values by weights [S, F] and [S, V], then over the
+  defined classes, [S]."""
   known = ~np.isnan(values)
   filled = np.where(known, values, 0.0)
   add = "kfv,sf,sv->sk"
@@ -157,7 +157,7 @@ def _weighted(values, of_fits, of_volumes) -> np.ndarray:
 
 
 def _mean(values: np.ndarray) -> float:
-  """Mean of what is not nan; nan where all are."""
+  """Mean of the values that are not nan; nan if there is none."""
   defined = values[~np.isnan(values)]
   return defined.mean() if len(defined) else np.nan
 

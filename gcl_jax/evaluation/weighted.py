@@ -1,16 +1,16 @@
 """Metrics of many weightings of the same rows at once.
 
-A bootstrap draw is a count per row, so one call answers for all draws without
-sorting again. Every function takes `labels` [N], `scores` or `predictions`
-[N] and `weights` float64[S, N] >= 0, and returns float64[S] with NaN where the
-metric is undefined. Inputs are not checked here: `metrics` does.
+A bootstrap draw is a count per row, so one call serves all draws and sorts
+once. Every function takes `labels` [N], `scores` or `predictions` [N] and
+`weights` float64[S, N] >= 0, and returns float64[S], NaN if undefined. Inputs
+are checked in `metrics`.
 """
 
 import numpy as np
 
 
 def auroc(labels, scores, weights) -> np.ndarray:
-  """P(positive scores above negative) + P(tie) / 2: average ranks."""
+  """P(positive scores above negative) + P(tie) / 2, by average ranks."""
   positive, negative = _by_threshold(labels, scores, weights)
   below = np.cumsum(negative, 1) - 0.5 * negative
   pairs = positive.sum(1) * negative.sum(1)
@@ -18,7 +18,7 @@ def auroc(labels, scores, weights) -> np.ndarray:
 
 
 def average_precision(labels, scores, weights) -> np.ndarray:
-  """Sum over falling thresholds of (rise of recall) * precision."""
+  """Sum over falling thresholds of (increase of recall) * precision."""
   positive, negative = _by_threshold(labels, scores, weights)
   positive, negative = positive[:, ::-1], negative[:, ::-1]
   hits = np.cumsum(positive, 1)
@@ -28,7 +28,7 @@ def average_precision(labels, scores, weights) -> np.ndarray:
 
 
 def accuracy(labels, predictions, weights) -> np.ndarray:
-  """Share of weight whose prediction is the label."""
+  """Share of the weight on rows whose prediction is the label."""
   same = (labels == predictions).astype(np.float64)
   return _ratio(weights @ same, weights.sum(1))
 
@@ -99,7 +99,7 @@ def mean_of_defined(values, weights) -> np.ndarray:
 
 
 def _by_threshold(labels, scores, weights):
-  """Weight of positives and of negatives at each distinct score, rising."""
+  """Weights of positives and negatives at each distinct score, ascending."""
   order, starts = _ties(scores)
   weights = weights[:, order]
   positive = np.add.reduceat(weights * labels[order], starts, axis=1)

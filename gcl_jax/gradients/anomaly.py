@@ -1,6 +1,5 @@
-"""GradCON's anomaly scores: how far an image's own gradient points elsewhere.
-
-Import them from `gcl_jax.gradients.gradcon`, where the training loss is.
+"""GradCON's anomaly scores from the cosine of each image's gradient with the
+reference gradient; public names are in `gcl_jax.gradients.gradcon`.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +32,7 @@ class Scores(NamedTuple):
       abnormal.
     recon: float[B], mean squared error of each image, in [0, 1].
     cos: float[B, L], cosine of each image's gradient with the reference; 0
-      where the layer is dead for an image.
+      where an image's gradient in the layer is 0 (a dead layer).
     norm: float[B, L], norm of each image's gradient; 0 in a dead layer.
   """
 
@@ -59,36 +58,35 @@ def scores(
 
       score = L(x) - beta * (1/4) sum over l of cos(dL(x)/dW_l, r_l)
 
-  No image sees another: any batch, padding or order gives the same scores.
+  Images are independent: batch size, padding and order do not change a score.
   Products run in full float32 on every backend; the encoder is never
   differentiated. Call it under `jit`: uncompiled it is many small programs.
   All engines agree within 1e-6 on the score and 1e-5 on the cosines.
 
   Args:
-    model: what `gcl_jax.models.autoencoder.autoencoder` returns.
+    model: the result of `gcl_jax.models.autoencoder.autoencoder`.
     params: its trained parameters.
     images: float[B, H, W, C] in [0, 1].
-    reference: the Reference that training left, or its four arrays alone.
+    reference: the Reference after training, or its four arrays alone.
     beta: weight of the gradient term, four times training's alpha.
-    engine: how norms and products of the per-image gradients are made.
+    engine: algorithm for norms and products of the per-image gradients.
       "vmap": `vmap(grad)` of one image, which forms every image's four
       gradients, the slow reference. "batched", "each", "ghost": one backward
       pass of the batch, then products, see `per_sample.statistics`. "auto":
-      the cheapest of these for each layer; `plan` says which.
-    chunk: images handled at once; None means all. One image takes about 0.5
+      the cheapest of these for each layer, as `plan` returns.
+    chunk: images processed at once; None means all. One image takes about 0.5
       MB for its gradients at the default widths, besides its activations.
-    dtype: what the autoencoder computes in. With "bfloat16" (not for engine
+    dtype: compute dtype of the autoencoder. With "bfloat16" (not for engine
       "vmap") the cosines are within 0.03 and the errors within 1 % of those
       in float32; norms, products and means stay float32.
-    eps: smallest norm a cosine divides by. A layer without gradient gets
-      cosine 0.
+    eps: lower bound of the norms in a cosine. A zero gradient has cosine 0.
 
   Returns:
     Scores, float32.
 
   Raises:
     ValueError: "no reference gradients" for None or a count of 0 (under `jit`
-      the count is not known: cosines and scores are then NaN); an unknown
+      the count is traced: cosines and scores are then NaN); an unknown
       engine; a chunk below 1; images or reference that do not fit the model.
   """
   if engine not in ENGINES:
@@ -109,8 +107,8 @@ def scores(
     else:
       if dtype == "bfloat16":
         params = jax.tree.map(lambda p: p.astype(dtype), params)
-      some = _score_batch(model, params, mean, eps, engine)
-      recon, cos, norms = _in_chunks(some, images, chunk)
+      score_batch = _score_batch(model, params, mean, eps, engine)
+      recon, cos, norms = _in_chunks(score_batch, images, chunk)
   cos = jnp.where(count > 0, cos, jnp.nan)
   return Scores(recon - beta * cos.mean(axis=1), recon, cos, norms)
 
@@ -121,7 +119,7 @@ def plan(
   image_shape: Sequence[int],
   engine: str = "auto",
 ) -> dict[str, str]:
-  """Decoder layer -> the engine that `scores` would use, nothing computed.
+  """Engine that `scores` would use for each decoder layer, without computing.
 
   Args:
     model, params, engine: as in `scores`.
@@ -139,7 +137,7 @@ def error_map(
 ) -> jax.Array:
   """Squared reconstruction error of every pixel, float[B, H, W, C].
 
-  Its mean over an image is that image's `recon`.
+  Its mean over an image is the image's `recon`.
   """
   check_images(images)
   with jax.default_matmul_precision("float32"):
@@ -165,7 +163,7 @@ def select(scores: Scores, mode: str = "gradcon") -> jax.Array:
 
 
 def _score_one(model, params, mean, eps) -> Callable:
-  """(latent, image) -> (recon, cos[L]) of one image."""
+  """Function (latent, image) -> (recon, cos[L], norm[L]) of one image."""
   weights = model.decoder_weights(params)
 
   def error(weights, latent, image):
@@ -183,14 +181,14 @@ def _score_one(model, params, mean, eps) -> Callable:
 
 
 def _score_batch(model, params, mean, eps, engine) -> Callable:
-  """images -> (recon[B], cos[B, L], norm[B, L])."""
+  """Function images -> (recon[B], cos[B, L], norm[B, L])."""
   reference = model.with_decoder_weights(params, mean)
 
-  def some(images):
-    # Parameters say what is computed in.
+  def score_batch(images):
+    # The parameters' dtype is the compute dtype.
     kind = jax.tree.leaves(params)[0].dtype
     latents = model.encode(params, images.astype(kind))
-    found = per_sample.statistics(
+    statistics = per_sample.statistics(
       _losses(model, images, latents),
       params,
       [reference],
@@ -198,18 +196,18 @@ def _score_batch(model, params, mean, eps, engine) -> Callable:
       engine=engine,
     )
     cos = [
-      found.products[name][:, 0]
-      / (jnp.maximum(found.norms[name], eps) * norm(r, eps))
+      statistics.products[name][:, 0]
+      / (jnp.maximum(statistics.norms[name], eps) * norm(r, eps))
       for name, r in zip(model.decoder_layers, mean, strict=True)
     ]
-    norms = [found.norms[name] for name in model.decoder_layers]
-    return found.losses, jnp.stack(cos, 1), jnp.stack(norms, 1)
+    norms = [statistics.norms[name] for name in model.decoder_layers]
+    return statistics.losses, jnp.stack(cos, 1), jnp.stack(norms, 1)
 
-  return some
+  return score_batch
 
 
 def _losses(model, images, latents) -> Callable:
-  """params -> float[B], each image's reconstruction error."""
+  """Function params -> float[B], each image's reconstruction error."""
 
   def losses(params):
     z = model.encode(params, images) if latents is None else latents
@@ -227,13 +225,13 @@ def _in_chunks(function, images, chunk):
     return function(images)
   whole = count - count % chunk
   parts = images[:whole].reshape(-1, chunk, *images.shape[1:])
-  found = jax.tree.map(
+  results = jax.tree.map(
     lambda x: x.reshape(whole, *x.shape[2:]), lax.map(function, parts)
   )
   if whole == count:
-    return found
+    return results
   rest = function(images[whole:])
-  return jax.tree.map(lambda *x: jnp.concatenate(x), found, rest)
+  return jax.tree.map(lambda *x: jnp.concatenate(x), results, rest)
 
 
 def _over_batch(model, params, images, one, chunk):
@@ -248,7 +246,7 @@ def _over_batch(model, params, images, one, chunk):
 
 
 def _known(reference):
-  """The parts of a reference with history; ValueError where there is none."""
+  """Mean and count of a reference; ValueError if it has no history."""
   message = (
     "no reference gradients: scores need the reference that training with "
     "gradcon.loss left, and this one has no history"
@@ -262,7 +260,7 @@ def _known(reference):
 
 
 def check_images(images: jax.Array) -> None:
-  """ValueError for what is not a batch of float images."""
+  """Raises ValueError unless images is float[B, H, W, C]."""
   if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
     raise ValueError(
       "images must be float[B, H, W, C] in [0, 1], got "

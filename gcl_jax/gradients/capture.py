@@ -1,8 +1,8 @@
-"""What goes into the layers of a linen model, and what comes back to them.
+"""Inputs and output gradients of the layers of a linen model.
 
 One batched forward and one batched backward pass give, for all images at once,
 the input of every layer and the gradient of each image's own loss with respect
-to its output. Nothing below the lowest layer asked for is differentiated.
+to its output. The backward pass stops at the lowest requested layer.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ Losses = Callable[[Any], jax.Array]
 
 
 class Layer(NamedTuple):
-  """One layer that was met: its geometry, and the shapes around it."""
+  """One called layer: its geometry and the shapes of its input and output."""
 
   geometry: Geometry
   inputs: jax.ShapeDtypeStruct
@@ -32,17 +32,17 @@ class Layer(NamedTuple):
 def find(
   losses: Losses, params: Any, names: Sequence[str] | None
 ) -> dict[str, Layer]:
-  """The layers met by one call, without computing anything.
+  """Layers called in one forward pass, found from shapes without computing.
 
   Args:
     losses: params -> float[B].
-    params: for its shapes.
+    params: parameters, of which only the shapes are used.
     names: paths of layers ("d1", "block/conv"); None: all of a known kind.
 
   Raises:
-    ValueError: a named layer that is not met, or of no known kind; a layer
-      called twice; no layer at all; one whose gradient these products cannot
-      express (groups, a mask, circular padding...).
+    ValueError: a named layer is not called, or of no known kind; a layer is
+      called twice; there is no layer; the gradient of a layer cannot be
+      expressed by these products (groups, a mask, circular padding...).
   """
   found: dict[str, Layer] = {}
 
@@ -57,7 +57,7 @@ def find(
 
   wanted = None if names is None else set(names)
   with _intercepted(note, wanted):
-    # A new function each time: a trace out of jax's cache calls no layer.
+    # A new function each time: a cached trace would not call the layers.
     jax.eval_shape(lambda params: losses(params), params)
   if not found and names is None:
     raise ValueError(
@@ -73,12 +73,12 @@ def find(
 def inputs_and_gradients(
   losses: Losses, params: Any, found: dict[str, Layer]
 ) -> tuple[jax.Array, dict[str, jax.Array], dict[str, jax.Array]]:
-  """The losses, and of each layer its input and the gradient of its output.
+  """Losses, and the input and output gradient of each layer.
 
   Args:
     losses: params -> float[B]; image i must enter loss i alone.
-    params: of the model.
-    found: what `find` returned for the same call.
+    params: parameters of the model.
+    found: the result of `find` for the same call.
 
   Returns:
     float[B]; name -> float[B, ...] inputs; name -> float[B, ...] gradients.
@@ -105,7 +105,7 @@ def inputs_and_gradients(
 
 @contextlib.contextmanager
 def _intercepted(visit: Callable, names: set[str] | None) -> Iterator[None]:
-  """Passes (module, name, input, output) of the layers by `visit`."""
+  """Replaces each layer's output by `visit(module, name, input, output)`."""
 
   def interceptor(call, args, kwargs, context):
     outputs = call(*args, **kwargs)
@@ -208,7 +208,7 @@ def _sizes(value, rank) -> tuple[int, ...]:
 
 
 def _pairs(padding, rank):
-  """(low, high) per axis, or "SAME" or "VALID"."""
+  """Padding as (low, high) per axis, or "SAME" or "VALID"."""
   if isinstance(padding, str):
     if padding not in ("SAME", "VALID"):
       raise ValueError(f"padding {padding!r} is not supported")

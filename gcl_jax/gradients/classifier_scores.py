@@ -2,14 +2,14 @@
 
 The paper compares GradCON bins with bins of three out-of-distribution scores of
 a network trained with cross-entropy on one biomarker: MSP (arXiv 1610.02136),
-ODIN (arXiv 1706.02690) and Mahalanobis (arXiv 1807.03888). Larger = more
-anomalous throughout; where the literature scores normality, the sign is turned,
-which only reverses the order of bins.
+ODIN (arXiv 1706.02690) and Mahalanobis (arXiv 1807.03888). Larger is always
+more anomalous: scores of normality are negated, which only reverses the order
+of bins.
 
 `apply(params, images float32[B, H, W, C]) -> (logits float32[B, K], [features
 float32[B, D_l] of stage l, averaged over space])` is the network in evaluation
-mode: no image may look at another one. Images are normalised as in training and
-`epsilon` is in those units. All scores are pure and take whole batches.
+mode, without coupling between images. Images are normalised as in training and
+`epsilon` is in those units. All scores are pure functions of whole batches.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ Apply = Callable[..., tuple[jax.Array, Sequence[jax.Array]]]
 
 
 class Gaussians(NamedTuple):
-  """One Gaussian a class with a common covariance, for one stage.
+  """One Gaussian per class with a shared covariance, for one network stage.
 
   Attributes:
     means: float32[K, D].
@@ -40,7 +40,7 @@ class Gaussians(NamedTuple):
 def msp(logits: jax.Array) -> jax.Array:
   """1 - maximum softmax probability, float32[B] in [0, 1 - 1/K].
 
-  Summed over the other classes: where the network is sure, 1 - p would be 0.
+  Summed over the other classes: 1 - p would round to 0 at high confidence.
 
   Args:
     logits: float32[B, K].
@@ -59,18 +59,18 @@ def odin(
   temperature: float = 1000.0,
   epsilon: float = 0.0014,
 ) -> jax.Array:
-  """1/K - maximum softmax of logits / T at the image pushed towards its class.
+  """1/K - maximum softmax of logits / T at the perturbed image x'.
 
   x' = x + epsilon * sign(d log softmax_max(x; T) / dx). At T = 1000 every
   probability is within a thousandth of 1/K and float32 would keep few digits of
   it, so the distance to 1/K is computed, which gives the same bins.
 
   Args:
-    apply: see the top of this file.
-    params: of the network.
+    apply: see the module docstring.
+    params: parameters of the network.
     images: float32[B, H, W, C].
     temperature: T > 0.
-    epsilon: length of the step, in units of the images.
+    epsilon: step size, in units of the images.
 
   Returns:
     float32[B] in [1/K - 1, 0].
@@ -91,18 +91,18 @@ def mahalanobis_fit(
 ) -> list[Gaussians]:
   """Class means and tied empirical covariance of each stage.
 
-  The covariance divides by N; directions in which training features do not vary
-  (below 1e-7 of the largest variance) are left out, as a pseudo-inverse does.
+  The covariance divides by N; directions with a variance below 1e-7 of the
+  largest are left out, as in a pseudo-inverse.
 
   Args:
-    features: per stage float[N, D_l], training images.
-    labels: int[N] classes, each at least once, no missing ones.
+    features: per stage float[N, D_l], of the training images.
+    labels: int[N] class numbers, without missing values.
 
   Returns:
     A `Gaussians` for each stage (computed in float64, stored in float32).
 
   Raises:
-    DataError: one class only, or a feature is not finite.
+    DataError: there is one class only, or a feature is not finite.
   """
   labels = np.asarray(labels)
   classes = np.unique(labels)
@@ -120,28 +120,28 @@ def mahalanobis(
   epsilon: float = 0.0014,
   scale: float = 0.2023,
 ) -> jax.Array:
-  """Half the squared distance to the nearest class, for each stage.
+  """Half the squared Mahalanobis distance to the nearest class, per stage.
 
-  For each stage by itself, x' = x - (epsilon / scale) * sign(d M(x) / dx) with
+  For each stage separately, x' = x - (epsilon / scale) * sign(d M(x) / dx) with
   M(x) = min over classes of |whiten.T (f(x) - mean)|^2 / 2, then M(x').
 
   Args:
-    apply: see the top of this file.
-    params: of the network.
+    apply: see the module docstring.
+    params: parameters of the network.
     gaussians: from `mahalanobis_fit`.
     images: float32[B, H, W, C].
-    epsilon: length of the step.
-    scale: the released code divides the step by this, the standard deviation
-      of CIFAR images.
+    epsilon: step size.
+    scale: divisor of the step in the released code, the standard deviation of
+      CIFAR images.
 
   Returns:
-    float32[B, stages] >= 0; `combine` makes one score of them.
+    float32[B, stages] >= 0; `combine` turns them into one score.
   """
 
   def distance(x, stage):
     features = apply(params, x)[1][stage]
     centred = features[:, None] - gaussians[stage].means
-    # One difference a class, then whitened: no cancellation of large squares.
+    # Differences per class before whitening: large squares do not cancel.
     white = jnp.einsum("bkd,dr->bkr", centred, gaussians[stage].whiten)
     return 0.5 * jnp.min(jnp.sum(white**2, -1), -1)
 
@@ -156,11 +156,11 @@ def mahalanobis(
 def combine_fit(distances: np.ndarray, labels: np.ndarray) -> np.ndarray:
   """Weights of the stages by cross-validated logistic regression.
 
-  As released: fitted on the training images of the classifier against its own
-  biomarker, so the combined score rises towards label 1, whatever that is.
+  As in the released code: fitted on the classifier's training images and its
+  own biomarker, so the combined score increases towards label 1 of any meaning.
 
   Args:
-    distances: float[N, stages] of `mahalanobis` on training images.
+    distances: float[N, stages], `mahalanobis` of the training images.
     labels: int[N] of 1 and 0, at least 5 of each.
 
   Returns:
@@ -174,13 +174,13 @@ def combine_fit(distances: np.ndarray, labels: np.ndarray) -> np.ndarray:
   search = GridSearchCV(
     LogisticRegression(max_iter=2000), {"C": np.logspace(-4, 4, 10)}, cv=5
   )
-  with threadpool_limits(1):  # fifty tiny fits: threads would only wait
+  with threadpool_limits(1):  # fifty tiny fits: threads do not pay
     search.fit(np.asarray(distances, np.float64), labels)
   return search.best_estimator_.coef_[0]
 
 
 def combine(distances: jax.Array, weights: jax.Array) -> jax.Array:
-  """distances float32[B, stages] @ weights -> one score float32[B]."""
+  """Weighted sum of distances float32[B, stages]: one score, float32[B]."""
   return jnp.asarray(distances) @ jnp.asarray(weights, jnp.float32)
 
 
@@ -197,12 +197,12 @@ def _gaussians(features: np.ndarray, labels: np.ndarray) -> Gaussians:
 
 
 def _below_top(logits: jax.Array) -> jax.Array:
-  """Logits minus the largest one, in float32, <= 0."""
+  """Logits minus the largest, in float32, <= 0."""
   logits = jnp.asarray(logits, jnp.float32)
   return logits - jnp.max(logits, -1, keepdims=True)
 
 
 def _is_top(logits: jax.Array) -> jax.Array:
-  """One True a row, at the first largest logit."""
+  """Mask with one True per row, at the first of the largest logits."""
   top = jnp.argmax(logits, -1, keepdims=True)
   return jnp.arange(logits.shape[-1]) == top

@@ -1,8 +1,7 @@
-"""Which image meets which, at which positions, and how much these matter.
+"""Partner images, relevance of positions, and candidate pixel pairs.
 
-The first steps of the Gradient Filter (`pixel_filter`): a partner for each
-image, the relevance of each position for the likeness of the two, and mutual
-nearest neighbours.
+First steps of the Gradient Filter (`pixel_filter`): a partner for each image,
+the relevance of each position for their similarity, mutual nearest neighbours.
 """
 
 import functools
@@ -16,7 +15,7 @@ Head = Callable[[jax.Array], jax.Array]
 
 
 def draw_partners(keys: jax.Array, positives: jax.Array) -> jax.Array:
-  """int[N]: for each image one of its positives, uniformly; itself if none.
+  """Draws a positive of each image uniformly, int[N]; itself if it has none.
 
   Args:
     keys: keys[N].
@@ -32,21 +31,21 @@ def draw_partners(keys: jax.Array, positives: jax.Array) -> jax.Array:
 def relevance(
   head: Head, maps: jax.Array, partner: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """How much each position speaks for the likeness of a pair of images.
+  """Relevance of each position for the similarity of a pair of images.
 
       r_i(u) = max(0, d(z_i . z_j)/d(mean F_i) . F_i(u)) / its maximum over u
 
-  as in Grad-CAM (Selvaraju et al. 2017), of the similarity with the partner.
+  Grad-CAM (Selvaraju et al. 2017) of the similarity with the partner.
 
   Args:
-    head: pooled float32[N, C] -> unit vectors float[N, E], each row by itself.
+    head: pooled float32[N, C] -> unit vectors float[N, E], row by row.
     maps: float[N, h, w, C].
     partner: int[N], image j of each image i.
 
   Returns:
-    r of image i and r of image j, both float32[N, h, w] in [0, 1], the
-    largest 1; all 0 where nothing speaks for it. Of two equal z the gradient
-    is 0 and r what rounding leaves of it. No gradient flows.
+    r of image i and r of image j, both float32[N, h, w] in [0, 1] with maximum
+    1, or 0 throughout if no position is relevant. For equal z_i and z_j the
+    gradient is 0 and r is rounding error. Not differentiated.
   """
   pooled = jnp.mean(_float(maps), axis=(1, 2))
   unit = head(pooled)
@@ -67,14 +66,14 @@ def candidates(
   Args:
     maps: float[N, h, w, C].
     partner: int[N]; an image that is its own partner has no candidates.
-    own: bool[N, h w], the positions u of i that may take part.
-    other: bool[N, h w], the positions v of j that may.
-    block_size: positions u compared with all v at once.
+    own: bool[N, h w], the allowed positions u of i.
+    other: bool[N, h w], the allowed positions v of j.
+    block_size: number of positions u compared with all v at once.
 
   Returns:
-    The nearest v of every u, int[N, h w], and bool[N, h w]: u may take part,
-    and u is the nearest of that v as well. Of equals the first counts; a
-    vector of zeros has the cosine 0 with all.
+    The nearest v of every u, int[N, h w], and bool[N, h w]: u is allowed and
+    is the nearest of that v as well. Ties go to the first position; a zero
+    vector has cosine 0 with all.
   """
   rows = _float(maps).reshape(len(maps), -1, maps.shape[-1])
   square = jnp.sum(rows * rows, axis=-1, keepdims=True)
@@ -85,7 +84,7 @@ def candidates(
 
 
 def _activation(head, maps, pooled, target):
-  """float32[N, h, w]: max(0, d(head(pooled) . target)/dpooled . F), scaled."""
+  """Scaled max(0, d(head(pooled) . target)/dpooled . F), float32[N, h, w]."""
   unit, pull = jax.vjp(head, pooled)
   (weights,) = pull(target.astype(unit.dtype))
   relevant = jnp.einsum(
@@ -97,27 +96,27 @@ def _activation(head, maps, pooled, target):
 
 
 def _mutual(first, second, own, other, block_size):
-  """Nearest rows of `second`, int[P], and whether they answer, bool[P]."""
+  """Nearest rows of `second`, int[P], and whether they are mutual, bool[P]."""
   pixels = len(first)
   size = min(block_size, pixels)
   missing = -pixels % size
   rows = jnp.pad(first, ((0, missing), (0, 0))).reshape(-1, size, len(first[0]))
   own = jnp.pad(own, (0, missing)).reshape(-1, size)
-  here = jnp.arange(pixels + missing).reshape(-1, size)
+  positions = jnp.arange(pixels + missing).reshape(-1, size)
 
-  def look(answer, block):
+  def compare(answer, block):
     best, back = answer
-    rows, own, here = block
+    rows, own, positions = block
     cosine = jnp.matmul(rows, second.T, precision=lax.Precision.HIGHEST)
-    # A cosine is never as small as -2: not a candidate, never the answer.
+    # -2 is below every cosine, so an excluded pair is never the nearest.
     cosine = jnp.where(own[:, None] & other, cosine, -2)
     peak = jnp.max(cosine, axis=0)
     better = peak > best
-    back = jnp.where(better, here[jnp.argmax(cosine, axis=0)], back)
+    back = jnp.where(better, positions[jnp.argmax(cosine, axis=0)], back)
     return (jnp.where(better, peak, best), back), jnp.argmax(cosine, axis=1)
 
   start = jnp.full(pixels, -2, first.dtype), jnp.full(pixels, -1)
-  (_, back), nearest = lax.scan(look, start, (rows, own, here))
+  (_, back), nearest = lax.scan(compare, start, (rows, own, positions))
   nearest = nearest.reshape(-1)[:pixels]
   return nearest, back[nearest] == jnp.arange(pixels)
 

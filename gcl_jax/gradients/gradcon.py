@@ -1,12 +1,12 @@
-"""GradCON: gradients as constraint in training and as score afterwards.
+"""GradCON: a gradient constraint in training and a gradient score afterwards.
 
 Kwon, Prabhushankar, Temel and AlRegib, "Backpropagated Gradient
 Representations for Anomaly Detection", ECCV 2020. An autoencoder learns
-healthy images while the gradients of its decoder are kept aligned with their
-own history; an image whose gradient points elsewhere is abnormal.
+healthy images while the gradients of its decoder are kept aligned with the mean
+of earlier ones; an image with a gradient in another direction is abnormal.
 
-Only the weights (not the biases) of the decoder's transposed convolutions
-take part.
+Only the weights (not the biases) of the decoder's transposed convolutions are
+used.
 """
 
 from collections.abc import Sequence
@@ -63,10 +63,10 @@ def loss(
       L = mean squared error over all elements of the batch
       G = -(1/4) sum over decoder layers l of cos(dL/dW_l, r_l)
 
-  Differentiating J takes the second-order terms of G along, into the encoder
-  too. Across devices: `value_and_grad` this, then `pmean` the gradient, under
-  `pmap` or `shard_map(check_vma=False)`; that equals one device with the whole
-  batch when the shards have equal sizes.
+  The derivative of J includes the second-order terms of G, also with respect to
+  the encoder. Across devices: `value_and_grad`, then `pmean` of the gradient,
+  under `pmap` or `shard_map(check_vma=False)`, equals one device with the whole
+  batch if the shards have equal sizes.
 
   Example:
     >>> (total, aux), grads = jax.value_and_grad(
@@ -75,14 +75,14 @@ def loss(
     >>> reference = gradcon.update(reference, model.decoder_weights(grads))
 
   Args:
-    model: what `gcl_jax.models.autoencoder.autoencoder` returns.
+    model: the result of `gcl_jax.models.autoencoder.autoencoder`.
     params: its parameters.
     images: float[B, H, W, C] in [0, 1].
     reference: the Reference, or its four arrays alone, constant under
-      differentiation. With None or a count of 0 there is no history and G is
-      exactly 0: the first iteration.
-    alpha: weight of G. A Python 0 leaves G out altogether (reported as 0),
-      which spares the second backward pass.
+      differentiation. With None or a count of 0 (first iteration) there is no
+      history and G is exactly 0.
+    alpha: weight of G. A Python 0 leaves G out (reported as 0), which saves
+      the second backward pass.
     axis_name: axis over which the batch is split, or None.
 
   Returns:

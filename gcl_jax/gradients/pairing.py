@@ -1,8 +1,8 @@
-"""The kernel gradient of a layer as a product of two maps.
+"""Kernel gradient of a layer as a product of two maps.
 
 Convolution and transposed convolution are one case. Of the layer's input and
 the gradient of its output, one map is `small` (one row per position q) and one
-is `large` (it is read at stride * q + dilation * t for every kernel offset t):
+is `large` (read at stride * q + dilation * t for every kernel offset t):
 
     G[t, c, d] = sum_q large[stride q + dilation t, c] small[q, d]
 
@@ -22,15 +22,15 @@ Sizes = tuple[int, ...]
 
 
 class Geometry(NamedTuple):
-  """What a layer does to positions; one number per spatial axis.
+  """Kernel geometry of a layer; one number per spatial axis.
 
   Attributes:
-    kernel: positions of the kernel.
+    kernel: size of the kernel.
     stride: step between two reads of the large map.
     dilation: step between kernel offsets.
     low: zeros before the first position of the large map, may be negative.
     transposed: whether the input is the small map.
-    mirrored: whether a transposed layer keeps its kernel as that of the
+    mirrored: whether a transposed layer stores its kernel as that of the
       convolution it transposes, [..., out, in].
   """
 
@@ -43,12 +43,12 @@ class Geometry(NamedTuple):
 
 
 class Pair(NamedTuple):
-  """The two maps of a batch, ready to be multiplied.
+  """Small and large map of a batch, padded for the product.
 
   Attributes:
     small: float[B, *P, D].
-    large: float[B, *L, C], padded so that each read is inside it.
-    geometry: of the layer.
+    large: float[B, *L, C], padded so that every read is inside it.
+    geometry: geometry of the layer.
   """
 
   small: jax.Array
@@ -57,18 +57,18 @@ class Pair(NamedTuple):
 
   @property
   def positions(self) -> int:
-    """Positions of the small map."""
+    """Number of positions of the small map."""
     return math.prod(self.small.shape[1:-1])
 
 
 def pair(geometry: Geometry, inputs: jax.Array, outputs: jax.Array) -> Pair:
-  """The maps of one layer.
+  """Small and large map of one layer.
 
   Args:
-    geometry: of the layer.
-    inputs: float[B, *spatial, Cin], what went into it; taken in the type the
-      layer computes in, that of `outputs`.
-    outputs: float[B, *spatial, Cout], the gradient of what came out.
+    geometry: geometry of the layer.
+    inputs: float[B, *spatial, Cin], the layer's input; cast to the layer's
+      compute dtype, that of `outputs`.
+    outputs: float[B, *spatial, Cout], the gradient of the layer's output.
   """
   inputs = inputs.astype(outputs.dtype)
   small, large = (inputs, outputs) if geometry.transposed else (outputs, inputs)
@@ -82,7 +82,7 @@ def pair(geometry: Geometry, inputs: jax.Array, outputs: jax.Array) -> Pair:
 
 
 def in_order(geometry: Geometry, kernel: jax.Array) -> jax.Array:
-  """A kernel of the layer as [*kernel, C, D], in the order of G above."""
+  """Kernel of the layer as [*kernel, C, D], in the order of G above."""
   kernel = kernel.reshape(*geometry.kernel, *kernel.shape[-2:])
   if not geometry.transposed or geometry.mirrored:
     return kernel

@@ -1,9 +1,9 @@
 """Norms and inner products of per-sample gradients, for research code.
 
 For every image of a batch: the norm of the gradient of its own loss with
-respect to a layer's kernel, and its products with given directions; from one
-batched forward and backward pass and a few matrix products, without a loop
-over images and, where that is cheaper, without the gradients ever existing.
+respect to a layer's kernel, and the products of that gradient with given
+directions; from one batched forward and backward pass and a few matrix products
+without a loop over images and, if cheaper, without forming the gradients.
 
   def losses(params):  # float[B], image i in loss i alone
     logits = module.apply({"params": params}, images)
@@ -12,10 +12,10 @@ over images and, where that is cheaper, without the gradients ever existing.
   found = per_sample.statistics(losses, params, references=[direction])
   found.norms["head"], found.products["head"]
 
-Dense, Conv and ConvTranspose layers of any linen model, any stride, kernel,
-padding and dilation. What couples images (batch normalisation in training
-mode) has no per-sample gradient and must not be in the model. Formulas and
-costs: `gradients/products.py`.
+Supports Dense, Conv and ConvTranspose layers of any linen model with any
+stride, kernel, padding and dilation. Layers that couple images (batch
+normalisation in training mode) have no per-sample gradient and must not be in
+the model. Formulas and costs: `gradients/products.py`.
 """
 
 from collections.abc import Sequence
@@ -33,12 +33,12 @@ ENGINES = ("auto", *products.ENGINES)
 
 
 class Statistics(NamedTuple):
-  """What is known of B images' gradients.
+  """Norms and products of the gradients of B images.
 
   Attributes:
-    losses: float[B], the losses themselves.
+    losses: float[B].
     norms: layer -> float32[B], norm of the gradient of the layer's kernel.
-    products: layer -> float32[B, M], with each reference.
+    products: layer -> float32[B, M], products with each reference.
   """
 
   losses: jax.Array
@@ -58,19 +58,19 @@ def statistics(
 
       norm_i = |dl_i/dW|,   product_im = <dl_i/dW, R_m>
 
-  Products are summed in float32 at full precision, whatever the model's dtype.
+  Products are summed in float32 at full precision for every dtype of a model.
 
   Args:
     losses: params -> float[B]; calls linen modules on a batch whose image i
       enters loss i alone, not inside a `vmap`, `scan` or `remat` of its own.
-    params: the parameters, a nested dict as `module.init` makes it.
+    params: the parameters, a nested dict as returned by `module.init`.
     references: M pytrees like `params`; only kernels of the layers are read.
     layers: paths of the layers ("decoder/conv1"), the inner module names
       joined by "/"; None means all of a known kind.
     engine: "batched" forms the gradients of all images, some kernel offsets
-      at a time; "each" forms them one image after the other, the quick way
-      on a CPU; "ghost" takes norms from Gram matrices and products from one
-      convolution by the references; "auto" picks per layer by cost.
+      at a time; "each" forms them image by image, which is fast on a CPU;
+      "ghost" takes norms from Gram matrices and products from one convolution
+      by the references; "auto" chooses per layer by cost.
 
   Returns:
     Statistics.
@@ -99,7 +99,7 @@ def norms(
   layers: Sequence[str] | None = None,
   engine: str = "auto",
 ) -> dict[str, jax.Array]:
-  """Layer -> float32[B], the norm of each image's kernel gradient.
+  """Norm of each image's kernel gradient: layer -> float32[B].
 
   Args and errors as in `statistics`.
   """
@@ -114,7 +114,7 @@ def inner_products(
   layers: Sequence[str] | None = None,
   engine: str = "auto",
 ) -> dict[str, jax.Array]:
-  """Layer -> float32[B, M], products of the gradients with M references.
+  """Products of the gradients with M references: layer -> float32[B, M].
 
   Args and errors as in `statistics`.
   """
@@ -132,7 +132,7 @@ def plan(
   engine: str = "auto",
   platform: str | None = None,
 ) -> dict[str, str]:
-  """Layer -> the engine that `statistics` would use; nothing is computed.
+  """Engine that `statistics` would use for each layer, without computing.
 
   Args as in `statistics`, with the number of references; `platform` is "cpu",
   "gpu" or "tpu", None the default one.
@@ -167,7 +167,7 @@ def _way(engine, maps, references, platform) -> str:
 
 
 def _measure(maps, name, references, engine):
-  """Squared norms and products, by the way for the platform compiled for."""
+  """Squared norms and products, by the engine for the target platform."""
   kernels = jnp.zeros((0,))
   if references:
     kernels = jnp.stack(

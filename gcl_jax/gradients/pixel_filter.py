@@ -1,19 +1,18 @@
-"""The Gradient Filter of GCL: which pixel pairs are worth contrasting.
+"""Gradient Filter of GCL: selection of pixel pairs by gradient magnitude.
 
-GCL (Wu et al., ACM MM 2023) says that pixel pairs are screened by the size of
-gradients and that the image branch guides the screening; it gives no formula.
-This is our reading. For an anchor image i and one partner j drawn among its
-positives P(i), with maps F, embeddings z = head(mean_u F(u)) and pixel
-embeddings Y:
+GCL (Wu et al., ACM MM 2023) states that pixel pairs are screened by the size of
+gradients, guided by the image branch, and gives no formula; this is our
+reading. For an anchor image i and one partner j drawn from its positives P(i),
+with maps F, embeddings z = head(mean_u F(u)) and pixel embeddings Y:
 
     w_ij   = d(z_i . z_j) / d(mean_u F_i(u))
     r_i(u) = max(0, w_ij . F_i(u)), scaled to a largest value of 1
     m(u,v) = |dL / d(Y_i(u) . Y_j(v))| = (1 - p_uv) / tau, L of `pixel_nce`
 
 Candidates are mutual nearest neighbours (cosine of F_i(u) and F_j(v)) among
-the positions with r_i(u) >= theta and r_j(v) >= theta: mutual in every
-variant, so that with theta = 0 and rho = 1 the filter keeps what no filter
-keeps. Of the C candidates of a pair of images ceil(rho C) are kept. Variants:
+the positions with r_i(u) >= theta and r_j(v) >= theta. With theta = 0 and
+rho = 1 every variant selects all mutual nearest neighbours, the same set as F0.
+Of the C candidates of a pair of images ceil(rho C) are kept. Variants:
 
     F1      candidates by r_i(u) r_j(v) m(u,v); the hardest negatives
     F2      theta = 0, by m(u,v); the hardest negatives
@@ -22,13 +21,13 @@ keeps. Of the C candidates of a pair of images ceil(rho C) are kept. Variants:
     random  as many of F0's candidates as F1 keeps (or all, if there are
             fewer), at random; as many negatives as F1, at random
 
-The bare gradient dL/dF_i(u) cannot do this: behind a global average pool it is
-the same vector at every u.
+The gradient dL/dF_i(u) itself cannot rank positions: behind a global average
+pool it is the same vector at every u.
 
 Nothing here is differentiated. Memory is linear in the positions of a map: a
-block of positions of i meets all of j at once, and only the nearest is kept.
-Pairs and negatives are of the images given, so under shard_map or pmap of one
-device's own: keep the views and the patients that should meet on one device.
+block of positions of i is compared with all of j, and only the nearest is kept.
+Pairs and negatives are taken among the given images, which under shard_map or
+pmap are one device's: keep views and patients to be paired on one device.
 """
 
 from typing import NamedTuple
@@ -56,18 +55,18 @@ VARIANTS = ("F0", "F1", "F2", "F3", "random")
 class Pairs(NamedTuple):
   """Pixel pairs of N images, at most A of each, and P negatives of each.
 
-  Positions are row * width + column. Give `take`'s vectors, `weights` and
-  `used` to `gcl_jax.losses.pixel_nce`.
+  Positions are row * width + column. Pass the vectors from `take`, `weights`
+  and `used` to `gcl_jax.losses.pixel_nce`.
 
   Attributes:
     partner: int[N], image j of each anchor image i; i itself means none.
     anchor: int[N, A], positions u in i, best first.
     positive: int[N, A], positions v in j.
     weights: float32[N, A], 1 for a kept pair, 0 for padding.
-    candidates: int[N], C of each pair of images (random: C of F1).
+    candidates: int[N], C of each pair of images (for random the C of F1).
     negative_image: int[N, P].
     negative_position: int[N, P].
-    used: bool[N, A, P], the negatives that count for an anchor.
+    used: bool[N, A, P], the negatives used for an anchor.
   """
 
   partner: jax.Array
@@ -97,28 +96,28 @@ def select(
   hardest: int = 64,
   block_size: int = 128,
 ) -> Pairs:
-  """The pixel pairs and negatives of one batch and one meta label.
+  """Selects the pixel pairs and negatives of one batch and one meta label.
 
   Args:
     keys: keys[N], one per image.
-    head: pooled float32[N, C] -> unit vectors float[N, E], each row by itself
-      (no batch statistics).
+    head: pooled float32[N, C] -> unit vectors float[N, E], row by row (no batch
+      statistics).
     maps: float[N, h, w, C], the encoder's maps.
     embeddings: float[N, h, w, D], unit vectors of the pixels.
     positives: bool[N, N], images of equal meta label; the diagonal is ignored.
     sources: int[N], the image each row is a view of; negatives never come
       from another view of the anchor's image. None: all rows differ.
     variant: one of `VARIANTS`.
-    theta: least relevance, in [0, 1].
+    theta: minimum relevance, in [0, 1].
     rho: share of the candidates of each pair of images that is kept, in
       (0, 1], a Python number; F0 keeps all.
     temperature: tau > 0, of the loss.
-    outside: random pixels of images outside P(i), drawn once for all anchors
-      of an image; all of them where there are fewer.
-    own: random pixels of i in no candidate pair, more than 2 cells (Chebyshev)
-      from the anchor; all of them where there are fewer.
+    outside: number of random pixels of images outside P(i), drawn once for all
+      anchors of an image; all of them if there are fewer.
+    own: number of random pixels of i in no candidate pair, more than 2 cells
+      (Chebyshev) from the anchor; all of them if there are fewer.
     hardest: negatives kept per anchor by F1, F2 and random.
-    block_size: positions compared with a partner's at once.
+    block_size: positions compared with those of the partner at once.
 
   Returns:
     Pairs, A = ceil(rho h w) and P = outside + min(own + 25, h w).
@@ -156,15 +155,14 @@ def select(
 def take(
   embeddings: jax.Array, pairs: Pairs
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """The vectors of the pairs, with gradient: what `pixel_nce` takes first.
+  """Gathers the vectors of the pairs, differentiably, for `pixel_nce`.
 
   Args:
     embeddings: float[N, h, w, D].
-    pairs: what `select` found in them.
+    pairs: the result of `select` for them.
 
   Returns:
-    Anchors float[N, A, D], positives float[N, A, D], negatives
-    float[N, P, D].
+    Anchors float[N, A, D], positives float[N, A, D], negatives float[N, P, D].
   """
   rows = embeddings.reshape(len(embeddings), -1, embeddings.shape[-1])
   anchors = jnp.take_along_axis(rows, pairs.anchor[..., None], axis=1)
@@ -173,7 +171,7 @@ def take(
 
 
 def _candidates(variant, head, maps, partner, theta, block_size):
-  """(nearest v, candidates, score r_i(u) r_j(v), how many F1 would have)."""
+  """Nearest v, candidates, score r_i(u) r_j(v), number of F1's candidates."""
   images, height, width, _ = maps.shape
   everywhere = jnp.ones((images, height * width), bool)
   score = jnp.ones(everywhere.shape, jnp.float32)
@@ -194,7 +192,7 @@ def _candidates(variant, head, maps, partner, theta, block_size):
 
 
 def _similarities(embeddings, partner, positive, negatives):
-  """Of each position with its positive, [N, h w], and its negatives."""
+  """Similarity to the positive, [N, h w], and to negatives, [N, h w, P]."""
   rows = embeddings.reshape(len(embeddings), -1, embeddings.shape[-1])
   rows = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
   near = jnp.sum(rows * rows[partner[:, None], positive], axis=-1)
@@ -205,7 +203,7 @@ def _similarities(embeddings, partner, positive, negatives):
 
 
 def _scores(variant, keys, shared, near, far, usable, temperature):
-  """What ranks the pairs and what the negatives; None: all negatives count."""
+  """Scores of pairs and hardness of negatives (None: all are used)."""
   if variant == "random":
     return _noise(keys[:, 0], shared), _noise(keys[:, 1], far)
   if variant in ("F1", "F2"):
@@ -215,9 +213,9 @@ def _scores(variant, keys, shared, near, far, usable, temperature):
 
 
 def _best(score, candidate, count, rho):
-  """Positions of the best candidates, int[N, A], and which are kept."""
+  """Positions of the best candidates, int[N, A], and weights 1 (kept) or 0."""
   kept = _kept_counts(rho, candidate.shape[1])
-  # The log of no relevance is -inf as well, but that is still a candidate.
+  # Relevance 0 has log -inf, as non-candidates have: clamp to rank above them.
   score = jnp.maximum(score, jnp.finfo(score.dtype).min)
   _, anchor = lax.top_k(jnp.where(candidate, score, -jnp.inf), kept[-1])
   number = jnp.minimum(jnp.asarray(kept)[count], jnp.sum(candidate, axis=1))
@@ -226,10 +224,10 @@ def _best(score, candidate, count, rho):
 
 
 def _kept_counts(rho, pixels):
-  """int[pixels + 1]: ceil(rho C) of each C, where 0.07 * 100 is 7, not more."""
+  """ceil(rho C) of each C, int[pixels + 1]; rounds so that 0.07 * 100 is 7."""
   every = np.arange(pixels + 1)
   counts = np.ceil(np.round(rho * every, 9)).astype(np.int32)
-  return np.maximum(counts, every > 0)  # however small rho is
+  return np.maximum(counts, every > 0)  # at least 1, for every rho
 
 
 def _noise(keys, like):

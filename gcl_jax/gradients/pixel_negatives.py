@@ -1,14 +1,14 @@
-"""Negatives of GCL's pixel pairs: random draws, gradients, the hardest.
+"""Negatives of GCL's pixel pairs: random draws, gradients, the hardest ones.
 
-Negatives come from the images given to `draw_negatives`; under shard_map or
-pmap these are the images of one device.
+Negatives come from the images given to `draw_negatives`, under shard_map or
+pmap those of one device.
 """
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-# Negatives of the anchor's own image lie more than this far away (Chebyshev).
+# Minimum distance (Chebyshev, exclusive) of negatives in the anchor's image.
 _DISTANCE = 2
 _NEAR = (2 * _DISTANCE + 1) ** 2
 
@@ -24,11 +24,11 @@ def draw_negatives(
 ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
   """Draws negatives of each image i at random and masks them by anchor.
 
-  The first `outside` are different pixels of other images, neither of P(i) nor
+  The first `outside` are distinct pixels of other images, neither of P(i) nor
   views of i, with equal probabilities and spread evenly over these images. The
   others are `own` + 25 pixels of i in no candidate pair; 25 is the largest
   number of pixels too near to an anchor, so each anchor can use `own` of them
-  where there are as many.
+  if there are that many.
 
   Args:
     keys: keys[N].
@@ -37,8 +37,8 @@ def draw_negatives(
     sources: int[N], number of the image of which each row is a view. None: no
       two rows are views of one image.
     width: w of the maps.
-    outside: number of negatives of other images.
-    own: number of negatives of the same image.
+    outside: number of negatives from other images.
+    own: number of negatives from the same image.
 
   Returns:
     (image int[N, P], position int[N, P]) with P = outside +
@@ -51,9 +51,9 @@ def draw_negatives(
   allowed = ~positives & (sources[:, None] != sources)
 
   def draw(key, allowed, candidate, itself):
-    there, here = jax.random.split(key)
-    image, position, exists = _outside(there, allowed, pixels, outside)
-    inside, usable = _inside(here, candidate, width, own)
+    outside_key, own_key = jax.random.split(key)
+    image, position, exists = _outside(outside_key, allowed, pixels, outside)
+    inside, usable = _inside(own_key, candidate, width, own)
     exists = jnp.broadcast_to(exists, (pixels, outside))
     return (
       jnp.append(image, jnp.full_like(inside, itself)),
@@ -61,8 +61,8 @@ def draw_negatives(
       jnp.append(exists, usable, axis=1),
     )
 
-  *where, usable = jax.vmap(draw)(keys, allowed, candidate, itself)
-  return tuple(where), usable
+  *negatives, usable = jax.vmap(draw)(keys, allowed, candidate, itself)
+  return tuple(negatives), usable
 
 
 def log_magnitude(
@@ -71,16 +71,16 @@ def log_magnitude(
   used: jax.Array,
   temperature: float,
 ) -> tuple[jax.Array, jax.Array]:
-  """Computes log(tau |dL/ds|) of an anchor's InfoNCE for each similarity s.
+  """Log of tau |dL/ds| of an anchor's InfoNCE loss L for each similarity s.
 
       |dL/ds+| = (1 - p+) / tau,   |dL/ds-| = p- / tau,   p = softmax(s / tau)
 
-  In logarithms, because 1 - p+ underflows float32 where p+ is close to 1.
+  Computed in logarithms: 1 - p+ underflows float32 when p+ is close to 1.
 
   Args:
     positive: float[...], s+.
     negatives: float[..., P], s-, P > 0.
-    used: bool[..., P], True for the negatives in the loss.
+    used: bool[..., P], True for the negatives that enter the loss.
     temperature: tau > 0.
 
   Returns:
@@ -99,9 +99,9 @@ def log_magnitude(
 def hardest_of(
   hardness: jax.Array, usable: jax.Array, count: int | jax.Array
 ) -> jax.Array:
-  """The `count` hardest of the usable negatives of each row.
+  """Mask of the `count` hardest usable negatives of each row.
 
-  Of equally hard negatives the first ones are taken.
+  Ties go to the first negatives.
 
   Example:
     >>> import jax.numpy as jnp
@@ -111,16 +111,15 @@ def hardest_of(
 
   Args:
     hardness: float[..., P].
-    usable: bool[..., P]; where fewer than `count` are usable, all of them are
-      taken.
-    count: an int, or int[...] with a value of its own for each row (any shape
-      that broadcasts to the rows), which may be traced. 0 or less takes none.
-      A Python int is fastest: only so many negatives are sorted.
+    usable: bool[..., P]; if fewer than `count` are usable, all are taken.
+    count: an int, or int[...] with one value per row (any shape that broadcasts
+      to the rows), which may be traced. 0 or less takes none. A Python int is
+      fastest: only that many negatives are sorted.
 
   Returns:
     bool[..., P].
   """
-  lowest = jnp.finfo(hardness.dtype).min  # usable ones come before all others
+  lowest = jnp.finfo(hardness.dtype).min  # ranks usable ones above the others
   hardness = jnp.where(usable, jnp.maximum(hardness, lowest), -jnp.inf)
   pool = hardness.shape[-1]
   longest = min(max(count, 0), pool) if isinstance(count, int) else pool
@@ -133,10 +132,10 @@ def hardest_of(
 
 
 def _outside(key, allowed, pixels, count):
-  """Draws `count` different pixels of the allowed images, one per stratum.
+  """Draws `count` distinct pixels of the allowed images, one per stratum.
 
-  The T allowed pixels form a ring, cut into `count` runs whose lengths differ
-  by at most 1. With T < count there are T runs of one pixel.
+  The T allowed pixels form a ring, cut into `count` strata whose sizes differ
+  by at most 1. With T < count there are T strata of one pixel.
 
   Returns:
     Image int[count], position int[count], and bool[count], False beyond T.
@@ -149,8 +148,8 @@ def _outside(key, allowed, pixels, count):
   exists = run[:-1] < jnp.minimum(total, count)
   noise = jax.random.uniform(key, (count + 1,))
   drawn = edges[:-1] + (noise[:-1] * jnp.diff(edges)).astype(int)
-  # Pixels of short runs have a higher probability: a random rotation of the
-  # ring makes all equal.
+  # Pixels of small strata are more probable: a random rotation of the ring
+  # makes all pixels equally probable.
   ring = jnp.maximum(total, 1)
   drawn = (drawn + (noise[-1] * ring).astype(int)) % ring
   drawn = jnp.where(exists, drawn, 0)
@@ -158,7 +157,7 @@ def _outside(key, allowed, pixels, count):
 
 
 def _inside(key, candidate, width, count):
-  """Draws pixels int[Q] in no candidate pair; bool[h w, Q] masks by anchor."""
+  """Draws pixels int[Q] in no candidate pair, with a mask bool[h w, Q]."""
   pixels = len(candidate)
   score = jnp.where(candidate, -1, jax.random.uniform(key, (pixels,)))
   score, position = lax.top_k(score, min(count + _NEAR, pixels))
@@ -167,8 +166,8 @@ def _inside(key, candidate, width, count):
 
 
 def _far_apart(pixels, positions, width):
-  """bool[pixels, P], True where pixel and position are far (Chebyshev)."""
-  here = jnp.arange(pixels)[:, None]
-  down = jnp.abs(here // width - positions // width)
-  across = jnp.abs(here % width - positions % width)
+  """Mask of pixels farther than _DISTANCE from a position, bool[pixels, P]."""
+  anchors = jnp.arange(pixels)[:, None]
+  down = jnp.abs(anchors // width - positions // width)
+  across = jnp.abs(anchors % width - positions % width)
   return jnp.maximum(down, across) > _DISTANCE

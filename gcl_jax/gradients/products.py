@@ -1,20 +1,20 @@
 """Norms of per-sample kernel gradients and their products with references.
 
-Two exact ways for the pair of maps of a layer: P positions, a small map S of D
-channels, a large one L of C, K kernel offsets. Per image:
+Two exact algorithms for the pair of maps of a layer: P positions, a small map S
+of D channels, a large one L of C, K kernel offsets. Per image:
 
-batched, G = L S, some kernel offsets at a time; or each image's G by itself,
-one convolution after the other: no patches, 1.5 to 2 times faster on a CPU
+batched, G = L S, some kernel offsets at a time; or each, G of one image after
+the other by a convolution: no patches, 1.5 to 2 times faster on a CPU
   multiply-adds              K C D P
   written and read again     K C D + K C P
 ghost, |G|^2 = <L' L, S S'> and <G, R> = <S, conv(L; R)> for M references
   multiply-adds              P P (D + K C) + M K C D P
   written and read again     2 P P + K C P
 
-The product with a reference costs K C D P either way, so forming the gradient
-is never more arithmetic than the ghost; ghost wins where the gradient is large
-and positions are few, by what it does not have to write. `choose` compares the
-two counts (Bu et al., NeurIPS 2022, give the rule for norms alone).
+The product with a reference costs K C D P in both, so forming the gradient
+never needs more arithmetic than ghost; ghost is faster for a large gradient and
+few positions, because it writes less. `choose` compares the two counts (Bu et
+al., NeurIPS 2022, give the rule for norms alone).
 """
 
 import itertools
@@ -28,18 +28,18 @@ from jax import lax
 from gcl_jax.gradients.pairing import Pair
 
 ENGINES = ("batched", "each", "ghost")
-# Multiply-adds that take as long as moving one value. On a CPU measured (two
-# cores of an AMD EPYC, whose caches hold one image's gradient); elsewhere peak
-# arithmetic over peak bandwidth of the chip.
+# Multiply-adds in the time of moving one value: measured on a CPU (two cores of
+# an AMD EPYC, whose caches hold one image's gradient), otherwise the chip's
+# peak arithmetic over its peak bandwidth.
 _WORTH = {"cpu": 1, "gpu": 150, "tpu": 300}
-# Offsets are stacked into one product up to this many rows: below, a matrix
-# product is too thin to be worth its start.
+# Offsets are stacked into one product up to this many rows: thinner matrix
+# products do not repay their launch.
 _ROWS = 64
 _GRAM_ROWS = 512
 
 
 def square_norm(pair: Pair, engine: str) -> jax.Array:
-  """float32[B]: squared norm of every image's kernel gradient."""
+  """Squared norm of every image's kernel gradient, float32[B]."""
   if engine == "ghost":
     return _gram(pair)
   if engine == "each":
@@ -53,7 +53,7 @@ def norm_and_products(
   """Squared norms and inner products with M references.
 
   Args:
-    pair: the maps of a layer, B images.
+    pair: the maps of a layer for B images.
     references: float[M, *kernel, C, D], in the order of `pairing.in_order`.
     engine: "batched", "each" or "ghost".
 
@@ -73,10 +73,10 @@ def norm_and_products(
 
 
 def choose(pair: Pair, references: int, platform: str) -> str:
-  """The quicker engine by the counts of the table above.
+  """Faster engine by the counts in the module docstring.
 
   Args:
-    pair: the maps, or anything with their shapes.
+    pair: the maps, or objects with their shapes.
     references: M, may be 0.
     platform: "cpu", "gpu" or "tpu".
   """
@@ -90,17 +90,17 @@ def choose(pair: Pair, references: int, platform: str) -> str:
   ghost += references * gradient * positions
   if ghost < formed:
     return "ghost"
-  # A loop over images starts one product each: worth it where that is large.
+  # A loop launches one product per image, which must be large to repay that.
   alone = platform == "cpu" and min(large, small) >= 8 and positions > 4
   return "each" if alone else "batched"
 
 
 def _one_by_one(pair: Pair, references) -> tuple:
-  """Norms and products from one gradient after the other.
+  """Norms and products from the gradients, formed image by image.
 
-  G is the large map convolved by the small one, channels as its batch. It is
-  written in the canonical layout: elsewhere XLA's CPU backend is 30 times
-  slower inside a loop.
+  G is the large map convolved by the small one, with channels as the batch. The
+  layout is the canonical one: with others XLA's CPU backend is 30 times slower
+  inside a loop.
   """
   geometry, rank = pair.geometry, len(pair.geometry.kernel)
   if references is not None:
@@ -126,13 +126,13 @@ def _one_by_one(pair: Pair, references) -> tuple:
 
 
 def _numbers(rank: int) -> tuple[str, str, str]:
-  """Channels last, as every layer here has them."""
+  """Dimension numbers of the layers: channels last."""
   axes = "HWZ"[:rank]
   return f"N{axes}C", f"{axes}IO", f"N{axes}C"
 
 
 def _formed(pair: Pair) -> Iterator[tuple]:
-  """Parts of G, float32[B, R, D], and what takes the same rows of [M, ...]."""
+  """Parts of G, float32[B, R, D], and a function for the same rows of R."""
   small = pair.small.reshape(len(pair.small), -1, pair.small.shape[-1])
   for rows, take in _stacked(_views(pair)):
     # Rows lead, positions are contracted last: 3 to 4.5 times faster in XLA's
@@ -146,26 +146,28 @@ def _formed(pair: Pair) -> Iterator[tuple]:
 
 
 def _stacked(views) -> Iterator[tuple]:
-  """Neighbouring views joined while they are thin."""
+  """Concatenates neighbouring views up to `_ROWS` rows."""
   views = list(views)
   rows = views[0][0].shape[1]
-  group = max(1, _ROWS // rows)
-  for start in range(0, len(views), group):
-    some = views[start : start + group]
-    if len(some) == 1:
-      yield some[0]
+  size = max(1, _ROWS // rows)
+  for start in range(0, len(views), size):
+    group = views[start : start + size]
+    if len(group) == 1:
+      yield group[0]
     else:
       yield (
-        jnp.concatenate([view for view, _ in some], 1),
-        lambda r, some=some: jnp.concatenate([take(r) for _, take in some], 1),
+        jnp.concatenate([view for view, _ in group], 1),
+        lambda r, group=group: jnp.concatenate(
+          [take(r) for _, take in group], 1
+        ),
       )
 
 
 def _views(pair: Pair) -> Iterator[tuple]:
-  """The large map as seen from every kernel offset, float[B, R, P].
+  """Large map shifted by every kernel offset, float[B, R, P].
 
-  Where the stride divides the kernel all phases of a step are the rows of one
-  view (space-to-depth): of a 4x4 kernel at stride 2 four views, not sixteen.
+  If the stride divides the kernel, all phases of a step are the rows of one
+  view (space-to-depth): a 4x4 kernel at stride 2 has four views, not sixteen.
   """
   geometry, large = pair.geometry, pair.large
   counts = pair.small.shape[1:-1]
@@ -192,7 +194,7 @@ def _views(pair: Pair) -> Iterator[tuple]:
 
 
 def _phases_to_rows(large, phases):
-  """[B, *L, C] -> [B, phases * C, *(L / phases)]."""
+  """Space-to-depth: [B, *L, C] -> [B, phases * C, *(L / phases)]."""
   batch, channels = large.shape[0], large.shape[-1]
   rank = len(phases)
   split = [batch]
@@ -206,7 +208,7 @@ def _phases_to_rows(large, phases):
 
 
 def _take(references, step, phases):
-  """[M, *kernel, C, D] -> [M, R, D], the rows of one view."""
+  """Rows of one view: [M, *kernel, C, D] -> [M, R, D]."""
   window = [slice(None)]
   window += [
     slice(t * p, (t + 1) * p) for t, p in zip(step, phases, strict=True)
@@ -220,7 +222,7 @@ def _gram(pair: Pair) -> jax.Array:
   small = pair.small.reshape(len(pair.small), -1, pair.small.shape[-1])
   rows = jnp.concatenate([view for view, _ in _views(pair)], 1)
   size = min(pair.positions, _GRAM_ROWS)
-  missing = -pair.positions % size  # zeros add nothing
+  missing = -pair.positions % size  # padded with zeros
   small = jnp.pad(small, ((0, 0), (0, missing), (0, 0)))
   rows = jnp.pad(rows, ((0, 0), (0, 0), (0, missing)))
 
@@ -237,11 +239,11 @@ def _gram(pair: Pair) -> jax.Array:
 
   starts = jnp.arange(0, small.shape[1], size)
   total = lax.scan(add, jnp.zeros(len(small), jnp.float32), starts)[0]
-  return jnp.maximum(total, 0)  # rounding can leave it just below
+  return jnp.maximum(total, 0)  # rounding can make it negative
 
 
 def _by_convolution(pair: Pair, references: jax.Array) -> jax.Array:
-  """<G, R> = sum over positions of small and the large map convolved by R."""
+  """<G, R> from the small map and the large one convolved by R."""
   count, geometry = len(references), pair.geometry
   rank = len(geometry.kernel)
   kernel = jnp.moveaxis(references, 0, -2)  # [*kernel, C, M, D]

@@ -1,8 +1,8 @@
-"""The reference gradients of GradCON: what training gradients looked like.
+"""Reference gradients of GradCON: running means of training gradients.
 
-In GradCON (Kwon et al., ECCV 2020) r_l is the arithmetic mean,
-over all iterations so far, of the gradient of the total loss J with respect
-to the weight of decoder layer l.
+In GradCON (Kwon et al., ECCV 2020) r_l is the arithmetic mean, over all
+iterations so far, of the gradient of the total loss J with respect to the
+weight of decoder layer l.
 """
 
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ import jax
 import jax.numpy as jnp
 
 RULES = ("mean", "unit", "ema")
-EPS = 1e-8  # smallest norm a cosine divides by
+EPS = 1e-8  # lower bound of the norms in a cosine
 
 
 class Reference(NamedTuple):
-  """Reference gradients; a pytree of arrays, so it checkpoints as it is.
+  """Reference gradients; a pytree of arrays that can be checkpointed directly.
 
   Attributes:
     mean: one array per decoder layer, with that layer's weight shape.
-    count: int32 scalar, gradients taken in so far; 0 means no history.
+    count: int32 scalar, number of gradients so far; 0 means no history.
   """
 
   mean: tuple[jax.Array, ...]
@@ -28,7 +28,7 @@ class Reference(NamedTuple):
 
 
 def start(weights: Sequence[jax.Array]) -> Reference:
-  """A reference without history.
+  """Reference without history.
 
   Args:
     weights: the decoder weights, `model.decoder_weights(params)`; only their
@@ -43,7 +43,7 @@ def start(weights: Sequence[jax.Array]) -> Reference:
 def constant(
   reference: Reference | Sequence[jax.Array],
 ) -> tuple[tuple[jax.Array, ...], jax.Array]:
-  """(arrays, count) without derivative; bare arrays count as having history."""
+  """Arrays and count, not differentiated; the count of bare arrays is 1."""
   if not isinstance(reference, Reference):
     reference = Reference(tuple(reference), jnp.ones((), jnp.int32))
   return jax.lax.stop_gradient(tuple(reference))
@@ -56,7 +56,7 @@ def update(
   *,
   eps: float = 1e-8,
 ) -> Reference:
-  """Takes one iteration's gradients into the reference.
+  """Adds one iteration's gradients to the reference.
 
   Args:
     reference: the reference so far.
@@ -66,7 +66,7 @@ def update(
       rule); "unit", the mean of the gradients scaled to norm 1, so that the
       large early ones do not dominate; "ema", an exponential average of decay
       0.95 that starts as the plain mean of its first 20 gradients.
-    eps: smallest norm divided by under "unit".
+    eps: lower bound of the norms under "unit".
 
   Returns:
     The next reference, count one higher.
@@ -101,7 +101,7 @@ def cosine(a: jax.Array, b: jax.Array, eps: float) -> jax.Array:
 def check_shapes(
   reference: Sequence[jax.Array], weights: Sequence[jax.Array]
 ) -> None:
-  """Raises ValueError, with the shapes, where a reference does not fit."""
+  """Raises ValueError with the shapes if a reference does not fit."""
   got = [jnp.shape(array) for array in reference]
   want = [jnp.shape(array) for array in weights]
   if got != want:

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from gcl_jax.engine.context import Context
 from gcl_jax.engine.state import State
@@ -13,13 +14,13 @@ from gcl_jax.pipeline import encoders
 SMOOTHING = 10  # added to a cluster's size inside the logarithm of phi
 
 
-def counts_of(config: Any, pool: int) -> list[int]:
-  """PCL's numbers of clusters, at least two images a cluster."""
+def counts_of(config: ConfigDict, pool: int) -> list[int]:
+  """PCL's numbers of clusters, with at least two images per cluster."""
   return [max(2, min(count, pool // 2)) for count in config.clusters]
 
 
-def none_yet(config: Any, pool: int, total: int) -> dict[str, Any]:
-  """Clusterings of the right shapes before the first E-step."""
+def none_yet(config: ConfigDict, pool: int, total: int) -> dict[str, Any]:
+  """Placeholder clusterings of the final shapes, before the first E-step."""
   counts = counts_of(config, pool)
   return dict(
     ready=jnp.float32(0),
@@ -31,20 +32,20 @@ def none_yet(config: Any, pool: int, total: int) -> dict[str, Any]:
 
 def every_epoch(
   context: Context,
-  config: Any,
+  config: ConfigDict,
   networks: Any,
   pixels: np.ndarray,
   rows: np.ndarray,
   statistics: tuple[float, float],
 ) -> Callable[[State], tuple]:
-  """PCL's E-step, `on_every` of a fit: k-means on the momentum embeddings.
+  """Callback `on_every` for PCL's E-step: k-means on the momentum embeddings.
 
   Args:
-    context: of the stage.
+    context: context of the stage.
     config: `clusters`, `temperature`, `batch_size`, `head_out`.
-    networks: with `encoder` and `head`.
+    networks: has `encoder` and `head`.
     pixels: uint8[N, H, W, C].
-    rows: int[P], the pool.
+    rows: int[P], rows of the pool.
     statistics: mean and standard deviation of the pool's pixels in [0, 1].
   """
   embed = encoders.headed(networks.encoder, networks.head, *statistics)
@@ -82,25 +83,25 @@ def every_epoch(
 def _kmeans(unit, rows, total, counts, temperature, seed) -> dict[str, Any]:
   """Centroids, assignments and densities of each clustering.
 
-  density of a cluster of Z members: phi = sum of distances / (Z log(Z + 10)),
+  Density of a cluster of Z members: phi = sum of distances / (Z log(Z + 10)),
   clipped to its 10th and 90th percentile and scaled to mean `temperature`.
   """
   from sklearn import cluster
 
   centroids, assignments, densities = [], [], []
   for count in counts:
-    found = cluster.KMeans(count, n_init=1, random_state=seed).fit(unit)
-    centre = found.cluster_centers_
+    fitted = cluster.KMeans(count, n_init=1, random_state=seed).fit(unit)
+    centre = fitted.cluster_centers_
     centre /= np.linalg.norm(centre, axis=1, keepdims=True) + 1e-12
-    distance = np.linalg.norm(unit - centre[found.labels_], axis=1)
-    members = np.bincount(found.labels_, minlength=count)
-    spread = np.bincount(found.labels_, distance, count)
+    distance = np.linalg.norm(unit - centre[fitted.labels_], axis=1)
+    members = np.bincount(fitted.labels_, minlength=count)
+    spread = np.bincount(fitted.labels_, distance, count)
     phi = spread / np.maximum(members * np.log(members + SMOOTHING), 1e-12)
     phi = np.where(members > 1, phi, phi.max())
     phi = np.clip(phi, *np.percentile(phi, (10, 90)))
     phi = temperature * phi / max(phi.mean(), 1e-12)
     label = np.zeros(total, np.int32)
-    label[rows] = found.labels_
+    label[rows] = fitted.labels_
     centroids.append(jnp.asarray(centre, jnp.float32))
     assignments.append(jnp.asarray(label))
     densities.append(jnp.asarray(np.maximum(phi, 1e-3), jnp.float32))

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from ml_collections import ConfigDict
 
 from gcl_jax import augment, losses
 from gcl_jax.collectives import gather, pmean
@@ -48,7 +49,7 @@ class Plan(NamedTuple):
   steps: int
 
 
-def plan(config: Any, pool: int, total: int) -> Plan:
+def plan(config: ConfigDict, pool: int, total: int) -> Plan:
   """The plan of `epochs` epochs of batches of `batch_size`.
 
   Raises:
@@ -64,7 +65,7 @@ def plan(config: Any, pool: int, total: int) -> Plan:
   return Plan(pool, total, epoch, int(config.epochs * epoch))
 
 
-def networks(config: Any, numbers: Plan) -> Networks:
+def networks(config: ConfigDict, numbers: Plan) -> Networks:
   """Networks and optimiser of a contrastive section.
 
   Args:
@@ -89,7 +90,7 @@ def networks(config: Any, numbers: Plan) -> Networks:
   )
 
 
-def views_of(config: Any, mean: float, std: float) -> dict[str, Any]:
+def views_of(config: ConfigDict, mean: float, std: float) -> dict[str, Any]:
   """Keywords of `augment.two_crops`; mean and sd of the pool's pixels."""
   return dict(
     crop_scale=tuple(config.crop_scale),
@@ -103,7 +104,7 @@ def views_of(config: Any, mean: float, std: float) -> dict[str, Any]:
 
 
 def training(
-  config: Any,
+  config: ConfigDict,
   loss: str,
   label_names: tuple[str, ...],
   shape: tuple[int, ...],

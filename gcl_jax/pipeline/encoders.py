@@ -4,13 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from gcl_jax import augment
 from gcl_jax.engine.context import Context
 from gcl_jax.models.resnet import resnet
 
 
-def make(config: Any) -> Any:
+def make(config: ConfigDict) -> Any:
   """The ResNet of `arch`, `stem`, `width`, `dtype` and `remat`.
 
   See `gcl_jax.models.resnet.resnet`.

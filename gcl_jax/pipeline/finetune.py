@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from ml_collections import ConfigDict
 
 from gcl_jax import augment, losses
 from gcl_jax.collectives import pmean
@@ -86,7 +87,7 @@ def outputs(kind: str, labels: int) -> int:
 
 
 def training(
-  config: Any,
+  config: ConfigDict,
   encoder: Any,
   shape: tuple[int, ...],
   labels: int,
@@ -152,7 +153,7 @@ def _initial(
 
 def fit(
   context: Context,
-  config: Any,
+  config: ConfigDict,
   encoder: Any,
   pixels: np.ndarray,
   targets: np.ndarray,

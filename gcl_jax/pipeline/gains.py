@@ -1,9 +1,9 @@
 """Metrics of few-label segmentation: means with intervals, paired gains."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from gcl_jax.engine.context import Context
 from gcl_jax.engine.tables import unpack
@@ -19,7 +19,7 @@ def label(labelled: int) -> str:
 
 
 def scores_of(
-  found: dict, config: Any, arm: str, labelled: int, part: str
+  found: dict, config: ConfigDict, arm: str, labelled: int, part: str
 ) -> dict[str, np.ndarray]:
   """{"dice/..": float64[fits, V]} of an arm, fits in order of draw and seed.
 
@@ -39,7 +39,7 @@ def scores_of(
 
 
 def metrics(
-  found: dict, config: Any, arms: Sequence[str], against: Sequence[str]
+  found: dict, config: ConfigDict, arms: Sequence[str], against: Sequence[str]
 ) -> dict[str, dict]:
   """Flat name -> {value, low, high, n}.
 

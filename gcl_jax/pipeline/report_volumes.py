@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from gcl_jax.engine import results
 from gcl_jax.engine.context import Context
@@ -22,7 +23,7 @@ _COLUMNS = {
 }
 
 
-def cards(config: Any) -> list[tuple[str, str, str]]:
+def cards(config: ConfigDict) -> list[tuple[str, str, str]]:
   """Headline figures for `report.write`."""
   first = config.segment.labelled[0]
   labels = f"{gains.label(first)} labelled patients"
@@ -181,7 +182,7 @@ def _examples(context, images, found, arms) -> html.Section:
   return html.Section("What it looks like", [html.Figure(picture, caption)])
 
 
-def first_fit(config: Any, arm: str) -> Fit:
+def first_fit(config: ConfigDict, arm: str) -> Fit:
   """The fine-tune whose predictions and loss the report shows."""
   return fits(config.segment, [arm])[0]
 

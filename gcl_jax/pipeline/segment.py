@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from gcl_jax import disk
 from gcl_jax.data import slice_geometry, splits
@@ -51,7 +52,7 @@ class Fit(NamedTuple):
     return f"{self.arm}-m{self.labelled}-d{self.draw}-s{self.seed}"
 
 
-def fits(config: Any, arms: Sequence[str]) -> list[Fit]:
+def fits(config: ConfigDict, arms: Sequence[str]) -> list[Fit]:
   """Every fine-tune of a run, arms next to each other.
 
   Args:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from ml_collections import ConfigDict
 
 from gcl_jax import augment
 from gcl_jax.collectives import pmean
@@ -78,7 +79,7 @@ class Segmenter:
   """One U-Net trained again and again: one program for all its fits."""
 
   def __init__(
-    self, config: Any, unet: Any, classes: int, views: dict[str, Any]
+    self, config: ConfigDict, unet: Any, classes: int, views: dict[str, Any]
   ):
     """Makes network, optimiser and step.
 
@@ -211,7 +212,7 @@ class Segmenter:
 
 
 def programs(
-  config: Any,
+  config: ConfigDict,
   unet: Any,
   classes: int,
   views: dict[str, Any],
@@ -229,12 +230,12 @@ def programs(
   return [fit, predict]
 
 
-def make_unet(config: Any, classes: int) -> Any:
+def make_unet(config: ConfigDict, classes: int) -> Any:
   """The U-Net of `widths` and `dtype`, background among the classes."""
   return unet(tuple(config.widths), classes, config.dtype)
 
 
-def views_of(config: Any, mean: float, std: float) -> dict[str, Any]:
+def views_of(config: ConfigDict, mean: float, std: float) -> dict[str, Any]:
   """Options of `augment.warp`; mean and sd of the training pixels."""
   plain = {
     name: tuple(value) if isinstance(value, tuple | list) else value
@@ -277,7 +278,7 @@ def predictor(
   return one_batch
 
 
-def _optimizer(config: Any) -> optax.GradientTransformation:
+def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
   """A short warm-up, then cosine; the encoder at its share of the rate.
 
   Args:

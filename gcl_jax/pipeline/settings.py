@@ -319,7 +319,7 @@ def _check_fits(segment: Any) -> None:
     )
 
 
-def _check_slices(config: Any) -> None:
+def _check_slices(config: ConfigDict) -> None:
   size, levels = tuple(config.preprocess.size), len(config.unet.widths)
   stride = 2 ** (levels - 1)
   if len(size) != 2 or min(size) < stride or any(s % stride for s in size):

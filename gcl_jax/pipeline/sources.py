@@ -1,9 +1,10 @@
 """The data sets of a run, and the part of the split that each row is in."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from gcl_jax.data import splits
 from gcl_jax.data.source import Dataset
@@ -28,7 +29,7 @@ class Source(NamedTuple):
   pool: bool = True
 
 
-def parts(dataset: Dataset, config: Any) -> np.ndarray:
+def parts(dataset: Dataset, config: ConfigDict) -> np.ndarray:
   """The part of every row, str[N], whole groups in train or eval.
 
   Rows that `config.ood` names are "ood". The others follow the data set's own

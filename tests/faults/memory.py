@@ -1,4 +1,4 @@
-"""What reading files takes of memory, in a process of its own."""
+"""Memory used to read files, measured in a separate process."""
 
 import subprocess
 import sys

@@ -34,7 +34,7 @@ OPTIMIZER = make_optimizer("sgd", 0.01, steps=10)
 
 
 def swept(mesh, mode):
-  """The rows, in the order that `map_examples` gives their results."""
+  """Rows in the order of the results of `map_examples`."""
   found = inference.map_examples(
     lambda weight, batch: {"row": weight * batch["row"]},
     jnp.float32(1),

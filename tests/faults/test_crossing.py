@@ -1,4 +1,4 @@
-"""What crosses the split is refused, or said in the report."""
+"""Patients and copies on both sides of the split: refused or reported."""
 
 import csv
 import types

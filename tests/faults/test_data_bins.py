@@ -91,7 +91,7 @@ def test_row35_too_few_bins(bins):
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("low", [-1.7e308, 0.0, 1.0, 1e-310])
 def test_row35_scores_at_the_ends_of_float64(rule, low):
-  """Whatever the range, a label is in range and edges are finite."""
+  """For every range of scores, labels are valid and edges finite."""
   high = {-1.7e308: 1.7e308, 0.0: 5e-324, 1.0: 1 + 2e-16, 1e-310: 1e308}[low]
   scores = np.array([low, high] * 6)
   try:

@@ -50,7 +50,7 @@ UNPICKLERS = {
 
 
 def faults_in(source: str) -> list[str]:
-  """Every way in which the source could run what a file holds."""
+  """Calls in the source that could execute contents of a file."""
   found = []
   for node in ast.walk(ast.parse(source)):
     if isinstance(node, ast.Import):
@@ -350,7 +350,7 @@ def received(prepared, tmp_path):
 
 @pytest.fixture
 def ran(tmp_path, monkeypatch):
-  """What is there once `evil`, a module in the current folder, was imported."""
+  """File that exists once `evil`, in the current folder, was imported."""
   mark = tmp_path / "ran"
   source = "import pathlib\npathlib.Path(__file__).with_name('ran').mkdir()\n"
   (tmp_path / "evil.py").write_text(source)
@@ -361,7 +361,7 @@ def ran(tmp_path, monkeypatch):
 
 
 def nested(feature: dict) -> dict:
-  """A description of features, one of which is the given one."""
+  """Description of features that contains the given one."""
   return {"pythonClassName": DICT, "featuresDict": {"features": {"x": feature}}}
 
 
@@ -568,7 +568,7 @@ def test_row49_the_command_in_the_folder_of_the_data(received, ran):
 
 
 def texts(value) -> set[str]:
-  """The keys of JSON whose values are text, however deep."""
+  """Keys of nested JSON whose values are text."""
   if isinstance(value, list):
     return {key for item in value for key in texts(item)}
   if not isinstance(value, dict):

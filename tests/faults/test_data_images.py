@@ -26,12 +26,12 @@ HEIGHT, WIDTH = 40, 53
 
 
 class Reached(BaseException):
-  """Not an Exception, so that no reader takes it for a damaged file."""
+  """Not an Exception, so that no reader treats it as a damaged file."""
 
 
 @pytest.fixture(autouse=True)
 def no_hang():
-  """Ends a test that waits for something that never comes."""
+  """Ends a test that waits for ever."""
 
   def stop(*_):
     raise Reached
@@ -181,7 +181,7 @@ def test_row22_a_tiff_that_says_it_has_no_extra_samples(grey):
   ],
 )
 def test_row22_a_tiff_entry_that_cannot_be_read(tmp_path, grey, tag, name):
-  """Pillow leaves it out and takes what is usual in its place."""
+  """Pillow ignores it and assumes the default value."""
   whole = encoded(grey.astype(np.float32) if tag == 339 else grey, "TIFF")
   place, path = directory_entry(whole, tag), tmp_path / "a.tif"
   # No value, values outside the file, a type that there is not.
@@ -228,7 +228,7 @@ def test_row22_a_tiff_without_two_of_its_colours(tmp_path, grey):
 
 
 def make_odd(path: pathlib.Path, kind: str) -> None:
-  """What is found under the name of an image but is none."""
+  """Makes files and folders with image names that are no images."""
   {
     "empty": path.touch,
     "text": lambda: path.write_text("id,label\n1,0\n" * 50),
@@ -308,7 +308,7 @@ def png(width: int, height: int, body: bytes, bits=8, colour=0) -> bytes:
 
 
 def bombs() -> dict[str, bytes]:
-  """Small files that unpack to gigabytes, or say so."""
+  """Small files that unpack to gigabytes, or declare such sizes."""
   zeros = zlib.compress(bytes(2**26), 9)
   huge_tile = bytearray(encoded_tile())
   return {

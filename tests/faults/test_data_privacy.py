@@ -1,4 +1,4 @@
-"""Row 50: nothing that a file says of a person is printed, logged or raised.
+"""Row 50: no personal data of a file is printed, logged or raised.
 
 Every text of the files here is a marker. Their damage is the same every time.
 """
@@ -38,7 +38,7 @@ NPZ = (files.read_npz, lambda path: npz_volumes.npz_grid(path, "image"))
 
 
 class Heard:
-  """What was logged, warned of and raised."""
+  """Recorded log messages, warnings and exceptions."""
 
   def __init__(self):
     self.log, self.warned, self.raised = io.StringIO(), [], []
@@ -51,7 +51,7 @@ class Heard:
 
 @contextlib.contextmanager
 def listening():
-  """Hears everything, as an application with its logging at DEBUG does."""
+  """Records all messages, like an application with logging at DEBUG."""
   heard, root = Heard(), logging.getLogger()
   handler, level = logging.StreamHandler(heard.log), root.level
   root.addHandler(handler)
@@ -254,7 +254,7 @@ def test_row50_the_first_file_of_a_process(tmp_path, name):
 
 
 def speak(name: str, text: str) -> None:
-  """What an application and a library do while nobody reads."""
+  """Logs as an application and a library do while no file is read."""
   logging.getLogger(name).warning(text)
   warnings.warn(text, UserWarning, stacklevel=2)
 

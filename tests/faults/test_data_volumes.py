@@ -20,11 +20,11 @@ from gcl_jax.errors import DataError
 
 
 class Reached(BaseException):
-  """Not an Exception, so that no reader takes it for a damaged file."""
+  """Not an Exception, so that no reader treats it as a damaged file."""
 
 
 def reached(*_):
-  """Stands for what a refused file must not reach."""
+  """Stand-in for a function that a refused file must not reach."""
   raise Reached
 
 

@@ -1,4 +1,4 @@
-"""Nothing of a user's is removed or replaced in the folder of a run."""
+"""Files of a user in the folder of a run are never removed or replaced."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def context(workdir, rate=0.5):
 
 
 def files(folder):
-  """Every file but the program's own marks -> its bytes."""
+  """Bytes of every file except the program's own marks."""
   return {
     str(path.relative_to(folder)): path.read_bytes()
     for path in sorted(folder.rglob("*"))
@@ -234,7 +234,7 @@ def test_row53_a_second_start_leaves_the_counts_of_the_first(tmp_path):
 
 
 def test_row53_every_removal_of_the_package_is_known():
-  """A new one must be looked at: what can it meet that is not ours?"""
+  """A new one must be reviewed for files that are not of a run."""
   package = pathlib.Path(folders.__file__).parents[1]
   words = ("rmtree(", ".unlink(", "os.remove(", ".rmdir(")
   found = {

@@ -23,7 +23,7 @@ WAIT_S = 90
 
 
 class Run:
-  """Processes of one toy run; their words go to files."""
+  """Processes of one toy run, with their output in files."""
 
   program = TOY
 
@@ -55,11 +55,11 @@ class Run:
       self.children.append(child)
 
   def words(self, number=0):
-    """What a process has said so far."""
+    """Output of a process so far."""
     return self.files[number].read_text()
 
   def until(self, text, number=0):
-    """Waits until a process says so."""
+    """Waits until the output of a process contains a text."""
     end = time.monotonic() + WAIT_S
     while text not in self.words(number):
       assert time.monotonic() < end, self.words(number)
@@ -96,7 +96,7 @@ class Run:
 
 
 def finished(workdir, processes, devices, *arguments):
-  """A run that must end well."""
+  """Run that must succeed."""
   found = Run(workdir, processes, devices, *arguments)
   assert set(found.codes()) == {0}, found.words()
   return found
@@ -117,7 +117,7 @@ def test_row14_the_same_bits_however_processes_hold_the_devices(
 
 
 def test_row14_four_devices_sum_alike_in_1_2_and_4_processes(tmp_path):
-  """Where a sum of four depends on its order, as one of two does not."""
+  """A sum of four depends on its order, unlike a sum of two."""
   layouts = {
     (count, 4 // count): finished(tmp_path / str(count), count, 4 // count)
     for count in (1, 2, 4)
@@ -170,7 +170,7 @@ def test_row16_a_dead_or_hung_process_stops_the_others(whole, tmp_path, how):
 
 
 def test_row16_a_thread_that_hangs_stops_all(whole, tmp_path, monkeypatch):
-  """Both processes beat on, but no batch ever comes in the second."""
+  """Both heartbeats continue, but the second process never gets a batch."""
   monkeypatch.setenv("GCL_STALL_S", "4")
   run = Run(tmp_path, 2, 1, "--stuck=12")
   codes = run.codes()

@@ -1,4 +1,4 @@
-"""Faults while a run saves, stops or goes on, in one process."""
+"""Faults while a run saves, stops or resumes, in one process."""
 
 import errno
 import fcntl
@@ -146,7 +146,7 @@ def test_row03_row06_row07_a_damaged_checkpoint_gives_way(tmp_path, harm):
 
 
 class Power:
-  """Which bytes would survive if it failed now: those that were synced."""
+  """Simulated power loss: only synced bytes survive."""
 
   def __init__(self, monkeypatch):
     self.synced, self.order, sync = {}, [], disk.sync
@@ -203,7 +203,7 @@ def test_row03_a_finished_stage_survives_a_power_loss(tmp_path, monkeypatch):
 
 
 def test_row04_a_full_disk_is_waited_for(tmp_path):
-  """Files may not grow beyond a few bytes for a while, as on a full disk."""
+  """A limit on file sizes simulates a full disk for a while."""
   said, limits = [], resource.getrlimit(resource.RLIMIT_FSIZE)
   telemetry = Telemetry()
   telemetry.say = said.append
@@ -316,7 +316,7 @@ def test_row15_row48_two_runs_in_one_folder(tmp_path):
 
 
 def test_row15_on_a_file_system_without_locks(tmp_path, monkeypatch):
-  """There the process in the file decides: alive, dead, or of another host."""
+  """The process named in the file decides: alive, dead, or on another host."""
 
   def refuse(*args):
     raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
@@ -359,7 +359,7 @@ def test_row19_skipped_steps_that_are_not_in_a_row_go_on():
 
 
 def test_row12_asked_to_stop_where_nothing_is_to_be_saved():
-  """In a stage of the host, or while a program compiles."""
+  """During a host stage, or while a program compiles."""
   before = signal.getsignal(signal.SIGTERM)
   with preemption.between_checkpoints():
     with pytest.raises(Preempted, match="SIGTERM between two checkpoints"):

@@ -1,20 +1,20 @@
-"""Gradient Mitigator: K gradients that contradict each other become one.
+"""Gradient Mitigator: combines K conflicting gradients into one.
 
-The paper (Wu et al., ACM MM 2023) names the part and gives no formula; these
-are candidates behind one interface, `mitigate(gradients) -> one`. `gradients`
-is a pytree of float[K, ...]: entry k is the gradient g_k of the loss of meta
-label k with respect to the *shared encoder*. `one` is the same pytree without
-the leading axis, each leaf in its own dtype. `cone` is the default; heads take
-the plain `mean`.
+The paper (Wu et al., ACM MM 2023) names the component and gives no formula;
+these are candidates with one interface, `mitigate(gradients) -> combined`.
+`gradients` is a pytree of float[K, ...]: entry k is the gradient g_k of the
+loss of meta label k with respect to the *shared encoder*. `combined` is the
+same pytree without the leading axis, each leaf in its own dtype. `cone` is the
+default; heads take the plain `mean`.
 
-Every rule looks at inner products only, accumulated leaf by leaf in float32
-at the highest precision (float64 where a leaf is), and only directions enter
-them: gradients of norm 1e-30 are treated as those of norm 1. A gradient that
-is exactly 0 conflicts with nothing. nan and inf stay visible in the result.
+All rules use inner products only, accumulated leaf by leaf in float32 at the
+highest precision (float64 for float64 leaves), and only directions enter them:
+gradients of norm 1e-30 are treated like those of norm 1. A gradient that is
+exactly 0 conflicts with nothing. nan and inf propagate to the result.
 
-Devices: average the K gradients over devices *before* they are compared,
+Devices: average the K gradients over devices *before* mitigation,
 `mitigate(lax.pmean(gradients, axis_name))`. The mean of mitigated gradients is
-not the mitigated mean: shards disagree about what conflicts.
+not the mitigated mean, because conflicts differ from shard to shard.
 
 Per sample ("feature level"): the rules are plain functions of arrays, so K
 gradients float[K, B, D] with respect to the features of B images become one

@@ -11,7 +11,7 @@ PyTree = Any
 
 
 class Directions(NamedTuple):
-  """What the rules know of K gradients.
+  """Norms and cosines of K gradients.
 
   Attributes:
     norms: float[K], Euclidean over all leaves.
@@ -27,8 +27,8 @@ def count(gradients: PyTree) -> int:
   """K, the length of the leading axis of every leaf.
 
   Raises:
-    ValueError: no leaf, leaves that are not floating point, or leading axes
-      that are missing, empty or of different lengths.
+    ValueError: there is no leaf, a leaf is not floating point, or the leading
+      axes are missing, empty or of different lengths.
   """
   leaves = jax.tree.leaves(gradients)
   shapes = [jnp.shape(leaf) for leaf in leaves]
@@ -45,10 +45,10 @@ def count(gradients: PyTree) -> int:
 
 
 def directions(gradients: PyTree) -> Directions:
-  """Norms and cosines of K gradients; two passes over the leaves.
+  """Norms and cosines of K gradients, in two passes over the leaves.
 
-  The first finds the largest entry of each gradient: without that, squares of
-  entries below 1e-19 or above 1e19 leave the range of float32.
+  The first pass finds the largest entry of each gradient, by which it is
+  scaled: squares of entries below 1e-19 or above 1e19 leave float32's range.
   """
   number, dtype = count(gradients), _dtype(gradients)
   leaves = [leaf.reshape(number, -1) for leaf in jax.tree.leaves(gradients)]
@@ -57,19 +57,19 @@ def directions(gradients: PyTree) -> Directions:
   ).astype(dtype)
   peaks = lax.stop_gradient(jnp.where(peaks == 0, 1, peaks))
   scaled = (leaf * (1 / peaks)[:, None] for leaf in leaves)
-  # Not a matrix product: that would want the scaled copy in memory, and lower
-  # precision on some devices. XLA fuses this into one pass over the leaf.
+  # A matrix product would need a scaled copy in memory and has lower precision
+  # on some devices. XLA fuses this into one pass over the leaf.
   gram = sum(jnp.sum(x[:, None] * x, axis=2) for x in scaled)
   lengths = roots(jnp.diagonal(gram))
-  some = jnp.where(lengths == 0, 1, lengths)
-  cosine = jnp.clip(gram / (some[:, None] * some), -1, 1)
+  divisors = jnp.where(lengths == 0, 1, lengths)
+  cosine = jnp.clip(gram / (divisors[:, None] * divisors), -1, 1)
   same = jnp.eye(number, dtype=bool)
   cosine = jnp.where(same & (lengths > 0), 1, cosine)
   return Directions(peaks * lengths, cosine)
 
 
 def along(gradients: PyTree, norms: jax.Array, vector: PyTree) -> jax.Array:
-  """float[K]: inner product of a vector with each g_k / |g_k| (0 if g_k is)."""
+  """Inner products of a vector with g_k / |g_k|, float[K]; 0 for g_k = 0."""
   units = jax.tree.leaves(_units(gradients, norms))
   return sum(
     jnp.sum((unit * leaf).reshape(len(norms), -1), axis=1)
@@ -89,24 +89,24 @@ def plus(
 
 
 def wide_mean(gradients: PyTree) -> PyTree:
-  """The mean over k before it is rounded to the dtypes of the leaves."""
+  """Mean over k before rounding to the dtypes of the leaves."""
   dtype = _dtype(gradients)
   return jax.tree.map(lambda g: jnp.mean(g.astype(dtype), axis=0), gradients)
 
 
 def rounded(vector: PyTree, gradients: PyTree) -> PyTree:
-  """A result in the dtypes of the gradients it came from."""
+  """Casts a result to the dtypes of its gradients."""
   return jax.tree.map(lambda v, g: v.astype(g.dtype), vector, gradients)
 
 
 def roots(squares: jax.Array) -> jax.Array:
   """Square roots, with derivative 0 instead of inf at 0."""
-  some = squares > 0
-  return jnp.where(some, jnp.sqrt(jnp.where(some, squares, 1)), squares)
+  positive = squares > 0
+  return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), squares)
 
 
 def mean(gradients: PyTree) -> PyTree:
-  """The plain mean over k: no mitigation, and what the heads take.
+  """Plain mean over k, without mitigation; also used for the heads.
 
   Args:
     gradients: pytree of float[K, ...].
@@ -122,14 +122,14 @@ def mean(gradients: PyTree) -> PyTree:
 
 
 def rescale(gradients: PyTree) -> PyTree:
-  """The option `norm`: every g_k scaled to the mean norm over k.
+  """Scales every g_k to the mean norm over k (the option `norm`).
 
   Args:
     gradients: pytree of float[K, ...].
 
   Returns:
-    The same pytree, float[K, ...]. A gradient that is 0 stays 0 and counts in
-    the mean norm.
+    The same pytree, float[K, ...]. A zero gradient stays 0 and counts in the
+    mean norm.
 
   Raises:
     ValueError: as `mean`.
@@ -162,7 +162,7 @@ def _units(gradients, norms):
 
 
 def _column(values, leaf):
-  """[K] shaped to broadcast against [K, ...]."""
+  """Reshapes [K] to broadcast against [K, ...]."""
   return values.reshape((-1,) + (1,) * (leaf.ndim - 1))
 
 

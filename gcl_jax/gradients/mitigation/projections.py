@@ -1,7 +1,7 @@
-"""Rules that turn one gradient after another: PCGrad and GradVac.
+"""Rules that change one gradient after another: PCGrad and GradVac.
 
-Both add non-negative multiples of the original g_j to g_k, so they run on the
-K x K cosines alone: with u_k = g_k / |g_k|, a turned g_k is
+Both add non-negative multiples of the original g_j to g_k, so they need only
+the K x K cosines: with u_k = g_k / |g_k|, the changed g_k is
 |g_k| (u_k + sum_j added_kj u_j).
 """
 
@@ -19,24 +19,24 @@ from gcl_jax.gradients.mitigation.inner import (
   wide_mean,
 )
 
-# A cosine of 1 can only be reached with an infinite step.
+# A cosine of 1 would need an infinite step.
 _LARGEST_TARGET = 0.999
 
 
 def pcgrad(gradients: PyTree, key: jax.Array | None = None) -> PyTree:
-  """PCGrad (Yu et al. 2020): each gradient off the ones it conflicts with.
+  """PCGrad (Yu et al. 2020): projects each gradient off conflicting ones.
 
       for each k, over the j != k in random order:
         if g_k . g_j < 0:  g_k <- g_k - (g_k . g_j / |g_j|^2) g_j
 
-  with the *original* g_j; the mean of the turned gradients is returned. Only
-  at K = 2 has the result no negative inner product with any g_k.
+  with the *original* g_j; the mean of the projected gradients is returned. Only
+  for K = 2 is no inner product of the result with a g_k negative.
 
   Args:
     gradients: pytree of float[K, ...].
-    key: a typed key, for an order of its own for every k. None: the natural
-      order 0, 1, ..., K - 1 for all, so that the result is a function of the
-      gradients alone.
+    key: a typed key, for a separate random order for every k. None: the order
+      0, 1, ..., K - 1 for all, so that the result depends on the gradients
+      alone.
 
   Returns:
     The pytree without the leading axis; bitwise the mean if nothing conflicts.
@@ -50,21 +50,21 @@ def pcgrad(gradients: PyTree, key: jax.Array | None = None) -> PyTree:
 def gradvac(
   gradients: PyTree, target: jax.Array | float, key: jax.Array | None = None
 ) -> PyTree:
-  """GradVac (Wang et al. 2021): cosines pulled up to a target.
+  """GradVac (Wang et al. 2021): raises cosines to a target.
 
-  As `pcgrad`, but whenever the cosine phi of g_k (as turned so far) and the
+  As `pcgrad`, but whenever the cosine phi of g_k (as changed so far) and the
   original g_j is below the target phi_T:
 
       g_k <- g_k + |g_k| (phi_T sqrt(1 - phi^2) - phi sqrt(1 - phi_T^2))
                    / (|g_j| sqrt(1 - phi_T^2)) g_j
 
-  which makes it phi_T. A target of 0 is `pcgrad`. The paper's target is a
-  running mean: `target = 0.99 * target + 0.01 * cosines(gradients)`.
+  which makes the cosine phi_T. A target of 0 is `pcgrad`. The paper's target is
+  a running mean: `target = 0.99 * target + 0.01 * cosines(gradients)`.
 
   Args:
     gradients: pytree of float[K, ...].
-    target: a scalar or float[K, K] (row k, column j) in [-1, 1]; above 0.999
-      it counts as 0.999.
+    target: a scalar or float[K, K] (row k, column j) in [-1, 1], clipped at
+      0.999.
     key: as in `pcgrad`.
 
   Returns:
@@ -89,7 +89,7 @@ def _turned_mean(gradients, target, key):
 
 
 def _orders(key, number):
-  """int[K, K]: row k is the order in which g_k meets the others."""
+  """Orders of projection, int[K, K]: row k is the order of the j for g_k."""
   natural = jnp.arange(number)
   if key is None:
     return jnp.broadcast_to(natural, (number, number))
@@ -98,7 +98,7 @@ def _orders(key, number):
 
 
 def _added(cosines, target, orders):
-  """float[K, K] >= 0: how much of u_j each u_k took up."""
+  """Multiples of u_j added to each u_k, float[K, K] >= 0."""
   number = len(cosines)
   target = jnp.clip(target, -1, _LARGEST_TARGET)
   known = jnp.diagonal(cosines) > 0
@@ -106,7 +106,7 @@ def _added(cosines, target, orders):
   added = jnp.zeros_like(cosines)
   for step in range(number):
     met = orders[:, step, None] == np.arange(number)  # one j per row
-    # The default precision of accelerators is not enough for the signs.
+    # The default precision of accelerators can give wrong signs.
     taken = jnp.matmul(added, cosines, precision=lax.Precision.HIGHEST)
     products = cosines + taken
     square = jnp.diagonal(products) + jnp.sum(added * products, axis=1)

@@ -1,12 +1,12 @@
-"""Rules that are small quadratic programmes: cone, CAGrad, min-norm.
+"""Rules that solve a small quadratic programme: cone, CAGrad, min-norm.
 
-All three ask for weights y >= 0 of the unit gradients u_k = g_k / |g_k| with
+All three seek weights y >= 0 of the unit gradients u_k = g_k / |g_k| with
 
     z = C y + b >= 0   and   y_k z_k = 0,   C = cosines,
 
-and differ in b. For small K every one of the 2^K sets of non-zero weights is
-tried at once, and the one that violates these least is taken: no iteration to
-convergence, no tolerance, the same work for every input.
+and differ in b. For small K all 2^K sets of non-zero weights are solved at
+once, and the one that violates these conditions least is taken: no iteration,
+no tolerance, the same work for every input.
 """
 
 import jax
@@ -25,25 +25,25 @@ from gcl_jax.gradients.mitigation.inner import (
 
 LARGEST = 8  # gradients; 256 sets
 
-# Added to the diagonal of C, in units of its rounding: equal, opposite and
-# dependent gradients then still have one solution.
+# Added to the diagonal of C, in units of its rounding, so that equal, opposite
+# and dependent gradients have a unique solution.
 _RIDGE = 2
 
 _REFINEMENTS = 2
 
 
 def cone(gradients: PyTree) -> PyTree:
-  """The vector closest to the mean that conflicts with no gradient.
+  """Vector closest to the mean gbar that conflicts with no gradient.
 
       v = gbar + sum_k lam_k g_k,   lam >= 0 minimising |gbar + sum_k lam_k g_k|
 
-  the projection of gbar on {v: v . g_k >= 0 for all k}. So v . g_k = 0 where
-  lam_k > 0, and |v| <= |gbar|. If the gradients leave no common direction
-  (four in three dimensions can do that), v is 0 up to rounding.
+  This is the projection of gbar on {v: v . g_k >= 0 for all k}: v . g_k = 0 if
+  lam_k > 0, and |v| <= |gbar|. If the gradients have no common direction (as
+  four in three dimensions can), v is 0 up to rounding.
 
-  In float32 v . g_k >= -1e-6 |v| |g_k|. That fades where some gradients lie
-  within about 1e-3 rad of one line or plane: at 3e-4 rad v can be off by 1e-2
-  of |gbar|.
+  In float32 v . g_k >= -1e-6 |v| |g_k|. Accuracy is lower if some gradients lie
+  within about 1e-3 rad of one line or plane: at 3e-4 rad the error of v can be
+  1e-2 of |gbar|.
 
   Args:
     gradients: pytree of float[K, ...], K <= 8.
@@ -71,17 +71,16 @@ def cone(gradients: PyTree) -> PyTree:
 
 
 def cagrad(gradients: PyTree, c: float = 0.5) -> PyTree:
-  """CAGrad (Liu et al. 2021): helps the worst-off loss, close to the mean.
+  """CAGrad (Liu et al. 2021): favours the worst-off loss, close to the mean.
 
       v = gbar + c |gbar| g_w / |g_w|,   w on the simplex minimising
       F(w) = g_w . gbar + c |gbar| |g_w|,   g_w = sum_k w_k g_k
 
   which maximises min_k v . g_k in the ball of radius c |gbar| about gbar; that
-  maximum is F(w). The vector is used as the formula has it, without the
-  division by 1 + c^2 or 1 + c of published code, so
-  (1 - c) |gbar| <= |v| <= (1 + c) |gbar|; only K = 1 is returned as it is.
-  w is exact up to rounding: for every set of non-zero weights, the optimum is
-  the root of a quadratic. Gradients that are 0 are left out of w.
+  maximum is F(w). The vector is not divided by 1 + c^2 or 1 + c as in published
+  code, so (1 - c) |gbar| <= |v| <= (1 + c) |gbar|; for K = 1 the gradient is
+  returned unchanged. w is exact up to rounding: for every set of non-zero
+  weights, the optimum is the root of a quadratic. Zero gradients have weight 0.
 
   Args:
     gradients: pytree of float[K, ...], K <= 8.
@@ -105,12 +104,12 @@ def cagrad(gradients: PyTree, c: float = 0.5) -> PyTree:
 
 
 def min_norm(gradients: PyTree) -> PyTree:
-  """MGDA (Desideri 2012): the shortest vector in the gradients' convex hull.
+  """MGDA (Desideri 2012): shortest vector in the convex hull of the gradients.
 
       v = sum_k w_k g_k,   w on the simplex minimising |v|
 
-  so that v . g_k >= |v|^2 for all k. It follows the smallest gradients, and is
-  0 if one of them is.
+  so that v . g_k >= |v|^2 for all k. The smallest gradients dominate it, and v
+  is 0 if one of them is.
 
   Args:
     gradients: pytree of float[K, ...], K <= 8.
@@ -137,12 +136,12 @@ def min_norm(gradients: PyTree) -> PyTree:
 
 
 def _refine(vector, gradients, norms, cosines, chosen):
-  """Takes out what is left of the vector along the chosen gradients.
+  """Removes the remaining component of the vector along the chosen gradients.
 
-  Where much cancels, rounding and the ridge leave products that are small
-  beside gbar but not beside v. The cosines give the direction of the step, the
-  gradients themselves its length: two that are 3e-4 rad from one line have the
-  cosine of one line in float32.
+  After strong cancellation, rounding and the ridge leave products that are
+  small relative to gbar but not to v. The cosines give the direction of the
+  correction and the gradients its length: two gradients 3e-4 rad from one line
+  have a cosine of +-1 in float32.
   """
   left = along(gradients, norms, vector)
   solved = _eliminate(cosines, left[:, None], chosen[None])[0, :, 0]
@@ -150,15 +149,15 @@ def _refine(vector, gradients, norms, cosines, chosen):
   zero = jax.tree.map(jnp.zeros_like, vector)
   step = plus(zero, weights, gradients, norms)
   size = _length(step)
-  some = jnp.where(size == 0, 1, size)
-  amount = -jnp.sum(weights / some * left) / some
+  divisor = jnp.where(size == 0, 1, size)
+  amount = -jnp.sum(weights / divisor * left) / divisor
   return jax.tree.map(
     lambda v, s: jnp.where(size == 0, v, v + amount * s), vector, step
   )
 
 
 def _worst_off(norms, cosines, towards, c, own):
-  """float[K] >= 0: what CAGrad adds to the mean of each unit gradient.
+  """Weights of the unit gradients that CAGrad adds to the mean, float[K] >= 0.
 
   On a set of non-zero weights the optimum has C y + b = F a with b the
   products of u_k and gbar, a = 1 / |g_k| and y' C y = (c |gbar|)^2. With
@@ -193,12 +192,12 @@ def _small(gradients):
 
 
 def _sets(number: int) -> np.ndarray:
-  """bool[2^K, K]: every set of gradients, the empty one first."""
+  """All sets of gradients, bool[2^K, K], the empty one first."""
   return (np.arange(2**number)[:, None] >> np.arange(number)) % 2 == 1
 
 
 def _eliminate(cosines, columns, sets):
-  """Gauss-Jordan on the rows of each set, for all sets at once.
+  """Gauss-Jordan elimination on the rows of each set, for all sets at once.
 
   Args:
     cosines: float[K, K].
@@ -225,17 +224,17 @@ def _eliminate(cosines, columns, sets):
 
 
 def _signed(solved, sets):
-  """Weights y in a set, z outside: the right set is where none is negative."""
+  """Weights y in a set, z outside; none is negative for the optimal set."""
   return jnp.where(sets, -solved, solved)
 
 
 def _best(signed):
-  """Index of the set that violates y, z >= 0 least; the first of equals."""
+  """Index of the set that violates y, z >= 0 least; the first in a tie."""
   return jnp.argmax(jnp.minimum(jnp.min(signed, axis=1), 0))
 
 
 def _inverse(norms):
-  """1 / |g_k| times the smallest norm that is not 0; 0 for a g_k that is."""
+  """Smallest non-zero norm divided by |g_k|; 0 where g_k is 0."""
   some = norms > 0
   least = jnp.min(jnp.where(some, norms, jnp.inf))
   return jnp.where(some, least / jnp.where(some, norms, 1), 0)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from gcl_jax.pipeline import arms
 from gcl_jax.pipeline.segment import SCRATCH
@@ -61,16 +61,16 @@ ARMS: arms.Arms = {
 }
 
 
-def settings_of(config: Any, arm: str) -> ml_collections.ConfigDict:
+def settings_of(config: ConfigDict, arm: str) -> ConfigDict:
   """`config.pretrain` of an arm; "gcl" is what is configured."""
   return arms.settings_of(config.pretrain, ARMS, arm)
 
 
-def names(config: Any) -> tuple[str, ...]:
+def names(config: ConfigDict) -> tuple[str, ...]:
   """All arms of a run, GCL last."""
   return (*config.arms, OWN)
 
 
-def trained(config: Any) -> list[str]:
+def trained(config: ConfigDict) -> list[str]:
   """The arms that are a stage of pre-training."""
   return [arm for arm in names(config) if arm != SCRATCH]

@@ -1,4 +1,4 @@
-"""The two branches: K losses each, one per meta label."""
+"""Image branch and pixel branch, each with K losses, one per meta label."""
 
 from typing import Any, NamedTuple
 
@@ -14,12 +14,12 @@ SHARED = "shared"  # key of the only head
 
 
 class Networks(NamedTuple):
-  """The U-Net and the heads on its bottleneck.
+  """U-Net and projection heads on its bottleneck.
 
   Attributes:
-    unet: `models.unet.unet`; its encoder alone is trained.
-    image_head: on the pooled map, -> unit vectors.
-    pixel_head: on the map, -> a unit vector per position.
+    unet: `models.unet.unet`, of which only the encoder is trained.
+    image_head: pooled map -> unit vector.
+    pixel_head: map -> a unit vector per position.
   """
 
   unet: Any
@@ -28,14 +28,14 @@ class Networks(NamedTuple):
 
 
 class Pixels(NamedTuple):
-  """The pixel branch.
+  """Settings of the pixel branch.
 
   Attributes:
-    variant: of `pixel_filter.VARIANTS`.
+    variant: one of `pixel_filter.VARIANTS`.
     weight: lambda of v_image + lambda v_pixel.
-    start: steps before it counts.
-    theta, rho: of the filter.
-    negatives: of other images, and of the same.
+    start: step from which the branch is added.
+    theta, rho: of `pixel_filter.select`.
+    negatives: numbers of negatives from other images and from the same one.
   """
 
   variant: str
@@ -47,13 +47,13 @@ class Pixels(NamedTuple):
 
 
 class Contrast(NamedTuple):
-  """What both branches are made of.
+  """Models and settings of both branches.
 
   Attributes:
     networks: the models.
-    rules: the meta labels; none is SimCLR.
+    rules: the meta labels; empty for SimCLR.
     temperature: tau.
-    hard: of `losses.pacing.pair_weights`.
+    hard: argument of `losses.pacing.pair_weights`.
     pixels: the pixel branch, or None.
   """
 
@@ -65,54 +65,54 @@ class Contrast(NamedTuple):
 
 
 def head_name(rule: Rule | None, heads: dict) -> str:
-  """The head of a rule: its own, or the shared one."""
+  """Key of a rule's head: the rule's own, or the shared one."""
   text = SHARED if rule is None else rule.text
   return text if text in heads else SHARED
 
 
-def image_losses(contrast, maps, heads, batch, bar, axis_name):
-  """float[K]: contrast of the pooled maps, by every rule.
+def image_losses(contrast, maps, heads, batch, threshold, axis_name):
+  """Contrastive loss of the pooled maps for each rule, float[K].
 
   Args:
-    contrast: what the branches are made of.
-    maps: float32[2 B, h, w, C], the two views of a slice beside each other.
+    contrast: models and settings.
+    maps: float32[2 B, h, w, C]; rows 2 i and 2 i + 1 are views of slice i.
     heads: {"head": {name: variables}}.
     batch: rule text -> float32[B, 2].
-    bar: threshold of `losses.pacing.pair_weights`, or None.
+    threshold: gamma of `losses.pacing.pair_weights`, or None.
     axis_name: mapped axis over which the batch is split.
   """
   networks, rules, temperature, hard, _ = contrast
   pooled = jnp.mean(maps, axis=(1, 2))
-  found = []
+  per_rule = []
   for rule in rules or (None,):
     name = head_name(rule, heads["head"])
     z = networks.image_head.apply(heads["head"][name], pooled)
     z = z.reshape(-1, 2, z.shape[-1])
     common = dict(temperature=temperature, axis_name=axis_name)
     if rule is None:
-      found.append(losses.supcon(z, **common))
-    elif bar is None:
+      per_rule.append(losses.supcon(z, **common))
+    elif threshold is None:
       meta = batch[rule.text]
-      found.append(losses.soft_supcon(z, rule.weights, meta=meta, **common))
+      per_rule.append(losses.soft_supcon(z, rule.weights, meta=meta, **common))
     else:
       affinity = _all_pairs(rule, batch[rule.text], axis_name)
-      affinity *= losses.pacing.pair_weights(z, bar, hard=hard, **common)
-      found.append(losses.soft_supcon(z, affinity, **common))
-  return jnp.stack(found)
+      affinity *= losses.pacing.pair_weights(z, threshold, hard=hard, **common)
+      per_rule.append(losses.soft_supcon(z, affinity, **common))
+  return jnp.stack(per_rule)
 
 
 def _all_pairs(rule, values, axis_name):
-  """float[B, B of all devices]: the affinity of every pair of slices."""
-  everyone = gather(values, axis_name)
-  return rule.weights(values[:, None], everyone[None])
+  """Affinity of every pair of slices, float[B, B of all devices]."""
+  gathered = gather(values, axis_name)
+  return rule.weights(values[:, None], gathered[None])
 
 
 def pixel_losses(contrast, maps, heads, batch, keys, axis_name):
-  """float[K]: contrast of pixels of one device's slices, by every rule.
+  """Pixel contrastive loss of one device's slices for each rule, float[K].
 
   Args:
     contrast, maps, batch, axis_name: as in `image_losses`.
-    heads: also "pixel_head".
+    heads: {"head": ..., "pixel_head": variables}.
     keys: keys[B], one per slice.
   """
   networks, rules, temperature, _, pixels = contrast
@@ -122,7 +122,7 @@ def pixel_losses(contrast, maps, heads, batch, keys, axis_name):
   keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, 2)))(
     keys
   ).reshape(-1)
-  found = []
+  per_rule = []
   for rule in rules or (None,):
     name = head_name(rule, heads["head"])
 
@@ -148,7 +148,7 @@ def pixel_losses(contrast, maps, heads, batch, keys, axis_name):
       outside=pixels.negatives[0],
       own=pixels.negatives[1],
     )
-    found.append(
+    per_rule.append(
       losses.pixel_nce(
         *pixel_filter.take(embeddings, pairs),
         pairs.weights,
@@ -157,4 +157,4 @@ def pixel_losses(contrast, maps, heads, batch, keys, axis_name):
         axis_name=axis_name,
       )
     )
-  return jnp.stack(found)
+  return jnp.stack(per_rule)

@@ -199,7 +199,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     )
 
 
-def _check_labels(config: Any, arm: str) -> None:
+def _check_labels(config: ml_collections.ConfigDict, arm: str) -> None:
   section = arms.settings_of(config, arm)
   found = [rules.parse(text) for text in section.labels]
   if arm not in ("scratch", "simclr") and not found:

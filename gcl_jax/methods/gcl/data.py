@@ -8,6 +8,7 @@ import functools
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from gcl_jax.data import formats, slice_geometry, splits
 from gcl_jax.data.source import Dataset
@@ -64,7 +65,7 @@ def check_classes(found: list[Source]) -> None:
 
 
 def read(
-  config: Any, classes: tuple[str, ...], dataset: Dataset, row: int
+  config: ConfigDict, classes: tuple[str, ...], dataset: Dataset, row: int
 ) -> prepare.Row:
   """One slice by `config.preprocess`, its class map and its labelled voxels.
 

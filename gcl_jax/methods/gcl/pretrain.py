@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from gcl_jax.engine import feed
 from gcl_jax.engine.context import Context
@@ -60,7 +61,10 @@ def run(context: Context, arm: str) -> dict[str, Any]:
 
 
 def training(
-  config: Any, settings: Any, shape: tuple[int, ...], statistics: tuple
+  config: ConfigDict,
+  settings: ConfigDict,
+  shape: tuple[int, ...],
+  statistics: tuple,
 ) -> Training:
   """What an arm trains; the same first encoder for every arm.
 
@@ -105,7 +109,7 @@ def training(
   )
 
 
-def contrast_of(config: Any, settings: Any) -> Contrast:
+def contrast_of(config: ConfigDict, settings: ConfigDict) -> Contrast:
   """Models, meta labels and branches of an arm."""
   network = make_unet(config.unet, 2)  # the decoder is not trained here
   networks = Networks(
@@ -130,7 +134,10 @@ def contrast_of(config: Any, settings: Any) -> Contrast:
 
 
 def initial(
-  contrast: Contrast, settings: Any, optimizer: Any, shape: tuple[int, ...]
+  contrast: Contrast,
+  settings: ConfigDict,
+  optimizer: Any,
+  shape: tuple[int, ...],
 ) -> Callable[[jax.Array], State]:
   """key -> the state before the first step; the same encoder for every arm."""
   unet, image_head, pixel_head = contrast.networks
@@ -158,7 +165,7 @@ def initial(
 
 
 def sampler(
-  images: Prepared, settings: Any, protocol: str, seed: int
+  images: Prepared, settings: ConfigDict, protocol: str, seed: int
 ) -> sampling.Sampler:
   """The rows of every batch.
 

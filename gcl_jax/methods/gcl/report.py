@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from gcl_jax.engine import results
 from gcl_jax.engine.context import Context
@@ -73,7 +74,7 @@ def conflict_rate(context: Context) -> dict | None:
   return gains.count(float(np.mean(logged[1])), len(logged[1]))
 
 
-def floor(config: Any) -> float:
+def floor(config: ConfigDict) -> float:
   """log(n - 1) of n = 2 B views: the loss when all embeddings are equal."""
   return math.log(2 * config.pretrain.batch_size - 1)
 

@@ -1,13 +1,13 @@
-"""Meta labels: a column of the table and when two slices agree in it.
+"""Meta labels: a column of the table and a rule for agreement of two slices.
 
 A rule is one word of a configuration:
 
     patient         equal values
     position<0.35   values that differ by less than 0.35
     position~0.1    a weight exp(-(difference / 0.1)^2 / 2)
-    position/4      the same of 4 equal parts of (0, 1]
+    position/4      values in the same of 4 equal parts of (0, 1]
 
-A missing value (nan, or an empty text) agrees with no other slice, as in
+A missing value (nan, or an empty string) agrees with no other slice, as in
 `losses.affinities`; two views of one slice always agree.
 """
 
@@ -21,15 +21,15 @@ import numpy as np
 from gcl_jax.errors import ConfigError
 from gcl_jax.losses import affinities
 
-_ROUNDING = 1e-5  # of float32 differences, relative to a threshold
+_ROUNDING = 1e-5  # of float32 differences, relative to the threshold
 _PATTERN = re.compile(r"([^<~/]+)(?:([<~/])(.+))?")
 
 
 class Rule(NamedTuple):
-  """A rule as it was written, and what it consists of.
+  """Parsed rule of one meta label.
 
   Attributes:
-    text: as written; the name under which losses and heads go.
+    text: as written; names the losses and the head of the rule.
     column: of the table.
     kind: "=", "<", "~" or "/".
     width: threshold, kernel width or number of parts; 0 for "=".
@@ -41,9 +41,9 @@ class Rule(NamedTuple):
   width: float
 
   def weights(self, a: jax.Array, b: jax.Array) -> jax.Array:
-    """Affinity of two sets of prepared values, [R, 1, 2] and [1, C, 2].
+    """Affinity of two sets of values from `values_of`, [R, 1, 2] and [1, C, 2].
 
-    The second entry of a value is the slice's own number.
+    The second entry of a value is the number of the slice.
     """
     alike = _affinity(self)(a[..., 0], b[..., 0])
     return jnp.where(a[..., 1] == b[..., 1], 1.0, alike)
@@ -53,17 +53,17 @@ def _affinity(rule: Rule) -> affinities.Affinity:
   if rule.kind == "~":
     return affinities.kernel(rule.width)
   if rule.kind == "<":
-    # Below the threshold by more than rounding: of 20 slices, half of those 2
-    # apart would otherwise be closer than 0.1.
+    # Below the threshold by more than rounding: otherwise, of 20 slices, half
+    # of the pairs 2 slices apart would differ by less than 0.1.
     return affinities.threshold(rule.width * (1 - _ROUNDING))
   return affinities.threshold(0.0)
 
 
 def parse(text: str) -> Rule:
-  """The rule that a word of the configuration describes.
+  """Parses one word of the configuration as a rule.
 
   Raises:
-    ConfigError: it is none, or its number is not above 0.
+    ConfigError: the word is not a rule, or its number is not above 0.
   """
   found = _PATTERN.fullmatch(text.strip())
   column, kind, number = found.groups() if found else ("", None, None)
@@ -83,11 +83,11 @@ def parse(text: str) -> Rule:
 
 
 def values_of(rule: Rule, table: dict[str, np.ndarray]) -> np.ndarray:
-  """float32[N, 2] for `Rule.weights`: the value, and the row's own number.
+  """Values for `Rule.weights`, float32[N, 2]: column value and row number.
 
   Raises:
-    ConfigError: no such column, one without any value, or one of texts where
-      numbers are needed.
+    ConfigError: the column does not exist, is empty throughout, or holds text
+      where numbers are needed.
   """
   if rule.column not in table:
     raise ConfigError(
@@ -114,7 +114,7 @@ def values_of(rule: Rule, table: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _codes(column: np.ndarray) -> np.ndarray:
-  """A number per distinct value, nan where it is missing."""
+  """Numbers the distinct values; nan where a value is missing."""
   _, codes = np.unique(column, return_inverse=True)
   codes = codes.astype(np.float64)
   missing = (

@@ -4,7 +4,8 @@ data -> gcl and every arm but scratch -> segment -> report
 """
 
 import functools
-from typing import Any
+
+from ml_collections import ConfigDict
 
 from gcl_jax.engine.compile_ahead import Program, step_of
 from gcl_jax.engine.context import Stage
@@ -27,7 +28,7 @@ COMMON = ("protocol", "seed", "unet")
 CLASSES, STATISTICS = 4, (0.5, 0.25)
 
 
-def stages(config: Any) -> tuple[Stage, ...]:
+def stages(config: ConfigDict) -> tuple[Stage, ...]:
   """The stages of this configuration.
 
   Raises:
@@ -64,12 +65,12 @@ def stages(config: Any) -> tuple[Stage, ...]:
   )
 
 
-def batch_sizes(config: Any) -> tuple[int, ...]:
+def batch_sizes(config: ConfigDict) -> tuple[int, ...]:
   """Every batch size that the devices have to share equally."""
   return (config.pretrain.batch_size, config.segment.batch_size)
 
 
-def programs(config: Any) -> list[Program]:
+def programs(config: ConfigDict) -> list[Program]:
   """The programs of a run from shapes alone.
 
   The number of classes is not known without the data: 4 stands for it (only

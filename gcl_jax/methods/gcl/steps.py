@@ -1,10 +1,10 @@
-"""The pure pre-training step: K meta labels, one update of one encoder.
+"""Pure pre-training step: K meta labels, one update of one encoder.
 
-One forward pass of the encoder, then for every meta label the gradient of its
-loss: with respect to the encoder's parameters (`level` parameters: a backward
-pass per label) or to the map of each slice (`level` features: one backward
-pass in all). The Gradient Mitigator makes one direction of them, for the image
-branch and the pixel branch apart; the heads get the plain mean.
+After one forward pass of the encoder, the gradient of each meta label's loss is
+taken with respect to the encoder's parameters (`level` parameters: one backward
+pass per label) or to the feature map of each slice (`level` features: one
+backward pass in all). The Gradient Mitigator combines the K gradients into one,
+separately for the image and the pixel branch; the heads get the plain mean.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from gcl_jax.engine.state import State, update
 from gcl_jax.gradients import mitigation
 from gcl_jax.methods.gcl.branches import Contrast, image_losses, pixel_losses
 
-# Share of the largest gradient of a slice below which one is rounding.
+# Gradients below this share of the slice's largest one count as rounding.
 _ROUNDING = 1e-6
 Step = Callable[..., tuple[State, dict[str, jax.Array]]]
 # (K gradients, a key for a random order, c of CAGrad) -> one.
@@ -34,10 +34,10 @@ MITIGATORS = {
 
 
 class _Conflict(NamedTuple):
-  """float[K, K] each; at level `features` the means over slices."""
+  """Pairwise conflict, float[K, K]; mean over slices at level `features`."""
 
   cosines: jax.Array
-  negative: jax.Array  # share below 0
+  negative: jax.Array  # share of cosines below 0
 
 
 def pretrain_step(
@@ -51,10 +51,10 @@ def pretrain_step(
   cagrad_c: float = 0.5,
   gamma: Callable[[jax.Array], jax.Array] | None = None,
 ) -> Step:
-  """One step of pre-training; without rules it is SimCLR.
+  """Builds the pre-training step; without rules it is SimCLR.
 
-  The batch holds `image` uint8[B, H, W, C], `index` int32[B], and for every
-  rule its text -> float32[B, 2], as `rules.values_of` gives them. Parameters
+  The batch holds `image` uint8[B, H, W, C], `index` int32[B], and under the
+  text of every rule float32[B, 2], as `rules.values_of` returns it. Parameters
   are {"encoder", "head": {name: variables}, "pixel_head"}; the encoder's batch
   statistics are in state.extra.
 
@@ -64,17 +64,17 @@ def pretrain_step(
     views: options of `augment.warp`.
     mitigator: a key of `MITIGATORS`.
     level: "parameters" or "features".
-    norm: scale the K gradients to their mean norm first.
+    norm: scale the K gradients to their mean norm before mitigation.
     cagrad_c: c of `mitigation.cagrad`.
-    gamma: step -> the loss at which a pair stops counting (`pacing.weights`);
-      None weighs no pair.
+    gamma: step -> the loss above which self-pacing drops a pair
+      (`pacing.pair_weights`); None weighs all pairs equally.
 
   Returns:
     step(state, batch, *, axis_name) -> (state, metrics): `loss` (their mean),
     `loss/<rule>`, `cos/<rule>|<rule>` of the gradients before mitigation and
-    `conflict_rate`, the share of pairs of labels whose cosine is below 0 (at
-    level "features" of pairs of labels and slices), and the same with `pixel_`
-    for the pixel branch.
+    `conflict_rate`, the share of label pairs with a cosine below 0 (at level
+    "features" the share over pairs and slices); with the prefix `pixel_` the
+    same for the pixel branch.
   """
   mitigate = MITIGATORS[mitigator]
   names = tuple(rule.text for rule in contrast.rules) or ("slice",)
@@ -82,7 +82,7 @@ def pretrain_step(
 
   def step(state, batch, *, axis_name=None):
     keys = augment.sample_keys(state.key, state.step, batch["index"])
-    # [2 B, H, W, C], the two views of a slice beside each other.
+    # [2 B, H, W, C]: rows 2 i and 2 i + 1 are the views of slice i.
     images = augment.two_warps(keys, batch["image"], **views)
     images = images.reshape(-1, *images.shape[2:])
     maps, backward, stats = _forward(
@@ -95,10 +95,10 @@ def pretrain_step(
       scaled = mitigation.rescale(gradients) if norm else gradients
       return mitigate(scaled, key, cagrad_c)
 
-    bar = None if gamma is None else gamma(state.step)
+    threshold = None if gamma is None else gamma(state.step)
 
     def of_images(maps, heads):
-      return image_losses(contrast, maps, heads, batch, bar, axis_name)
+      return image_losses(contrast, maps, heads, batch, threshold, axis_name)
 
     def of_pixels(maps, heads):
       return pixel_losses(contrast, maps, heads, batch, keys, axis_name)
@@ -121,7 +121,7 @@ def pretrain_step(
 
 
 def _forward(unet, state, images, axis_name):
-  """The maps, their pull-back to the encoder's parameters, the statistics."""
+  """Feature maps, their vector-Jacobian product, and the batch statistics."""
 
   def encode(params):
     variables = {
@@ -137,20 +137,20 @@ def _forward(unet, state, images, axis_name):
 
 
 def _added(total, gradient, weight):
-  """total + weight * gradient; no total yet is None."""
+  """Adds weight * gradient to total, which is None on the first call."""
   gradient = jax.tree.map(lambda g: weight * g, gradient)
   return gradient if total is None else jax.tree.map(jnp.add, total, gradient)
 
 
 def order_key(state: State) -> jax.Array:
-  """The key of the random order in which PCGrad meets the other labels, the
-  same on all devices and for all slices of a step."""
+  """Key of PCGrad's random order of labels, the same on all devices and for all
+  slices of a step."""
   return jax.random.fold_in(jax.random.split(state.key)[1], state.step)
 
 
 def _branch(branch, maps, heads, backward, combine, level, axis_name):
-  """Losses of a branch, its mitigated encoder gradient, its mean head gradient
-  and the `_Conflict` of the gradients that were compared, over all devices."""
+  """Losses of a branch, mitigated encoder gradient, mean head gradient and
+  `_Conflict` of the gradients before mitigation, over all devices."""
   values, pull = jax.vjp(branch, maps, heads)
   each = [pull(one) for one in jnp.eye(len(values), dtype=values.dtype)]
   of_maps = jnp.stack([maps_gradient for maps_gradient, _ in each])
@@ -170,21 +170,21 @@ def _branch(branch, maps, heads, backward, combine, level, axis_name):
     return values, encoder, of_heads, conflict
   gradients = [backward(gradient)[0] for gradient in of_maps]
   stacked = jax.tree.map(lambda *g: jnp.stack(g), *gradients)
-  # Averaged before they are compared: shards disagree about what conflicts.
+  # Averaged before mitigation: conflicts differ from shard to shard.
   stacked = pmean(stacked, axis_name)
   conflict = _conflict(mitigation.cosines(stacked))
   return values, combine(stacked), of_heads, conflict
 
 
 def _conflict(cosines):
-  """Of every pair of labels: the cosine, and whether it is below 0."""
+  """Cosine of every pair of labels, and whether it is below 0."""
   return _Conflict(cosines, (cosines < 0).astype(jnp.float32))
 
 
 def _without_rounding(of_maps, axis_name):
-  """Gradients that are 0 but for rounding, such as behind a dead head, as 0.
+  """Sets gradients that are only rounding error, as behind a dead head, to 0.
 
-  A mitigator looks at directions alone, and that of rounding is random.
+  Mitigators use directions alone, and the direction of rounding is random.
   """
   sizes = jnp.max(jnp.abs(of_maps), axis=tuple(range(2, of_maps.ndim)))
   largest = pmax(jnp.max(sizes), axis_name)
@@ -195,7 +195,7 @@ def _without_rounding(of_maps, axis_name):
 
 
 def _named(prefix, names, values, conflict):
-  """Metrics of one branch."""
+  """Names the losses and the pairwise conflict of one branch."""
   found = {f"{prefix}loss": jnp.mean(values)}
   for k, name in enumerate(names):
     found[f"{prefix}loss/{name}"] = values[k]

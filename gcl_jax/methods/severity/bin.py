@@ -1,8 +1,9 @@
-"""Stage `bin`: scores to pseudo-labels, edges from the pool alone."""
+"""Stage `bin`: pseudo-labels from scores, with edges from the pool alone."""
 
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from gcl_jax import binning
 from gcl_jax.engine.context import Context
@@ -11,11 +12,11 @@ from gcl_jax.pipeline.prepared import Prepared
 
 
 def run(context: Context) -> dict[str, Any]:
-  """Pseudo-labels for every image; edges from the pre-training pool alone.
+  """Bins every image, with edges fitted on the pre-training pool alone.
 
   Returns:
     `ids`; `labels/<name>` int32[N] and `edges/<name>` for each label set that
-    is made of a score; `facts`, what the report says about them.
+    is made of a score; `facts` about them for the report.
   """
   images = Prepared(context)
   scores = context.load("score")
@@ -43,7 +44,7 @@ def run(context: Context) -> dict[str, Any]:
 
 
 def check_same_ids(artifact: dict[str, Any], images: Prepared) -> None:
-  """Refuses scores or bins of other images than those of the data stage."""
+  """Raises DataError if scores or bins are not of the data stage's images."""
   if not np.array_equal(artifact["ids"], images.ids):
     raise DataError(
       "the scores belong to other images than the data stage holds now:"
@@ -51,14 +52,14 @@ def check_same_ids(artifact: dict[str, Any], images: Prepared) -> None:
     )
 
 
-def score_labels(config: Any) -> tuple[str, ...]:
-  """The label sets of the supcon stage that are bins of a score."""
+def score_labels(config: ConfigDict) -> tuple[str, ...]:
+  """Label sets of the supcon stage that are bins of a score."""
   made = [n for n in config.supcon.labels if is_score_label(n)]
   return tuple(dict.fromkeys(["severity", *made]))
 
 
 def is_score_label(name: str) -> bool:
-  """severity, severity.<mode> and shuffled are bins; others are columns."""
+  """True for severity, severity.<mode> and shuffled; others are columns."""
   return name in ("severity", "shuffled") or name.startswith("severity.")
 
 
@@ -67,7 +68,7 @@ def _score_column(name: str) -> str:
 
 
 def _repeats(context: Context, scores: dict, pool: np.ndarray):
-  """Scores under several models of the pool's images that none was fitted to;
+  """Scores, under all models, of the pool's images that no model was fitted to;
   None with a single model."""
   models = scores.get("models")
   if models is None or models.shape[1] < 2:
@@ -77,9 +78,9 @@ def _repeats(context: Context, scores: dict, pool: np.ndarray):
 
 
 def binned(
-  scores: np.ndarray, config: Any, repeatability: Any = None
+  scores: np.ndarray, config: ConfigDict, repeatability: Any = None
 ) -> binning.Bins:
-  """Bins of the pool's scores by `config.bin`."""
+  """Bins of the pool's scores by the rule of `config.bin`."""
   rule, count = config.bin.rule, config.bin.count
   if (
     rule not in ("choose", "finest")

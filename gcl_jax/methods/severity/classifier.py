@@ -5,10 +5,10 @@ network trained with cross-entropy on one label.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from gcl_jax import augment
 from gcl_jax.engine.context import Context
@@ -62,7 +62,7 @@ def scores(
   return _sweep(context, images, trained, label, rows)
 
 
-def _network(config: Any) -> Callable:
+def _network(config: ConfigDict) -> Callable:
   """apply(tree, normalised images float[B, ...]) -> two-class logits, taps."""
   encoder = encoders.make(config.supcon)
   head = heads.linear(1)
@@ -78,7 +78,7 @@ def _network(config: Any) -> Callable:
   return apply
 
 
-def scorer(config: Any, statistics: tuple) -> Callable:
+def scorer(config: ConfigDict, statistics: tuple) -> Callable:
   """fn(tree, batch) for a map: the scores of a batch, float[B, ...].
 
   Args:

@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from gcl_jax.data import formats, preprocess, splits
 from gcl_jax.data.source import Dataset
@@ -40,14 +41,14 @@ def run(context: Context) -> dict[str, Any]:
   )
 
 
-def read(config: Any, dataset: Dataset, row: int) -> prepare.Row:
+def read(config: ConfigDict, dataset: Dataset, row: int) -> prepare.Row:
   """One scan by `config.preprocess`, and the texture of the stored one."""
   raw = dataset.read(row)
   texture = label_free.texture_features([raw], [raw.shape[:2]])[0]
   return prepare.Row(prepared(raw, config), columns={"texture": texture})
 
 
-def prepared(raw: np.ndarray, config: Any) -> np.ndarray:
+def prepared(raw: np.ndarray, config: ConfigDict) -> np.ndarray:
   """One stored scan -> uint8[H, W] by `config.preprocess`."""
   if not config.normalise:
     raw = formats.to_uint8(raw)  # 16 bits and floats have no common scale

@@ -1,4 +1,4 @@
-"""From an error map to one number, where layers run along the rows."""
+"""Pooling of an error map to one number, for layers along the rows."""
 
 import jax
 import jax.numpy as jnp
@@ -6,20 +6,20 @@ import numpy as np
 from scipy import ndimage
 
 SMOOTHING = 0.7 / 48  # standard deviation along the depth, share of the height
-BLOCKS = 4  # parts of the width that are judged apart
-WORST = 1 / 6  # share of the rows that count
-FLOOR = 1e-6  # squared error below which a part is as good as perfect
+BLOCKS = 4  # blocks of columns, each pooled separately
+WORST = 1 / 6  # share of the rows that are averaged
+FLOOR = 1e-6  # added to the squared error inside the logarithm
 
 
 def by_layers(residual: jax.Array) -> jax.Array:
   """Log error of the worst rows, averaged over four parts of the width.
 
   In a flattened B-scan the layers run along the rows, so a lesion shows as a
-  few bad rows in one part of the scan and hardly moves the mean over all
-  pixels. The residual is smoothed a little along the depth (speckle) and
-  squared; in each of four blocks of columns the rows' means are taken and the
-  worst sixth of them averaged; the result is the mean of the four logarithms.
-  Ours; found on OCTDL (docs/results.md), where it helps a PCA as well.
+  few bad rows in one part of the scan and hardly changes the mean over all
+  pixels. The residual is smoothed along the depth (speckle) and squared; in
+  each of four blocks of columns the worst sixth of the row means is averaged;
+  the result is the mean of the four logarithms. This rule is ours, developed on
+  OCTDL (docs/results.md), where it improves a PCA as well.
 
   Args:
     residual: float[B, H, W, C], image minus reconstruction.
@@ -37,7 +37,7 @@ def by_layers(residual: jax.Array) -> jax.Array:
 
 
 def _gaussian(height: int) -> np.ndarray:
-  """[H, H] smoothing along the rows, mirrored at the ends."""
+  """Gaussian smoothing matrix along the depth, [H, H], mirrored at the ends."""
   return ndimage.gaussian_filter1d(
     np.eye(height), SMOOTHING * height, axis=0
   ).astype(np.float32)

@@ -1,9 +1,8 @@
 """Stage `gradcon`: autoencoders of healthy anatomy, one per cross-fitting fold.
 
-A healthy training scan that is also in the pre-training pool must not be
-scored by a model that was fitted to it: its score would be too low, and the
-bins would carry the label. So the healthy training groups are cut into folds
-and every fold is left out by one model.
+A healthy training scan of the pre-training pool must not be scored by a model
+fitted to it: its score would be too low, and the bins would encode the label.
+So the healthy training groups are split into folds, each left out by one model.
 """
 
 import functools
@@ -12,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from gcl_jax.data import splits
 from gcl_jax.engine import checkpoint, distributed, feed, parallel, programs
@@ -25,11 +25,11 @@ from gcl_jax.methods.severity import steps
 from gcl_jax.models.autoencoder import autoencoder
 from gcl_jax.pipeline.prepared import Prepared
 
-MAX_VALIDATION = 256  # healthy scans, enough for the mean of an error
+MAX_VALIDATION = 256  # healthy scans, enough to estimate a mean error
 
 
-def make_model(config: Any, channels: int) -> Any:
-  """The autoencoder of `config.autoencoder`."""
+def make_model(config: ConfigDict, channels: int) -> Any:
+  """Autoencoder of `config.autoencoder`."""
   padding = config.padding if config.padding == "paper28" else 1
   return autoencoder(
     channels, padding, tuple(config.widths), config.initialiser
@@ -60,11 +60,11 @@ def run(context: Context) -> dict[str, Any]:
 
 
 def fold_of(images: Prepared, folds: int, seed: int) -> np.ndarray:
-  """int[N]: which model must not see a healthy training image; else -1.
+  """Number of the model that leaves out a healthy training image, int[N].
 
-  With one fold no model leaves anything out. Where there are healthy scans
-  outside the pool it is then fitted on those alone, so that no scan of the
-  pool is scored by a model that has seen it.
+  It is -1 for all other images. With one fold nothing is left out; if there are
+  healthy scans outside the pool, the model is fitted on those alone, so that no
+  scan of the pool is scored by a model fitted to it.
   """
   fold = np.full(len(images), -1)
   usable = images.healthy & (images.table["part"] == "train")
@@ -77,12 +77,12 @@ def fold_of(images: Prepared, folds: int, seed: int) -> np.ndarray:
 
 
 def fit_rows(
-  images: Prepared, fold: np.ndarray, number: int, config: Any, seed
+  images: Prepared, fold: np.ndarray, number: int, config: ConfigDict, seed
 ):
-  """Rows to fit and rows to validate on, in different groups.
+  """Rows to fit on and rows to validate on, from different groups.
 
   Raises:
-    DataError: too few healthy groups for two parts.
+    DataError: fewer than two healthy groups.
   """
   seen = np.flatnonzero((fold >= 0) & (fold != number))
   groups = images.groups[seen]
@@ -107,20 +107,22 @@ def mean_image_loss(pixels: np.ndarray) -> float:
   return float((square / count - (mean / count) ** 2).mean())
 
 
-def absolute_alpha(config: Any, mean_loss: float) -> float:
-  """alpha on the scale of the loss it is added to."""
+def absolute_alpha(config: ConfigDict, mean_loss: float) -> float:
+  """Alpha in units of the loss."""
   if config.alpha_scale == "loss":
     return float(config.alpha * mean_loss)
   return float(config.alpha)
 
 
-def training(config: Any, shape: tuple[int, ...], alpha: Any) -> Training:
-  """What one fold trains.
+def training(
+  config: ConfigDict, shape: tuple[int, ...], alpha: Any
+) -> Training:
+  """Training of one fold's autoencoder.
 
   Args:
     config: `config.autoencoder`.
     shape: (H, W, C) of the images.
-    alpha: float32 scalar on the scale of the loss, of `absolute_alpha`.
+    alpha: float32 scalar in units of the loss, from `absolute_alpha`.
   """
   model = make_model(config, shape[-1])
   optimizer = make_optimizer(
@@ -132,7 +134,7 @@ def training(config: Any, shape: tuple[int, ...], alpha: Any) -> Training:
   step = steps.gradcon_step(
     model,
     optimizer,
-    alpha=None if alpha else 0.0,  # a constant 0 spares a backward pass
+    alpha=None if alpha else 0.0,  # a constant 0 saves a backward pass
     rule=config.reference,
     flip=config.flip,
   )
@@ -201,10 +203,10 @@ def _train(context, images: Prepared, fold, number: int) -> dict:
 
 
 def _validation(context, pixels, mean_loss: float):
-  """on_every: validation J, the best state so far, and early stop.
+  """Callback `on_every`: validation J, best state so far, early stopping.
 
-  The best parameters and references live in the state, so that a resumed run
-  ends where an uninterrupted one does.
+  The best parameters and references are part of the state, so that a resumed
+  run gives the same result as an uninterrupted one.
   """
   model = make_model(context.config.autoencoder, pixels.shape[-1])
   size = min(64, len(pixels))

@@ -1,4 +1,4 @@
-"""Stage `grade`: does the score grade severity? Beside label-free opponents."""
+"""Stage `grade`: evaluation of the scores, with label-free baselines."""
 
 import json
 from typing import Any
@@ -10,7 +10,7 @@ from gcl_jax.evaluation import label_free, metrics
 from gcl_jax.methods.severity import bin as bins
 from gcl_jax.pipeline.prepared import Prepared
 
-TRUTH = "severity"  # the meta column with the known severity of a phantom
+TRUTH = "severity"  # meta column with the known severity of a phantom
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -30,25 +30,25 @@ def run(context: Context) -> dict[str, Any]:
 
 
 def scores_of(context: Context, images: Prepared) -> dict[str, np.ndarray]:
-  """float[N] per score: ours in every mode, and the opponents.
+  """Scores by name, float[N] each: this method's modes and the baselines.
 
-  pca, edge and brightness look at no label; the PCA is fitted on the healthy
-  training scans that the autoencoders had.
+  pca, edge and brightness use no label; the PCA is fitted on the same healthy
+  training scans as the autoencoders.
   """
   artifact = context.load("score")
   bins.check_same_ids(artifact, images)
-  found = {"severity": artifact["score"]}
+  scores = {"severity": artifact["score"]}
   for mode in ("gradcon", "grad", "recon"):
     if mode in artifact:
-      found[f"severity.{mode}"] = artifact[mode]
+      scores[f"severity.{mode}"] = artifact[mode]
   healthy = images.healthy & (images.table["part"] == "train")
   pixels = np.asarray(images.pixels)
   components = min(60, healthy.sum() - 1)
   if components > 0:
-    found["pca"] = label_free.pca_error(pixels[healthy], pixels, components)
-  found["edge"] = label_free.edge_energy(pixels)
-  found["brightness"] = label_free.brightness(pixels)
-  return found
+    scores["pca"] = label_free.pca_error(pixels[healthy], pixels, components)
+  scores["edge"] = label_free.edge_energy(pixels)
+  scores["brightness"] = label_free.brightness(pixels)
+  return scores
 
 
 def measure(context: Context, images: Prepared, scores: dict) -> dict[str, Any]:
@@ -66,10 +66,10 @@ def measure(context: Context, images: Prepared, scores: dict) -> dict[str, Any]:
 
 
 def sick_of(images: Prepared) -> np.ndarray:
-  """float[N]: 1 diseased, 0 healthy, nan unknown.
+  """Disease of each image, float[N]: 1 diseased, 0 healthy, nan unknown.
 
-  By the healthy column where the evaluation part has both; else (OLIVES) 1
-  for an image with any of the labels and 0 for one with none of them.
+  From the healthy column if the evaluation part has both classes; else (OLIVES)
+  1 for an image with any positive label and 0 for one with none.
   """
   known = images.healthy | images.diseased
   if len(set(images.diseased[known & images.evaluation])) == 2:
@@ -77,12 +77,13 @@ def sick_of(images: Prepared) -> np.ndarray:
   if not images.labels:
     return np.full(len(images), np.nan)
   targets = np.stack([np.asarray(images.table[n]) for n in images.labels], 1)
-  found = (targets == 1).any(1)
-  return np.where(found | ~np.isnan(targets).any(1), found, np.nan)
+  positive = (targets == 1).any(1)
+  return np.where(positive | ~np.isnan(targets).any(1), positive, np.nan)
 
 
 def truth_of(images: Prepared) -> np.ndarray | None:
-  """float[N], nan = unknown; None without such a column of numbers."""
+  """Known severity, float[N] with nan where unknown; None without a numeric
+  column `severity`."""
   truth = images.table.get(TRUTH)
   if truth is None or np.asarray(truth).dtype.kind not in "fiub":
     return None
@@ -90,14 +91,14 @@ def truth_of(images: Prepared) -> np.ndarray | None:
 
 
 def metric_name(name: str, key: str) -> str:
-  """severity -> severity/auroc, pca -> baseline/pca_auroc."""
+  """Metric name of a score: severity/auroc, baseline/pca_auroc."""
   if name.startswith("severity"):
     return name.replace(".", "/") + "/" + key
   return f"baseline/{name}_{key}"
 
 
 def _auroc(context, images, score, key) -> dict[str, Any]:
-  """Diseased or not; nothing where one of the two is absent."""
+  """AUROC of diseased against healthy; empty if one of the two is absent."""
   sick = sick_of(images)
   rows = images.evaluation & np.isfinite(sick)
   if len(set(sick[rows])) < 2:
@@ -127,9 +128,9 @@ def _spearman(context, images, score) -> dict[str, Any]:
 
 
 def _without_texture(images: Prepared, score: np.ndarray):
-  """The score after regressing out what the device and exposure explain.
+  """Score after regressing out the effects of device and exposure.
 
-  Fitted on the healthy training scans; None where they are too few.
+  Fitted on the healthy training scans; None if there are too few.
   """
   fit = np.flatnonzero(images.healthy & (images.table["part"] == "train"))
   columns = [images.artifact["texture"]]
@@ -137,7 +138,7 @@ def _without_texture(images: Prepared, score: np.ndarray):
     if name in images.table:
       columns.append(np.asarray(images.table[name], float)[:, None])
   features = np.concatenate(columns, 1)
-  # The second data set, or a row of the table, may not know an export size.
+  # Export sizes may be missing, in the second data set or in single rows.
   features = features[:, np.isfinite(features).all(0)]
   if len(fit) < 3 * features.shape[1]:
     return None

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from gcl_jax.engine import feed
 from gcl_jax.engine.context import Context
@@ -57,7 +58,7 @@ def run(context: Context, name: str = "supcon") -> dict[str, Any]:
   return {"encoder": contrast.encoder_of(state)}
 
 
-def objective(config: Any, name: str) -> tuple[str, tuple[str, ...]]:
+def objective(config: ConfigDict, name: str) -> tuple[str, tuple[str, ...]]:
   """The loss and the label sets that a stage of this name trains with."""
   if name in ("simclr", "random"):
     return "supcon", ()

@@ -1,9 +1,10 @@
-"""Stage `score`: a severity for every image."""
+"""Stage `score`: severity score of every image."""
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from gcl_jax.engine.context import Context
 from gcl_jax.errors import DataError
@@ -16,17 +17,17 @@ EXAMPLES = 6  # scans whose reconstruction the report shows
 
 
 def run(context: Context) -> dict[str, Any]:
-  """Scores every image by its id.
+  """Scores every image.
 
   Returns:
-    `ids` and `score` float32[N], what the bins are made of. Of the autoencoder
-    also `recon`, `grad`, `gradcon` float32[N], `cos` float32[N, 4], `models`
-    float32[N, M], the score under each model, `levels` (`beta`, `mean` and
-    `sd` of healthy scores, float[M] each: what puts a new image on the scale),
-    `dead` int[4], image and model pairs without any gradient in a decoder
-    layer, `engines` str[4], how each layer's gradients were measured, and
-    `examples` (rows, reconstructions) for the report. Of a classifier its
-    `network` and what else `classifier.score` needs.
+    `ids` and `score` float32[N] (the input of the bins). For the autoencoder
+    source also `recon`, `grad`, `gradcon` float32[N], `cos` float32[N, 4],
+    `models` float32[N, M] (the score under each model), `levels` (`beta`,
+    `mean` and `sd` of healthy scores, float[M] each, which scale a new image),
+    `dead` int[4] (pairs of image and model whose gradient in a decoder layer is
+    0), `engines` str[4] (the engine that measured each layer's gradients), and
+    `examples` (rows, reconstructions) for the report. For a classifier its
+    `network` and the other arguments of `classifier.score`.
   """
   images = Prepared(context)
   config = context.config.score
@@ -45,32 +46,33 @@ def autoencoder_scores(context: Context, images: Prepared) -> dict[str, Any]:
 
   Under model k, as published: recon = mean squared error, grad = -mean_l
   cos_l, gradcon = recon + beta * grad, with beta in standard deviations of
-  the error of healthy scans that model k has not seen. The score of this run
-  is that of `score.mode`, with the error pooled by `score.pooling`. Models
-  are put on one scale by the same scans; a healthy training scan takes the
-  model that has not seen it, every other image the mean of all.
+  the error of healthy scans that model k was not fitted to. The run's score is
+  that of `score.mode`, with the error pooled by `score.pooling`. The same scans
+  put all models on one scale; a healthy training scan takes the score of the
+  model that left it out, every other image the mean over models.
   """
   config = context.config.score
   artifact = context.load("gradcon")
-  fold, unseen, found = artifact["fold"], [], []
+  fold, unseen, results = artifact["fold"], [], []
   for number, model in sorted(artifact["models"].items()):
-    found.append(_sweep(context, images, model, f"score/{number}"))
+    results.append(_sweep(context, images, model, f"score/{number}"))
     unseen.append(_unseen_healthy(fold, int(number), model))
   recon, pooled, cos = (
-    np.stack([f[name] for f in found], 1) for name in ("recon", "error", "cos")
+    np.stack([f[name] for f in results], 1)
+    for name in ("recon", "error", "cos")
   )
   grad = -cos.mean(-1)
   published = mode_scores(recon, grad, _beta(config, recon, unseen))
   beta = _beta(config, pooled, unseen)
   chosen = mode_scores(pooled, grad, beta)[config.mode]
-  use = _usable(fold, len(found))
+  use = _usable(fold, len(results))
   out = {
     mode: combined(levelled(values, levels_of(values, unseen)), use)
     for mode, values in published.items()
   }
   levels = levels_of(chosen, unseen)
   facts = {
-    "dead": np.sum([(f["norm"] == 0).sum(0) for f in found], axis=0),
+    "dead": np.sum([(f["norm"] == 0).sum(0) for f in results], axis=0),
     "engines": _engines(context, images, artifact["models"]),
     "levels": {"beta": beta, "mean": levels[0], "sd": levels[1]},
   }
@@ -82,21 +84,21 @@ def autoencoder_scores(context: Context, images: Prepared) -> dict[str, Any]:
 
 
 def _examples(context: Context, images: Prepared, score, artifact) -> dict:
-  """Six evaluation scans from the lowest to the highest score, as the first
-  model reconstructs them, for the report."""
+  """Reconstructions by the first model of six evaluation scans from the lowest
+  to the highest score, for the report."""
   order = np.flatnonzero(images.evaluation)
   order = order[np.argsort(score[order], kind="stable")]
   count = min(EXAMPLES, len(order))
   rows = order[np.linspace(0, len(order) - 1, count).astype(int)]
   model = make_model(context.config.autoencoder, images.pixels.shape[-1])
-  found = context.map(
+  reconstructions = context.map(
     lambda params, batch: model.apply(params, steps.unit_range(batch["image"])),
     artifact["models"][min(artifact["models"])]["params"],
     {"image": images.pixels[rows]},
     batch_size=count,
     name="score/examples",
   )
-  return {"rows": rows, "reconstructions": found}
+  return {"rows": rows, "reconstructions": reconstructions}
 
 
 def mode_scores(
@@ -113,18 +115,18 @@ def mode_scores(
 
 
 def _engines(context: Context, images: Prepared, models: dict) -> np.ndarray:
-  """str[4]: the engine of each decoder layer, which is also said."""
+  """Engine of each decoder layer, str[4]; also logged."""
   shape = images.pixels.shape[1:]
   model = make_model(context.config.autoencoder, shape[-1])
   params = next(iter(models.values()))["params"]
   plan = gradcon.plan(model, params, shape, context.config.score.engine)
-  said = ", ".join(f"{layer} {engine}" for layer, engine in plan.items())
-  context.telemetry.say(f"score: per-image gradients by {said}")
+  engines = ", ".join(f"{layer} {engine}" for layer, engine in plan.items())
+  context.telemetry.say(f"score: per-image gradients by {engines}")
   return np.array(list(plan.values()))
 
 
 def _sweep(context: Context, images: Prepared, artifact: dict, name: str):
-  """recon, pooled error and cos of all images under one model."""
+  """Reconstruction error, pooled error and cosines under one model."""
   config = context.config.score
   model = make_model(context.config.autoencoder, images.pixels.shape[-1])
   reference = artifact.get("reference")
@@ -151,8 +153,8 @@ def tree_of(artifact: dict) -> dict[str, Any]:
   }
 
 
-def scorer(config: Any, model: Any) -> Callable[[dict, dict], dict]:
-  """fn({"params", "reference"}, batch) -> recon, error, cos, norm; for a map.
+def scorer(config: ConfigDict, model: Any) -> Callable[[dict, dict], dict]:
+  """Function ({"params", "reference"}, batch) -> recon, error, cos, norm.
 
   Args:
     config: `config.score`.
@@ -161,7 +163,7 @@ def scorer(config: Any, model: Any) -> Callable[[dict, dict], dict]:
 
   def one_batch(tree, batch):
     x = steps.unit_range(batch["image"])
-    found = gradcon.scores(
+    scores = gradcon.scores(
       model,
       tree["params"],
       x,
@@ -170,30 +172,30 @@ def scorer(config: Any, model: Any) -> Callable[[dict, dict], dict]:
       chunk=config.chunk or None,
       dtype=config.dtype,
     )
-    error = found.recon
+    error = scores.recon
     if config.pooling == "layers":
       error = error_map.by_layers(x - model.apply(tree["params"], x))
     return {
-      "recon": found.recon,
+      "recon": scores.recon,
       "error": error,
-      "cos": found.cos,
-      "norm": found.norm,
+      "cos": scores.cos,
+      "norm": scores.norm,
     }
 
   return one_batch
 
 
 def _unseen_healthy(fold: np.ndarray, number: int, model: dict) -> np.ndarray:
-  """Rows of healthy training scans that this model was not fitted to."""
+  """Rows of the healthy training scans that a model was not fitted to."""
   left_out = np.flatnonzero(fold == number)
   return left_out if len(left_out) else model["validation_rows"]
 
 
 def _usable(fold: np.ndarray, models: int) -> np.ndarray:
-  """bool[N, M]: may model m score image n?
+  """Mask of the models that may score each image, bool[N, M].
 
-  A healthy training scan of fold k only by model k; a scan of no fold by all.
-  With a single model and no left-out fold everything is scored by it.
+  A healthy training scan of fold k is scored by model k only, a scan of no fold
+  by all models. A single model without a left-out fold scores everything.
   """
   use = np.ones((len(fold), models), bool)
   if models > 1:
@@ -202,8 +204,8 @@ def _usable(fold: np.ndarray, models: int) -> np.ndarray:
   return use
 
 
-def _beta(config: Any, recon: np.ndarray, unseen: list) -> np.ndarray:
-  """float[M]: beta on the scale of the reconstruction error."""
+def _beta(config: ConfigDict, recon: np.ndarray, unseen: list) -> np.ndarray:
+  """Beta in units of the reconstruction error, float[M]."""
   if config.beta_scale == "absolute":
     return np.full(recon.shape[1], config.beta)
   spread = [recon[rows, m].std() for m, rows in enumerate(unseen)]
@@ -235,10 +237,10 @@ def levelled(values: np.ndarray, levels: tuple) -> np.ndarray:
 
 
 def combined(values: np.ndarray, use: np.ndarray) -> np.ndarray:
-  """The mean over the models that may score an image, float[N].
+  """Mean over the models that may score an image, float[N].
 
   Args:
-    values: float[N, M] of `levelled`.
+    values: float[N, M] from `levelled`.
     use: bool[N, M], at least one model per image.
   """
   return np.where(use, values, 0).sum(1) / use.sum(1)

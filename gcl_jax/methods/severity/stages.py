@@ -10,9 +10,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from gcl_jax.engine.compile_ahead import Program, step_of
-from gcl_jax.engine.context import Stage
+from gcl_jax.engine.context import Context, Stage
 from gcl_jax.engine.train import batch_of
 from gcl_jax.gradients import gradcon as gradients
 from gcl_jax.methods.severity import (
@@ -40,7 +41,7 @@ ENCODER = (*COMMON, "supcon")
 POOL, LABELS, STATISTICS = 10_000, 8, (0.5, 0.25)
 
 
-def stages(config: Any) -> tuple[Stage, ...]:
+def stages(config: ConfigDict) -> tuple[Stage, ...]:
   """The stages of this configuration.
 
   Raises:
@@ -86,7 +87,7 @@ def stages(config: Any) -> tuple[Stage, ...]:
   )
 
 
-def batch_sizes(config: Any) -> tuple[int, ...]:
+def batch_sizes(config: ConfigDict) -> tuple[int, ...]:
   """Every batch size that the devices have to share equally."""
   return (
     config.autoencoder.batch_size,
@@ -96,7 +97,7 @@ def batch_sizes(config: Any) -> tuple[int, ...]:
   )
 
 
-def programs(config: Any) -> list[Program]:
+def programs(config: ConfigDict) -> list[Program]:
   """The programs of a run, largest batches as configured, from shapes alone.
 
   The number of images and of label columns is not known without the data:
@@ -130,7 +131,7 @@ def programs(config: Any) -> list[Program]:
   return [*found, features, step_of(few_labels.SUPERVISED, tuned)]
 
 
-def _autoencoder_programs(config: Any, shape: tuple) -> list[Program]:
+def _autoencoder_programs(config: ConfigDict, shape: tuple) -> list[Program]:
   auto = config.autoencoder
   trained = gradcon.training(auto, shape, np.float32(auto.alpha))
   fit = step_of("gradcon", trained)
@@ -149,27 +150,27 @@ def _autoencoder_programs(config: Any, shape: tuple) -> list[Program]:
   return [fit, scored]
 
 
-def _probe(context: Any) -> dict[str, Any]:
+def _probe(context: Context) -> dict[str, Any]:
   config = context.config
   left_by = {OWN: "supcon"} | {name: name for name in config.arms}
   size = config.score.batch_size
   return few_labels.run(context, config.supcon, left_by, size)
 
 
-def _supervised(context: Any) -> dict[str, Any]:
+def _supervised(context: Context) -> dict[str, Any]:
   config = context.config
   size = config.score.batch_size
   return few_labels.run_supervised(context, config.supcon, size)
 
 
-def _score_sections(config: Any) -> tuple[str, ...]:
+def _score_sections(config: ConfigDict) -> tuple[str, ...]:
   """What the scores depend on besides the data and the autoencoders."""
   if config.score.source in classifier.SOURCES:
     return ("seed", "score", "classifier", "finetune", "supcon")
   return ("seed", "score", "autoencoder")
 
 
-def _needs_autoencoder(config: Any) -> bool:
+def _needs_autoencoder(config: ConfigDict) -> bool:
   return config.score.source == "autoencoder"
 
 
