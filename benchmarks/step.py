@@ -33,7 +33,7 @@ from gcl_jax.engine.optim import make_optimizer
 from gcl_jax.engine.state import create
 from gcl_jax.models import heads
 from gcl_jax.models.resnet import resnet
-from gcl_jax.pipeline import contrast
+from gcl_jax.pipeline import contrast_steps
 
 LABELS = 16
 VIEWS = dict(
@@ -174,7 +174,7 @@ def ours(arguments, dtype: str) -> timing.Opponent:
     extra = {"batch_stats": variables["batch_stats"]}
     return create(params, optimizer, key, extra)
 
-  step = contrast.supcon_step(
+  step = contrast_steps.supcon_step(
     encoder,
     head,
     optimizer,

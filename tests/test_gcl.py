@@ -21,6 +21,7 @@ from gcl_jax.methods.gcl import stages as gcl_stages
 from gcl_jax.methods.gcl.config import CHOICES, PRESETS, check, get_config
 from gcl_jax.pipeline import (
   gains,
+  label_draws,
   report_volumes,
   segment,
   segmentation,
@@ -128,8 +129,8 @@ def test_labels_are_drawn_by_patient_nested_and_alike_for_all_arms(prepared):
   _, _, slices = prepared
 
   def patients(arm, labelled, draw):
-    fit = segment.Fit(arm, labelled, draw, 0)
-    rows, inner = segment.labelled_rows(slices, fit)
+    fit = label_draws.Fit(arm, labelled, draw, 0)
+    rows, inner = label_draws.labelled_rows(slices, fit)
     assert slices.part("train")[rows].all()
     chosen = set(slices.groups[rows].tolist())
     assert len(rows) == 8 * len(chosen)  # all their slices, both phases
@@ -182,7 +183,7 @@ def test_scores_are_those_of_the_stored_grid(tmp_path):
   run(config, tmp_path, "data")
   context = context_of(config, tmp_path)
   slices = Prepared(context)
-  (test,) = segment.tests_of(slices).values()
+  (test,) = label_draws.tests_of(slices).values()
   assert test.truths[0].shape == (4, 32, 32)
   assert test.spacings[0] == (20.0, 3.2, 3.2)
   by_pixels = {
@@ -203,7 +204,9 @@ def test_scores_are_those_of_the_stored_grid(tmp_path):
 def made_up(config, classes=("LV",)):
   """Artifact of stage segment with random Dice, and {fit: Dice [V]}."""
   draw = np.random.default_rng(0)
-  names = [fit.name for fit in segment.fits(config.segment, arms.names(config))]
+  names = [
+    fit.name for fit in label_draws.fits(config.segment, arms.names(config))
+  ]
   values = {name: draw.uniform(0.3, 0.9, 6) for name in names}
   fits = {
     name: {
@@ -441,8 +444,8 @@ def test_the_inner_patient_chooses_the_model(tmp_path, monkeypatch):
   assert scores["dice/mean"].shape == (4,)
   ((rows, state),) = trained
   slices = Prepared(context_of(config, tmp_path))
-  both, inner = segment.labelled_rows(
-    slices, segment.fits(config.segment, ["gcl"])[0]
+  both, inner = label_draws.labelled_rows(
+    slices, label_draws.fits(config.segment, ["gcl"])[0]
   )
   assert len(inner) and not set(rows) & set(inner)
   assert set(rows) | set(inner) == set(both)
@@ -461,7 +464,7 @@ def test_the_programs_compile():
 def test_more_labels_than_patients_are_refused_before_pre_training(prepared):
   config, workdir, slices = prepared
   count = len(set(slices.groups[slices.part("train")].tolist()))
-  segment.check_labels(slices, (1, count, 0))
+  label_draws.check_labels(slices, (1, count, 0))
   config = tiny(**{"segment.labelled": (2, count + 1)})
   with pytest.raises(DataError, match=f"training part has {count} patients"):
     pretrain.run(context_of(config, workdir), "simclr")
@@ -469,8 +472,8 @@ def test_more_labels_than_patients_are_refused_before_pre_training(prepared):
 
 def test_the_pictures_are_middle_slices_of_test_volumes(prepared):
   config, workdir, slices = prepared
-  tests = segment.tests_of(slices)
-  rows = segment.example_rows(tests["eval"], 3)
+  tests = label_draws.tests_of(slices)
+  rows = label_draws.example_rows(tests["eval"], 3)
   assert len(rows) == 3 and (slices.table["slice"][rows] == 2).all()
   assert slices.part("eval")[rows].all()
 

@@ -70,3 +70,19 @@ def update(
     opt_state=opt_state,
     extra=state.extra if extra is None else extra,
   )
+
+
+def follow(teacher: PyTree, params: PyTree, momentum: float) -> PyTree:
+  """The parameters of a teacher after one update of those it follows.
+
+      teacher <- momentum * teacher + (1 - momentum) * params
+
+  A teacher (MoCo's key encoder, BYOL's target network) is kept in
+  `state.extra` with batch statistics of its own, which its forward passes
+  update: they are no average of the student's.
+
+  Args:
+    teacher, params: pytrees of float arrays of the same shapes.
+    momentum: in [0, 1].
+  """
+  return optax.incremental_update(params, teacher, 1 - momentum)

@@ -51,12 +51,13 @@ def every_epoch(
   embed = encoders.headed(networks.encoder, networks.head, *statistics)
 
   def on_every(state: State):
+    teacher = state.extra["teacher"]
     tree = {
       "encoder": {
-        "params": state.extra["slow"]["encoder"],
-        "batch_stats": state.extra["slow_stats"],
+        "params": teacher["params"]["encoder"],
+        "batch_stats": teacher["batch_stats"],
       },
-      "head": state.extra["slow"]["head"],
+      "head": teacher["params"]["head"],
     }
     unit = context.map(
       embed,

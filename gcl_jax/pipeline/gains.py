@@ -9,8 +9,8 @@ from gcl_jax.engine.context import Context
 from gcl_jax.engine.tables import unpack
 from gcl_jax.evaluation import volumes
 from gcl_jax.pipeline import report
+from gcl_jax.pipeline.label_draws import fits
 from gcl_jax.pipeline.prepared import Prepared
-from gcl_jax.pipeline.segment import fits
 
 
 def label(labelled: int) -> str:

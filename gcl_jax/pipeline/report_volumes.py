@@ -9,9 +9,9 @@ from ml_collections import ConfigDict
 from gcl_jax.engine import results
 from gcl_jax.engine.context import Context
 from gcl_jax.pipeline import gains
+from gcl_jax.pipeline.label_draws import SCRATCH, Fit, fits, labelled_patients
 from gcl_jax.pipeline.prepared import Prepared
 from gcl_jax.pipeline.report import Metrics, words
-from gcl_jax.pipeline.segment import SCRATCH, Fit, fits, labelled_patients
 from gcl_jax.pipeline.sources import PARTS
 from gcl_jax.report import charts, html, tiles
 

@@ -6,26 +6,31 @@ stored slices and scored by volume.
 """
 
 import functools
-import itertools
 import json
 import pathlib
 import shutil
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from gcl_jax import disk
-from gcl_jax.data import slice_geometry, splits
+from gcl_jax.data import slice_geometry
 from gcl_jax.engine import distributed
 from gcl_jax.engine.checkpoint import load_artifact, save_artifact
 from gcl_jax.engine.context import Context
 from gcl_jax.engine.tables import pack
-from gcl_jax.errors import DataError
 from gcl_jax.evaluation import volumes
 from gcl_jax.losses.segmentation import inverse_frequency
+from gcl_jax.pipeline.label_draws import (
+  SCRATCH,
+  Test,
+  example_rows,
+  fits,
+  labelled_rows,
+  tests_of,
+)
 from gcl_jax.pipeline.prepared import Prepared
 from gcl_jax.pipeline.segmentation import (
   PREDICTED,
@@ -35,52 +40,6 @@ from gcl_jax.pipeline.segmentation import (
 )
 
 CHECKS = 10  # evaluations on the inner patient in a fine-tune
-SCRATCH = "scratch"  # the arm that is not pre-trained
-
-
-class Fit(NamedTuple):
-  """One fine-tune: which arm, labelled patients, their draw, and seed."""
-
-  arm: str
-  labelled: int
-  draw: int
-  seed: int
-
-  @property
-  def name(self) -> str:
-    """Such as gcl-m2-d0-s0."""
-    return f"{self.arm}-m{self.labelled}-d{self.draw}-s{self.seed}"
-
-
-def fits(config: ConfigDict, arms: Sequence[str]) -> list[Fit]:
-  """Every fine-tune of a run, arms next to each other.
-
-  Args:
-    config: `labelled`, `draws` and `seeds` of section `segment`.
-    arms: their names.
-  """
-  return [
-    Fit(arm, labelled, draw, seed)
-    for labelled, draw, seed, arm in itertools.product(
-      config.labelled, config.draws, config.seeds, arms
-    )
-  ]
-
-
-class Test(NamedTuple):
-  """The labelled volumes of one part, on their own grids.
-
-  Attributes:
-    names: of the volumes.
-    rows: of each volume, first slice first.
-    truths: label map of each, uint8[S, H, W].
-    spacings: of each, (z, y, x) in mm.
-  """
-
-  names: list[str]
-  rows: list[np.ndarray]
-  truths: list[np.ndarray]
-  spacings: list[tuple[float, float, float]]
 
 
 def run(context: Context, arms: Sequence[str]) -> dict[str, Any]:
@@ -148,75 +107,6 @@ def run(context: Context, arms: Sequence[str]) -> dict[str, Any]:
     },
     "examples": {"rows": shown, "predictions": examples},
   }
-
-
-def tests_of(images: Prepared) -> dict[str, Test]:
-  """{"eval", "ood"}: the labelled test volumes, class maps as stored.
-
-  Raises:
-    DataError: no labelled volume is kept for evaluation.
-  """
-  found, table = {}, images.table
-  for part in ("eval", "ood"):
-    if of_part := images.volumes(part):
-      rows = list(of_part.values())
-      found[part] = Test(
-        list(of_part),
-        rows,
-        [np.stack(images.truths(of_volume)) for of_volume in rows],
-        [
-          tuple(float(table[f"spacing_{axis}"][r[0]]) for axis in "zyx")
-          for r in rows
-        ],
-      )
-  if "eval" not in found:
-    raise DataError(
-      "no labelled volume is kept for evaluation: raise"
-      " --config.data.eval_fraction or label more"
-    )
-  return found
-
-
-def example_rows(test: Test, count: int) -> np.ndarray:
-  """A middle slice of `count` volumes, spread over the part."""
-  chosen = np.linspace(0, len(test.rows) - 1, min(count, len(test.rows)))
-  return np.array(
-    [test.rows[k][len(test.rows[k]) // 2] for k in chosen.astype(int)]
-  )
-
-
-def labelled_patients(images: Prepared) -> int:
-  """Number of patients of the training part that have labels."""
-  return len(np.unique(images.groups[images.part("train") & images.labelled]))
-
-
-def check_labels(images: Prepared, counts: Sequence[int]) -> None:
-  """Refuses more labelled patients than there are, before pre-training.
-
-  Raises:
-    DataError: the training part has fewer patients with labels.
-  """
-  there = labelled_patients(images)
-  if max(counts) > there:
-    raise DataError(
-      f"segment.labelled {max(counts)}: the training part has {there} patients"
-      " with labels; ask for fewer, or 0 for all of them"
-    )
-
-
-def labelled_rows(images: Prepared, fit: Fit) -> tuple[np.ndarray, np.ndarray]:
-  """Rows to train on, and those of the inner patient (none for one patient).
-
-  Raises:
-    DataError: fewer labelled patients in the training part than wanted.
-  """
-  rows = np.flatnonzero(images.part("train") & images.labelled)
-  count = fit.labelled or labelled_patients(images)
-  rows = rows[splits.label_draw(images.groups[rows], count, fit.draw)]
-  if count < 2:
-    return rows, rows[:0]
-  inner = splits.label_draw(images.groups[rows], 1, fit.draw)
-  return rows, rows[inner]
 
 
 def _one(context, images, segmenter, fit, tests, shown) -> tuple[dict, dict]:

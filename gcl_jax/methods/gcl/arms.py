@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from gcl_jax.pipeline import arms
-from gcl_jax.pipeline.segment import SCRATCH
+from gcl_jax.pipeline.label_draws import SCRATCH
 
 OWN = "gcl"
 # The plain sum with a head per label is the baseline a mitigator must beat.

@@ -18,7 +18,7 @@ from gcl_jax.methods.gcl.branches import SHARED, Contrast, Networks, Pixels
 from gcl_jax.methods.gcl.steps import pretrain_step
 from gcl_jax.models import heads
 from gcl_jax.models.unet import pixel_projection
-from gcl_jax.pipeline import sampling, segment
+from gcl_jax.pipeline import label_draws, sampling
 from gcl_jax.pipeline.prepared import Prepared
 from gcl_jax.pipeline.segmentation import make_unet, views_of
 
@@ -30,7 +30,7 @@ def run(context: Context, arm: str) -> dict[str, Any]:
     `encoder`: {"params", "batch_stats"}, each {"encoder": ...}, no heads.
   """
   images, config = Prepared(context), context.config
-  segment.check_labels(images, config.segment.labelled)
+  label_draws.check_labels(images, config.segment.labelled)
   settings = arms.settings_of(config, arm)
   arrays = {"image": images.pixels}
   for rule in map(rules.parse, settings.labels):
