@@ -4,7 +4,14 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import pytest
+
+from gcl_jax import main
+from gcl_jax.engine import parallel
+from gcl_jax.engine.context import Stage
+from gcl_jax.errors import UserError
+from gcl_jax.pipeline import settings
 
 pytestmark = pytest.mark.compiles
 
@@ -49,3 +56,37 @@ def test_one_line_and_exit_code_2(arguments, words, tmp_path):
   lines = done.stderr.strip().splitlines()
   assert lines[-1].startswith("gcl_jax: ") and words in lines[-1]
   assert "Traceback" not in done.stderr
+
+
+def test_every_data_section_is_opened_and_in_the_fingerprint(
+  tmp_path, monkeypatch
+):
+  """Two streams without a section `data`, and one that is not used."""
+  seen = []
+
+  def look(context):
+    seen.append(context)
+    return {"done": 1}
+
+  class Toy:
+    @staticmethod
+    def stages(config):
+      return (Stage("look", look, (), ("oct_data",)),)
+
+  monkeypatch.setattr(main, "method_stages", lambda config: Toy)
+  config = settings.run("toy")
+  for name, seed in (("oct_data", 0), ("fundus_data", 1), ("other_data", 2)):
+    config[name] = settings.image_data()
+    config[name].phantom.update(patients=2, visits=1, scans=1, seed=seed)
+    config[name].name = "" if name == "other_data" else "phantom"
+  mesh = parallel.make_mesh(jax.devices()[:1])
+  main.run(config, tmp_path, mesh)
+  (context,) = seen
+  assert set(context.datasets) == {"oct_data", "fundus_data"}
+  assert context.data["count"] == sum(map(len, context.datasets.values()))
+  for dataset in context.datasets.values():
+    assert dataset.fingerprint() in context.data["fingerprint"]
+  # Other images of either stream are other data.
+  config.fundus_data.phantom.seed = 3
+  with pytest.raises(UserError, match="was finished with other settings"):
+    main.run(config, tmp_path, mesh)
