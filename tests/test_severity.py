@@ -247,6 +247,7 @@ def test_a_word_that_is_no_choice_is_refused_before_anything_runs(name):
     ({"autoencoder.padding": "paper28"}, r"such as \(44, 76\)"),
     ({"arms": ("simclr", "simclr")}, "each once"),
     ({"supcon.loss": "soft", "supcon.images_per_bin": 2}, "images_per_bin"),
+    ({"autoencoder.steps": 5}, "no model would be kept"),
   ],
 )
 def test_settings_that_cannot_run_are_refused(changes, message):

@@ -264,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
   return (
     f"wrote {len(dataset) - len(bad)} of {len(dataset)} images{where} to"
     f" {target}; train on them with: python -m gcl_jax.main"
-    " --config=configs/severity.py:folder --config.data.name=tfds"
+    " --config=severity:folder --config.data.name=tfds"
     f" --config.data.path={target} --workdir=runs/{target.parent.name}"
   )
 

@@ -107,13 +107,13 @@ def write_features(
 def files() -> html.Section:
   """The section that names what a finished run can be used for."""
   rows = [
-    ["scores.csv", "a score per image, or the figures of every test volume"],
-    ["predictions.csv", "truth and prediction by id"],
-    ["features.npz", "ids, and the features of the encoder"],
+    ["scores.csv", "scores of images, or figures of test volumes"],
+    ["predictions.csv", "predictions of evaluation images"],
+    ["features.npz", "ids and features of all images"],
   ]
   text = (
-    "In the folder of this run, by id. gcl_jax.load(folder) opens the run and"
-    " treats new images as it did."
+    "These files lie in the folder of the run and are joined by id."
+    " gcl_jax.load(folder) opens the run and treats new images as it did."
   )
   return html.Section(
     "Files", [html.Text(text), html.Table(("file", "holds"), rows)]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gcl_jax.data import formats, slice_geometry
+from gcl_jax.data import slice_geometry
 from gcl_jax.errors import DataError, UserError
 from gcl_jax.methods.gcl import arms
 from gcl_jax.pipeline import finished, segmentation
@@ -22,15 +22,27 @@ class Run(finished.Finished):
   ) -> list[np.ndarray]:
     """The slices as the networks see them, uint8[H, W, 1] each.
 
+    Args:
+      images: uint8[h, w] each, as the run's reader gives them: intensities of
+        a volume are scaled together, which a slice alone does not tell.
+      spacing: (y, x) of the slices in mm.
+
     Raises:
-      DataError: no spacing where the run resampled its slices.
+      DataError: slices of another type or shape, or no spacing where the run
+        resampled its slices.
     """
     target = self._target(spacing)
     size = tuple(self.config.preprocess.size)
     found = []
-    for image in images:
+    for image in map(np.asarray, images):
+      if image.dtype != np.uint8 or image.ndim != 2:
+        raise DataError(
+          "slices must be uint8[h, w] as the run's reader gives them (a"
+          " volume's intensities are scaled together), got"
+          f" {image.dtype} of shape {image.shape}"
+        )
       image, _ = slice_geometry.prepare_slice(
-        formats.to_uint8(image), None, spacing or (1.0, 1.0), target, size
+        image, None, spacing or (1.0, 1.0), target, size
       )
       found.append(image[..., None])
     return found

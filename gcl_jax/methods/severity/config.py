@@ -218,6 +218,12 @@ def check(config: ml_collections.ConfigDict) -> None:
   settings.check(config, CHOICES)
   check_each_once("arms", config.arms, ARMS)
   _check_size(config)
+  auto = config.autoencoder
+  if auto.eval_every > auto.steps:
+    raise ConfigError(
+      f"autoencoder.eval_every {auto.eval_every} is more than autoencoder.steps"
+      f" {auto.steps}: no model would be kept"
+    )
   if config.supcon.images_per_bin and config.supcon.loss != "supcon":
     raise ConfigError(
       f"supcon.images_per_bin needs bins as labels: it has no meaning with"

@@ -24,7 +24,7 @@ class Run(finished.Finished):
     return finished.features(self, section, "supcon", prepared)
 
   def severity(self, images: Sequence[np.ndarray]) -> np.ndarray:
-    """Severity scores, float64[N], on the scale of the run's scores.
+    """Severity scores, float32[N], on the scale of the run's scores.
 
     A new scan is scored by all autoencoders, as an evaluation scan is.
 
@@ -51,7 +51,8 @@ class Run(finished.Finished):
     levels = found["levels"]
     modes = score.mode_scores(error, grad, levels["beta"])
     values = modes[self.config.score.mode]
-    return score.levelled(values, (levels["mean"], levels["sd"])).mean(1)
+    found = score.levelled(values, (levels["mean"], levels["sd"])).mean(1)
+    return found.astype(np.float32)
 
   def predict(self, images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """Probability of every label, float64[N], by the run's linear probe."""

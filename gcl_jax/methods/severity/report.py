@@ -77,7 +77,7 @@ def _cards(context) -> list[tuple[str, str, str]]:
     ("baseline/pca_auroc", "PCA error", "the label-free opponent"),
     ("probe/macro_auroc", "Probe on this encoder", "macro AUROC, all labels"),
     *(
-      (f"probe/{n}@{fraction:g}/macro_auroc", f"Probe on {n}@{fraction:g}", "")
+      (f"probe/{n}@{fraction:g}/macro_auroc", f"Probe on {n}", "all labels")
       for n in others[:1]
     ),
   ]
@@ -129,7 +129,9 @@ def _severity(context, images, scores, metrics) -> html.Section:
     edges if len(edges) <= 60 else None,
     xlabel="severity score",
   )
-  caption = "Severity score of the evaluation images, by class. Dashed: edges."
+  caption = (
+    "Severity score of the evaluation images, by class. Dashed: edges of bins."
+  )
   blocks = [html.Figure(picture, caption)]
   blocks += _opponents(images, scores, metrics)
   blocks.append(_score_table(scores, metrics))
