@@ -19,10 +19,10 @@ def load(folder: str | os.PathLike) -> Any:
     where the method gives them.
 
   Raises:
-    UserError: the folder holds no finished run.
+    UserError: the folder holds no finished run, or that of another program.
   """
   finished = importlib.import_module("gcl_jax.pipeline.finished")
-  method = finished.method_of(folder)
-  return importlib.import_module(f"gcl_jax.methods.{method}.finished").Run(
-    folder
-  )
+  settings = importlib.import_module("gcl_jax.engine.settings")
+  method = settings.check_method(finished.method_of(folder))
+  name = f"gcl_jax.methods.{method}.finished"
+  return importlib.import_module(name).Run(folder)

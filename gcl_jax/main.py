@@ -22,7 +22,7 @@ from ml_collections import ConfigDict, config_flags
 from gcl_jax import data
 from gcl_jax.engine import compile_ahead, distributed, stages, start
 from gcl_jax.engine.context import Context
-from gcl_jax.engine.settings import config_path, one_line
+from gcl_jax.engine.settings import check_method, config_path, one_line
 from gcl_jax.errors import (
   ConfigError,
   MainProcessFailed,
@@ -68,7 +68,8 @@ def main(argv: list[str]) -> None:
 
 def method_stages(config: ConfigDict) -> Any:
   """Module `stages` of the method `config.method`."""
-  return importlib.import_module(f"gcl_jax.methods.{config.method}.stages")
+  name = check_method(config.method)
+  return importlib.import_module(f"gcl_jax.methods.{name}.stages")
 
 
 def run(
@@ -119,6 +120,13 @@ def compile_only(config: ConfigDict, topology: str) -> None:
     )
 
 
+# What a mistake on the command line or in a configuration file raises.
+_MISTAKES = (
+  *(flags.Error, AttributeError, KeyError, TypeError, ValueError),
+  *(SyntaxError, ImportError, NameError),
+)
+
+
 def parse(argv: list[str]) -> list[str]:
   """Parses flags; turns every error in them into a `ConfigError`."""
   try:
@@ -130,8 +138,8 @@ def parse(argv: list[str]) -> list[str]:
     return rest
   except UserError:
     raise
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
-    raise ConfigError(one_line(e)) from e
+  except _MISTAKES as error:
+    raise ConfigError(one_line(error)) from error
   except OSError as error:
     raise ConfigError(one_line(error)) from error
 

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from gcl_jax.engine import parallel
 from gcl_jax.engine.context import Context, Stage
+from gcl_jax.errors import DataError
 from gcl_jax.pipeline import contrast, encoders, finetune, settings
 
 pytestmark = pytest.mark.compiles
@@ -80,3 +81,30 @@ def test_grades_are_learned_from_the_known_ones(tmp_path, kind):
   assert trained["head"]["params"]["bias"].shape == (
     GRADES - (kind == "ordinal"),
   )
+
+
+@pytest.mark.parametrize(
+  ("grades", "labels", "message"),
+  [
+    ([1.0, 2, 3, 3], 3, "row 2 has grade 3, not one of 0 to 2"),
+    ([0.0, 1.5, 1, 0], 3, "row 1 has grade 1.5"),
+    ([-1.0, -1, np.nan, -1], 3, "0 labelled images are too few"),
+    ([0.0, 1, 1, 0], None, "None grades"),
+    ([0.0, 0, 0, 0], 1, "1 grades"),
+  ],
+)
+def test_grades_off_the_scale_are_refused(tmp_path, grades, labels, message):
+  context = context_of(tmp_path, "ordinal")
+  with pytest.raises(DataError, match=message):
+    finetune.fit(
+      context,
+      context.config.finetune,
+      encoders.make(section()),
+      np.zeros((4, 8, 8, 3), np.uint8),
+      np.array(grades),
+      np.arange(4),
+      views={},
+      ids=np.arange(4).astype(str),
+      name="toy",
+      labels=labels,
+    )

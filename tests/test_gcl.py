@@ -327,6 +327,8 @@ def test_words_that_do_not_exist_are_refused(name):
     ({"segment.encoder_rate": 0.0}, "encoder_rate must be more than 0"),
     ({"segment.draws": ()}, "segment.draws .* one or more"),
     ({"segment.labelled": (2, 2)}, "segment.labelled .* each once"),
+    ({"segment.labelled": (2.5,)}, "segment.labelled .* numbers of patients"),
+    ({"segment.keep": ("simclr",)}, "segment.keep .* each once"),
     ({"arms": ("phase",), "pretrain.labels": ("patient",)}, "arm phase"),
     ({"preprocess.size": (31, 32)}, "multiples of 2"),
     ({"preprocess.spacing": (1.0,)}, "mm between rows"),
@@ -464,7 +466,9 @@ def test_the_programs_compile():
 def test_more_labels_than_patients_are_refused_before_pre_training(prepared):
   config, workdir, slices = prepared
   count = len(set(slices.groups[slices.part("train")].tolist()))
-  label_draws.check_labels(slices, (1, count, 0))
+  label_draws.check_labels(
+    slices, tiny(**{"segment.labelled": (1, count, 0)}).segment
+  )
   config = tiny(**{"segment.labelled": (2, count + 1)})
   with pytest.raises(DataError, match=f"training part has {count} patients"):
     pretrain.run(context_of(config, workdir), "simclr")

@@ -9,8 +9,10 @@ import pytest
 
 from gcl_jax import main
 from gcl_jax.engine import parallel
+from gcl_jax.engine import settings as engine_settings
 from gcl_jax.engine.context import Stage
-from gcl_jax.errors import UserError
+from gcl_jax.errors import ConfigError, UserError
+from gcl_jax.methods.severity.config import get_config
 from gcl_jax.pipeline import settings
 
 pytestmark = pytest.mark.compiles
@@ -45,6 +47,7 @@ TINY = "--config=configs/severity.py:tiny"
       "nowhere",
     ),
     ((TINY, "--stage=scores"), "score"),
+    ((TINY, "--config.method=../x"), "no method '../x'"),
     ((TINY, "--config.arms=('simcrl',)"), "simclr"),
     (("--config=configs/nothing.py",), "nothing.py"),
   ],
@@ -90,3 +93,22 @@ def test_every_data_section_is_opened_and_in_the_fingerprint(
   config.fundus_data.phantom.seed = 3
   with pytest.raises(UserError, match="was finished with other settings"):
     main.run(config, tmp_path, mesh)
+
+
+@pytest.mark.parametrize(
+  ("text", "words"),
+  [
+    ("def change(config:", "was never closed"),
+    ("def other(config): pass", "has no function change"),
+    ("def change(config): config.supcon.widht = 3", "widht"),
+    ("def change(config): config.update(depth=3)", "depth"),
+  ],
+)
+def test_mistakes_in_a_preset_file_are_named(
+  tmp_path, monkeypatch, text, words
+):
+  (tmp_path / "severity").mkdir()
+  (tmp_path / "severity" / "mine.py").write_text(text)
+  monkeypatch.setattr(engine_settings, "CONFIGS", tmp_path)
+  with pytest.raises(ConfigError, match=words):
+    get_config("mine")

@@ -153,3 +153,22 @@ def test_copies_by_a_double_loop(whole):
   assert len(reasons) == count - len(left) > 0
   with pytest.raises(DataError, match="byte-identical"):
     prepare.copies_out(table, "refuse", whole)
+
+
+def test_a_label_called_labelled_does_not_decide_the_split():
+  """Only volumes have class maps that some lack."""
+  dataset, config = colour_set(), settings.image_data()
+  expected = sources.parts(dataset, config)
+  dataset.table["labelled"] = np.arange(24) % 2
+  np.testing.assert_array_equal(sources.parts(dataset, config), expected)
+  dataset.table["split"] = np.full(24, np.nan)  # blanks, read as numbers
+  np.testing.assert_array_equal(sources.parts(dataset, config), expected)
+
+
+def test_nobody_to_train_on_is_refused(tmp_path):
+  context, dataset = context_of(tmp_path), colour_set()
+  source = sources.Source(dataset, np.full(24, "eval"))
+  with pytest.raises(
+    DataError, match="no image of the pool is in the training"
+  ):
+    prepare.run(context, [source], read, (*SIZE, 3))

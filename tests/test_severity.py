@@ -219,6 +219,18 @@ def test_missing_column_values_are_like_no_other():
   assert words[0] == words[2] and len(set(words[[0, 1, 3]])) == 3
 
 
+def test_labels_of_evaluation_images_are_not_trained_on():
+  """Whatever they are: a hidden value is like no other."""
+  column, hidden = (
+    np.array([0.0, 1, 0, 1]),
+    np.array([False, False, True, True]),
+  )
+  labels = pretrain.codes(column, hidden)
+  assert len(set(labels.tolist())) == 4
+  flipped = np.where(hidden, 1 - column, column)
+  np.testing.assert_array_equal(labels, pretrain.codes(flipped, hidden))
+
+
 @pytest.mark.parametrize("preset", preset_names("severity", PRESETS))
 def test_presets_are_complete(preset):
   config = get_config(preset)
@@ -248,6 +260,8 @@ def test_a_word_that_is_no_choice_is_refused_before_anything_runs(name):
     ({"arms": ("simclr", "simclr")}, "each once"),
     ({"supcon.loss": "soft", "supcon.images_per_bin": 2}, "images_per_bin"),
     ({"autoencoder.steps": 5}, "no model would be kept"),
+    ({"supcon.labels": ("image",)}, "a name that batches use"),
+    ({"finetune.loss": "softmax"}, "finetune.loss 'softmax' is not one of"),
   ],
 )
 def test_settings_that_cannot_run_are_refused(changes, message):

@@ -46,6 +46,17 @@ def test_volumes_of_a_table(tmp_path):
   assert volume_table(tmp_path, table, axis="sagittal").read_mask is None
 
 
+@pytest.mark.parametrize("name", ["group", "spacing_y", "position", "labelled"])
+def test_a_column_that_would_replace_the_patient_or_the_geometry(
+  tmp_path, name
+):
+  save(tmp_path / "a.nii.gz", RAS)
+  table = tmp_path / "t.csv"
+  table.write_text(f"id,image,patient,{name}\none,a.nii.gz,p1,3\n")
+  with pytest.raises(DataError, match=f"meta column '{name}' .*rename it"):
+    volume_table(tmp_path, table, meta_columns=(name,))
+
+
 @pytest.mark.parametrize(
   ("row", "words"),
   [

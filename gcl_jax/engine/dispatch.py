@@ -20,12 +20,12 @@ class Group(tuple):
 
 
 class Dispatch:
-  """Compiled programs of one or several steps, one for each group length."""
+  """Compiled programs of one or several steps, one for the shapes of each."""
 
   def __init__(self, step: Callable, mesh: jax.sharding.Mesh, mode: str):
     """Arguments as in `train.fit`."""
     self.step, self.mesh, self.mode = step, mesh, mode
-    self.compiled, self.flops = {}, None
+    self.compiled, self.program = {}, None
 
   def put(self, batches):
     """Sends host batches to the devices, as a `Group`."""
@@ -36,17 +36,21 @@ class Dispatch:
     return group
 
   def compile(self, state, group, watch: Stopwatch):
-    """Compiles the program for a group of this length, once."""
-    if len(group) not in self.compiled:
+    """Compiles the program for groups of these shapes, once."""
+    key = _shapes(group)
+    if key not in self.compiled:
       program = parallel.compile_step(several(self.step), self.mesh, self.mode)
-      self.compiled[len(group)] = watch.compile(
-        program, state, tuple(group), steps=len(group)
-      )
-      self.flops = watch.flops
-    watch.flops = self.flops
+      program = watch.compile(program, state, tuple(group), steps=len(group))
+      self.compiled[key] = program, watch.flops
+    self.program, watch.flops = self.compiled[key]
 
   def __call__(self, state, group):
-    return self.compiled[len(group)](state, tuple(group))
+    return self.program(state, tuple(group))
+
+
+def _shapes(group) -> tuple:
+  leaves, structure = jax.tree.flatten(tuple(group))
+  return structure, tuple((x.shape, x.dtype) for x in leaves)
 
 
 def several(step: Callable) -> Callable:

@@ -1,8 +1,10 @@
 """Presets, and early checks of settings that suggest the nearest valid name."""
 
 import difflib
+import importlib
 import math
 import pathlib
+import pkgutil
 import re
 import runpy
 from collections.abc import Callable, Mapping, Sequence
@@ -48,17 +50,39 @@ def with_preset(
       f" (presets: {', '.join(names)})"
     )
   config.preset = preset
-  if preset in presets:
-    presets[preset](config)
-  else:
-    change_by_file(config, preset)
+  config.lock()  # a preset changes settings, it makes none
+  try:
+    if preset in presets:
+      presets[preset](config)
+    else:
+      change_by_file(config, preset)
+  except (AttributeError, KeyError, TypeError, SyntaxError) as error:
+    raise ConfigError(f"preset {preset}: {one_line(error)}") from error
   return config
+
+
+def check_method(name: str) -> str:
+  """The name of a method that there is, before anything is imported by it.
+
+  Raises:
+    ConfigError: there is none; names the near one.
+  """
+  methods = importlib.import_module("gcl_jax.methods")
+  known = sorted(m.name for m in pkgutil.iter_modules(methods.__path__))
+  if name not in known:
+    raise ConfigError(
+      f"no method {name!r}{near(name, known)} (methods: {', '.join(known)})"
+    )
+  return name
 
 
 def change_by_file(config: ConfigDict, name: str) -> None:
   """Changes a configuration by the file `configs/<method>/<name>.py`."""
   path = CONFIGS / config.method / f"{name}.py"
-  runpy.run_path(str(path))["change"](config)
+  change = runpy.run_path(str(path)).get("change")
+  if change is None:
+    raise ConfigError(f"{path} has no function change(config)")
+  change(config)
 
 
 def config_path(value: str) -> str:

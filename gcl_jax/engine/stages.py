@@ -71,7 +71,7 @@ def _prepare(stages, wanted, context):
   files = [name for stage in stages for name in stage.leaves]
   folders.check(context.workdir, names, files)
   again = [s for s in wanted if _lacks_a_file(s, context.workdir)]
-  for stage in wanted:
+  for stage in stages:  # also those that this command does not run
     if stage not in again:
       _check_settings(stage, context)
   for stage in again:

@@ -188,8 +188,10 @@ def fit(
     `encoder` (params, batch_stats) and `head` variables, numpy.
 
   Raises:
-    DataError: fewer than two labelled rows.
+    DataError: fewer than two labelled rows, or a grade off the scale.
   """
+  if config.loss != "sigmoid":
+    targets = _grades(targets, labels, name)
   missing = np.isnan(targets[rows])
   rows = rows[~missing.reshape(len(rows), -1).all(1)]
   if len(rows) < 2:
@@ -226,6 +228,24 @@ def fit(
     "head": state.params["head"],
   }
   return jax.tree.map(np.asarray, found)
+
+
+def _grades(targets: np.ndarray, labels: int | None, name: str) -> np.ndarray:
+  """Grades float[N], -1 as nan; DataError for any that is off the scale."""
+  grades = np.where(targets == -1, np.nan, np.asarray(targets, float))
+  if grades.ndim != 1 or labels is None or labels < 2:
+    raise DataError(
+      f"{name}: grades must be [N] and at least 2, got shape {grades.shape} and"
+      f" {labels} grades"
+    )
+  known = np.flatnonzero(~np.isnan(grades))
+  odd = known[~np.isin(grades[known], np.arange(labels))]
+  if len(odd):
+    raise DataError(
+      f"{name}: row {odd[0]} has grade {grades[odd[0]]:g}, not one of 0 to"
+      f" {labels - 1}"
+    )
+  return grades
 
 
 def predict(

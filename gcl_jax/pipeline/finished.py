@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gcl_jax.engine.context import read_stage
+from gcl_jax.engine.manifest import read_manifest
 from gcl_jax.engine.tables import as_key
 from gcl_jax.errors import DataError, UserError
 from gcl_jax.evaluation import probe
@@ -35,7 +36,7 @@ class Finished:
       UserError: the folder holds no finished run.
     """
     self.folder, self._artifacts = pathlib.Path(folder).absolute(), {}
-    self.config = ConfigDict(_record(self.folder)["config"])
+    self.config = _settings(self.folder)
     self.statistics = statistics_of(self.artifact("data"))
 
   def artifact(self, stage: str) -> dict[str, Any]:
@@ -53,9 +54,32 @@ class Finished:
     return tuple(str(name) for name in self.artifact("data")[kind])
 
 
+def _settings(folder: pathlib.Path) -> ConfigDict:
+  """The configuration that the finished stages were made with.
+
+  config.json is that of the last command, which may have run one stage only.
+  """
+  config = ConfigDict(_record(folder)["config"])
+  for path in sorted(folder.glob("*/manifest.json")):
+    manifest = read_manifest(path.parent)
+    config.update_from_flattened_dict(_flat(manifest["config"]))
+  return config
+
+
+def _flat(settings: dict, prefix: str = "") -> dict[str, Any]:
+  """Dotted name -> value of nested settings."""
+  found = {}
+  for name, value in settings.items():
+    if isinstance(value, dict):
+      found |= _flat(value, f"{prefix}{name}.")
+    else:
+      found[prefix + name] = value
+  return found
+
+
 def method_of(folder: str | pathlib.Path) -> str:
   """The method of the run in a folder; UserError where there is none."""
-  return _record(pathlib.Path(folder))["config"]["method"]
+  return str(_record(pathlib.Path(folder))["config"]["method"])
 
 
 def by_batches(
@@ -117,7 +141,12 @@ def probabilities(
     encoder: its name in the tables.
     features: float32[N, D] of this encoder.
   """
-  heads = run.artifact("probe")["heads"][encoder]
+  heads = run.artifact("probe")["heads"].get(encoder)
+  if not heads:
+    raise UserError(
+      f"the run has no linear probe of {encoder}: its data set had no labels to"
+      " train one on"
+    )
   chosen = heads[max(heads, key=float)]
   return {
     name: probe.probability(probe.Head(**chosen[key]), features)
@@ -130,4 +159,9 @@ def _record(folder: pathlib.Path) -> dict:
   path = folder / "config.json"
   if not path.is_file():
     raise UserError(f"{folder} holds no run of gcl_jax: no config.json in it")
-  return json.loads(path.read_text())
+  try:
+    record = json.loads(path.read_text())
+    record["config"]["method"]
+  except (ValueError, KeyError, TypeError) as error:
+    raise UserError(f"{path} is damaged ({error!r})") from None
+  return record

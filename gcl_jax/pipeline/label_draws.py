@@ -16,6 +16,10 @@ from gcl_jax.errors import DataError
 from gcl_jax.pipeline.prepared import Prepared
 
 SCRATCH = "scratch"  # the arm that is not pre-trained
+_NO_TESTS = (
+  "no labelled volume is kept for evaluation: raise --config.data.eval_fraction"
+  " or label more"
+)
 
 
 class Fit(NamedTuple):
@@ -83,10 +87,7 @@ def tests_of(images: Prepared) -> dict[str, Test]:
         ],
       )
   if "eval" not in found:
-    raise DataError(
-      "no labelled volume is kept for evaluation: raise"
-      " --config.data.eval_fraction or label more"
-    )
+    raise DataError(_NO_TESTS)
   return found
 
 
@@ -103,18 +104,33 @@ def labelled_patients(images: Prepared) -> int:
   return len(np.unique(images.groups[images.part("train") & images.labelled]))
 
 
-def check_labels(images: Prepared, counts: Sequence[int]) -> None:
-  """Refuses more labelled patients than there are, before pre-training.
+def check_labels(images: Prepared, config: ConfigDict) -> None:
+  """Refuses labels that are not there, before pre-training.
+
+  Args:
+    images: the prepared slices.
+    config: section `segment`, `labelled` and `select`.
 
   Raises:
-    DataError: the training part has fewer patients with labels.
+    DataError: the training part has fewer patients with labels, an inner
+      patient cannot be spared, or no labelled volume is kept for evaluation.
   """
   there = labelled_patients(images)
-  if max(counts) > there:
+  most, fewest = (
+    end(count or there for count in config.labelled) for end in (max, min)
+  )
+  if most > there or not there:
     raise DataError(
-      f"segment.labelled {max(counts)}: the training part has {there} patients"
-      " with labels; ask for fewer, or 0 for all of them"
+      f"segment.labelled {max(config.labelled)}: the training part has {there}"
+      " patients with labels; ask for fewer, or 0 for all of them"
     )
+  if config.select == "inner" and fewest < 2:
+    raise DataError(
+      "segment.select inner leaves one labelled patient out of training, and"
+      f" the training part has {there}: take select=last"
+    )
+  if not images.volumes("eval"):
+    raise DataError(_NO_TESTS)
 
 
 def labelled_rows(images: Prepared, fit: Fit) -> tuple[np.ndarray, np.ndarray]:

@@ -213,9 +213,7 @@ class _Stored:
 
   def _truth(self, found, part):
     """Place and size of the stored class map in truths.bin, -1 without one."""
-    rows, columns = (
-      found.images.shape[:2] if found.truth is None else (found.truth.shape)
-    )
+    rows, columns = (-1, -1) if found.truth is None else found.truth.shape
     kept = found.truth is not None and part != "train"
     place = self.truths.tell() if kept else -1
     if kept:
@@ -277,6 +275,11 @@ def _preparation(context: Context, table: dict) -> dict[str, Any]:
   """What prepares a new image as these were, without the training images."""
   images = np.load(context.folder / "images.npy", mmap_mode="r")
   train = np.flatnonzero((table["part"] == "train") & table["pool"])
+  if not len(train):
+    raise DataError(
+      "no image of the pool is in the training part: look at the split column"
+      " or lower --config.data.eval_fraction"
+    )
   settings = to_plain(context.config.preprocess)
   return {"settings": json.dumps(settings)} | pixel_statistics(images, train)
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from gcl_jax.engine.context import Context
 from gcl_jax.engine.tables import file_hash, unpack
-from gcl_jax.errors import DataError
+from gcl_jax.errors import DataError, UserError
 
 _SAMPLED = 500  # images whose pixels give mean and standard deviation
 
@@ -31,6 +31,11 @@ def pixel_statistics(
 
 def statistics_of(artifact: dict) -> tuple[Any, Any]:
   """The statistics in the artifact of stage data; see `Prepared`."""
+  if "preparation" not in artifact:
+    raise UserError(
+      "the run was made by an older version, which did not keep how images were"
+      " prepared: choose another --workdir"
+    )
   found = artifact["preparation"]
   mean, sd = (tuple(found[key].tolist()) for key in ("mean", "sd"))
   return (mean[0], sd[0]) if len(mean) == 1 else (mean, sd)

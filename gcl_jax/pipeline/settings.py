@@ -281,6 +281,8 @@ def check(
     for name in found
     if name.rsplit(".", 1)[-1] in CHOICES
   }
+  if "finetune" in config:  # a method that has grades gives its own
+    known["finetune.loss"] = ("sigmoid",)
   check_choices(config, known | dict(choices))
   above = [n for n in found if n.rsplit(".", 1)[-1] in POSITIVE]
   numbers = [n for n in found if n.rsplit(".", 1)[-1] not in SIGNED]
@@ -306,7 +308,12 @@ def _check_fits(segment: Any) -> None:
   """Lists of what is fine-tuned: not empty, nothing twice or below 0."""
   for name in ("labelled", "draws", "seeds"):
     values = tuple(segment[name])
-    if not values or min(values) < 0 or len(set(values)) < len(values):
+    whole = all(isinstance(value, int) for value in values)
+    if (
+      not (values and whole)
+      or min(values) < 0
+      or len(set(values)) < len(values)
+    ):
       what = "numbers of patients with labels (0 = all)"
       what = what if name == "labelled" else "whole numbers"
       raise ConfigError(

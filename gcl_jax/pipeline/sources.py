@@ -54,7 +54,9 @@ def parts(dataset: Dataset, config: ConfigDict) -> np.ndarray:
     inside, outside = (groups[part == side] for side in (name, other))
     alone = np.isin(groups, inside) & ~np.isin(groups, outside)
     part[(part == "") & alone] = name
-  labelled = dataset.table.get("labelled", np.ones(len(dataset))) > 0
+  labelled = np.ones(len(dataset), bool)
+  if dataset.read_mask is not None and "labelled" in dataset.table:
+    labelled = dataset.table["labelled"] > 0
   rest = np.flatnonzero((part == "") & labelled)
   one_group = len(set(groups[rest].tolist())) == 1 and len(rest) < len(part)
   if len(rest) and not one_group:
@@ -96,7 +98,9 @@ def renamed(dataset: Dataset) -> Dataset:
 def _own_split(dataset: Dataset) -> np.ndarray:
   """train, eval or "" by the data set's own column."""
   count = len(dataset)
-  own = np.asarray(dataset.table.get("split", np.full(count, ""))).astype(str)
+  own = np.asarray(dataset.table.get("split", np.full(count, "")))
+  if own.dtype.kind == "f":  # a column of blanks reads as numbers
+    own = np.where(np.isnan(own), "", own.astype(str))
   odd = sorted(set(own.tolist()) - {"", "train", "eval"})
   if odd:
     raise DataError(

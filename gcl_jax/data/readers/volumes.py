@@ -60,6 +60,11 @@ def read(
   paths, rows = Paths(folder_of(path)), read_table(table)
   texts = {c: _optional(rows, c) for c in ("label", "patient", "phase")}
   modality = _optional(rows, "modality")
+  if taken := [name for name in meta_columns if name in _OURS]:
+    raise DataError(
+      f"meta column {taken[0]!r} of {table} has a name that the reader gives"
+      " itself (the patient's group, geometry): rename it in the table"
+    )
   extra = {column: rows.meta(column) for column in meta_columns}
   codes, spacings = dict(enumerate(classes, 1)), _spacings(rows)
   rows.filled("image")
@@ -79,6 +84,11 @@ def read(
     for i, volume in enumerate(rows.unique("id").tolist())
   ]
   return volumes(name, entries, ct_window=ct_window)
+
+
+# Columns made of the volumes: the split, label draws and distances go by them.
+_OURS = {"id", "group", "volume", "slice", "position", "labelled"}
+_OURS |= {f"spacing_{axis}" for axis in "zyx"}
 
 
 def _optional(rows: Table, column: str) -> np.ndarray:

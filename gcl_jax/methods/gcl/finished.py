@@ -42,7 +42,7 @@ class Run(finished.Finished):
           f" {image.dtype} of shape {image.shape}"
         )
       image, _ = slice_geometry.prepare_slice(
-        image, None, spacing or (1.0, 1.0), target, size
+        image, None, self._own(spacing), target, size
       )
       found.append(image[..., None])
     return found
@@ -85,14 +85,19 @@ class Run(finished.Finished):
       kept[arm]["variables"],
       self.prepare(images, spacing),
     )
-    target, own = self._target(spacing), spacing or (1.0, 1.0)
+    target, own = self._target(spacing), self._own(spacing)
     return [
       slice_geometry.restore(found, np.shape(image)[:2], own, target)
       for found, image in zip(maps, images, strict=True)
     ]
 
+  def _own(self, spacing):
+    return (1.0, 1.0) if spacing is None else tuple(map(float, spacing))
+
   def _target(self, spacing):
     target = tuple(self.config.preprocess.spacing) or None
+    if spacing is not None and np.shape(spacing) != (2,):
+      raise DataError(f"spacing must be (y, x) in mm, got {spacing!r}")
     if target and spacing is None:
       raise DataError(
         f"the run resampled its slices to {target} mm: give the spacing (y, x)"

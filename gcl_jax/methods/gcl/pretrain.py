@@ -30,7 +30,7 @@ def run(context: Context, arm: str) -> dict[str, Any]:
     `encoder`: {"params", "batch_stats"}, each {"encoder": ...}, no heads.
   """
   images, config = Prepared(context), context.config
-  label_draws.check_labels(images, config.segment.labelled)
+  label_draws.check_labels(images, config.segment)
   settings = arms.settings_of(config, arm)
   arrays = {"image": images.pixels}
   for rule in map(rules.parse, settings.labels):

@@ -218,6 +218,11 @@ def check(config: ml_collections.ConfigDict) -> None:
   settings.check(config, CHOICES)
   check_each_once("arms", config.arms, ARMS)
   _check_size(config)
+  if ours := {"image", "index", "score"} & set(config.supcon.labels):
+    raise ConfigError(
+      f"supcon.labels {min(ours)!r} is a name that batches use themselves:"
+      " rename the column"
+    )
   auto = config.autoencoder
   if auto.eval_every > auto.steps:
     raise ConfigError(

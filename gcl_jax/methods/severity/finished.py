@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gcl_jax.errors import UserError
+from gcl_jax.errors import DataError, UserError
 from gcl_jax.methods.severity import classifier, data, score
-from gcl_jax.methods.severity.gradcon import make_model
+from gcl_jax.methods.severity.gradcon import make_model, models_of
 from gcl_jax.pipeline import finished
 
 
@@ -14,7 +14,13 @@ class Run(finished.Finished):
   """A run of method `severity`; images are scans as stored, [h, w]."""
 
   def prepare(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The scans as the networks see them, uint8[H, W, 1] each."""
+    """The scans as the networks see them, uint8[H, W, 1] each.
+
+    Raises:
+      DataError: no scans, or one that cannot be prepared.
+    """
+    if not len(images):
+      raise DataError("no images were given")
     config = self.config.preprocess
     return [data.prepared(raw, config)[..., None] for raw in images]
 
@@ -37,14 +43,14 @@ class Run(finished.Finished):
     prepared = self.prepare(images)
     if source in classifier.SOURCES:
       scorer = classifier.scorer(self.config, self.statistics)
-      return classifier.combined(
-        found, finished.by_batches(scorer, found, prepared)
-      )
+      tree = {k: found[k] for k in ("network", "stages") if k in found}
+      values = finished.by_batches(scorer, tree, prepared)
+      return classifier.combined(found, values).astype(np.float32)
     model = make_model(self.config.autoencoder, prepared[0].shape[-1])
     scorer = score.scorer(self.config.score, model)
-    models = [m for _, m in sorted(self.artifact("gradcon")["models"].items())]
     each = [
-      finished.by_batches(scorer, score.tree_of(m), prepared) for m in models
+      finished.by_batches(scorer, score.tree_of(model), prepared)
+      for model in models_of(self.artifact("gradcon"))
     ]
     error = np.stack([e["error"] for e in each], 1)
     grad = -np.stack([e["cos"] for e in each], 1).mean(-1)

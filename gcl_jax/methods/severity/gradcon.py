@@ -36,6 +36,11 @@ def make_model(config: ConfigDict, channels: int) -> Any:
   )
 
 
+def models_of(artifact: dict) -> list[dict]:
+  """The models of stage `gradcon` in the order of their folds."""
+  return [artifact["models"][str(k)] for k in range(len(artifact["models"]))]
+
+
 def run(context: Context) -> dict[str, Any]:
   """Trains one autoencoder per fold.
 

@@ -102,7 +102,10 @@ def _labels(context, images, names) -> dict[str, np.ndarray]:
       bins.check_same_ids(found, images)
       out[name] = found["labels"][name]
     elif name in images.table:
-      out[name] = codes(images.table[name])
+      hidden = np.zeros(len(images), bool)
+      if name in (*images.labels, "healthy"):  # truths of evaluation images
+        hidden = ~images.part("train")
+      out[name] = codes(images.table[name], hidden)
     else:
       raise ConfigError(
         f"supcon.labels names {name!r}, which is neither a bin of a score"
@@ -111,14 +114,20 @@ def _labels(context, images, names) -> dict[str, np.ndarray]:
   return out
 
 
-def codes(column: np.ndarray) -> np.ndarray:
-  """A column's values as int32 labels; a missing value is like no other."""
+def codes(column: np.ndarray, hidden: np.ndarray | None = None) -> np.ndarray:
+  """A column's values as int32 labels; a missing value is like no other.
+
+  Args:
+    column: [N].
+    hidden: bool[N], rows whose value counts as missing.
+  """
   column = np.asarray(column)
   values, label = np.unique(column, return_inverse=True)
   if column.dtype.kind == "f":
     missing = np.isnan(column)
   else:
     missing = column.astype(str) == ""
+  missing = missing if hidden is None else missing | hidden
   label = label.astype(np.int32)
   label[missing] = len(values) + np.arange(missing.sum())
   return label

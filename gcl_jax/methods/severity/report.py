@@ -8,6 +8,7 @@ import numpy as np
 from gcl_jax.engine import results
 from gcl_jax.engine.context import Context
 from gcl_jax.methods.severity import classifier, grade
+from gcl_jax.methods.severity.gradcon import models_of
 from gcl_jax.pipeline import report, report_labels
 from gcl_jax.pipeline.prepared import Prepared
 from gcl_jax.pipeline.report import words
@@ -42,7 +43,7 @@ def run(context: Context) -> dict[str, Any]:
     warnings=[
       *report.data_warnings(context, images),
       *_warnings(context, images),
-      *_weak_score(metrics),
+      *(_weak_score(metrics) if _trained(config) else []),
       *report_labels.undefined_labels(images, metrics),
     ],
   )
@@ -91,7 +92,7 @@ def _sections(context, images, scores, metrics) -> list[html.Section]:
     _gallery(context, images, score),
     report.preparation(images, _preparation(config.preprocess)),
   ]
-  if config.score.source == "autoencoder":
+  if _trained(config):
     made.append(_autoencoder(context, images))
   names = (METHOD, *config.arms)
   return [
@@ -217,7 +218,7 @@ def _gallery(context, images, score) -> html.Section:
 def _autoencoder(context, images) -> html.Section:
   """Losses, and what the healthy model makes of scans."""
   lines, references = {}, {}
-  for number, model in sorted(context.load("gradcon")["models"].items()):
+  for number, model in enumerate(models_of(context.load("gradcon"))):
     logged = results.history(context, "gradcon", f"gradcon/{number}")
     for key in ("reconstruction", "validation_reconstruction"):
       if key in logged:
@@ -291,7 +292,7 @@ def _warnings(context, images) -> list[str]:
       " trained on all training labels: probes on a fraction of them are too"
       " good."
     ]
-  if config.score.source != "autoencoder":
+  if not _trained(config):
     return []
   artifact, notes = context.load("gradcon"), []
   seen = (artifact["fold"] >= 0) & images.table["pool"]
@@ -301,7 +302,7 @@ def _warnings(context, images) -> list[str]:
       " to them: their scores are too low and the bins carry the label. Set"
       " autoencoder.folds to 2 or more."
     )
-  for number, model in sorted(artifact["models"].items()):
+  for number, model in enumerate(models_of(artifact)):
     loss, mean = float(model["reconstruction"]), float(model["mean_image_loss"])
     if loss >= mean:
       notes.append(
@@ -315,6 +316,11 @@ def _warnings(context, images) -> list[str]:
     for layer, count in enumerate(dead, 1)
     if count
   ]
+
+
+def _trained(config) -> bool:
+  """Whether the score is that of an autoencoder."""
+  return config.score.source == "autoencoder"
 
 
 def _weak_score(metrics: dict) -> list[str]:

@@ -10,7 +10,7 @@ from gcl_jax.engine.context import Context
 from gcl_jax.errors import DataError
 from gcl_jax.gradients import gradcon
 from gcl_jax.methods.severity import classifier, error_map, steps
-from gcl_jax.methods.severity.gradcon import make_model
+from gcl_jax.methods.severity.gradcon import make_model, models_of
 from gcl_jax.pipeline.prepared import Prepared
 
 EXAMPLES = 6  # scans whose reconstruction the report shows
@@ -54,9 +54,9 @@ def autoencoder_scores(context: Context, images: Prepared) -> dict[str, Any]:
   config = context.config.score
   artifact = context.load("gradcon")
   fold, unseen, results = artifact["fold"], [], []
-  for number, model in sorted(artifact["models"].items()):
+  for number, model in enumerate(models_of(artifact)):
     results.append(_sweep(context, images, model, f"score/{number}"))
-    unseen.append(_unseen_healthy(fold, int(number), model))
+    unseen.append(_unseen_healthy(fold, number, model))
   recon, pooled, cos = (
     np.stack([f[name] for f in results], 1)
     for name in ("recon", "error", "cos")
@@ -93,7 +93,7 @@ def _examples(context: Context, images: Prepared, score, artifact) -> dict:
   model = make_model(context.config.autoencoder, images.pixels.shape[-1])
   reconstructions = context.map(
     lambda params, batch: model.apply(params, steps.unit_range(batch["image"])),
-    artifact["models"][min(artifact["models"])]["params"],
+    models_of(artifact)[0]["params"],
     {"image": images.pixels[rows]},
     batch_size=count,
     name="score/examples",
