@@ -251,7 +251,7 @@ def _autoencoder(context, images) -> html.Section:
         "Evaluation scans from the lowest to the highest score, what the"
         " healthy model makes of them, and the difference.",
       ),
-      html.Text(f"Per-image gradients of the decoder: {listed}."),
+      html.Text(f"Engines of the decoder's per-image gradients: {listed}."),
     ],
   )
 
@@ -276,7 +276,7 @@ def _bins(context, images) -> html.Section:
   return html.Section(
     "Bins",
     [
-      html.Text(str(artifact["facts"]["severity"]["reason"])),
+      html.Text(f"{artifact['facts']['severity']['reason']}."),
       html.Table(headers, rows, caption),
       html.Figure(picture, "Images of the pre-training pool per bin."),
     ],
