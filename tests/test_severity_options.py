@@ -137,6 +137,7 @@ def test_a_split_column_with_blanks_is_followed_where_it_speaks(scans):
 
 def test_a_blank_row_follows_its_patient():
   class Some:
+    read_mask = None
     groups = np.array(["a", "a", "b", "b", "c"])
     table = {"split": np.array(["eval", "", "train", "", ""])}
 
