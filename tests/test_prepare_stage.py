@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from gcl_jax import augment
 from gcl_jax.data import preprocess
 from gcl_jax.data.source import Dataset
 from gcl_jax.engine import feed, parallel
@@ -87,6 +88,16 @@ def test_three_channels_go_all_the_way_to_a_contrastive_step(tmp_path):
   section = settings.contrast()
   section.update(arch="resnet10", width=4, stem="cifar", batch_size=8)
   section.update(head_hidden=8, head_out=8, epochs=2)
+  plain = contrast.views_of(section, mean, sd)
+  section.update(saturation=0.4, hue=0.1, grayscale=0.2, blur=0.5, noise=0.5)
+  for name in ("saturation", "hue", "grayscale", "blur", "noise"):
+    changed = plain | {name: contrast.views_of(section, mean, sd)[name]}
+    keys = jax.random.split(jax.random.key(0), 24)
+    views = [
+      augment.crop(keys, images.pixels, blur_sigma=(0.1, 0.2), **options)
+      for options in (plain, changed)
+    ]
+    assert not np.allclose(*views), name
   rows = np.flatnonzero(images.train)
   numbers = contrast.plan(section, len(rows), len(images))
   training = contrast.training(

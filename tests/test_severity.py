@@ -260,6 +260,8 @@ def test_a_word_that_is_no_choice_is_refused_before_anything_runs(name):
     ({"arms": ("simclr", "simclr")}, "each once"),
     ({"supcon.loss": "soft", "supcon.images_per_bin": 2}, "images_per_bin"),
     ({"autoencoder.steps": 5}, "no model would be kept"),
+    ({"probe.fractions": (0.0, 1.0)}, "probe.fractions must be more than 0"),
+    ({"supcon.blur": 1.5}, "supcon.blur must be 1 or less"),
     ({"supcon.labels": ("image",)}, "a name that batches use"),
     ({"finetune.loss": "softmax"}, "finetune.loss 'softmax' is not one of"),
   ],

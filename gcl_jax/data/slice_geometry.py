@@ -10,6 +10,11 @@ import numpy as np
 from gcl_jax.errors import DataError
 
 
+def spacing_of(table: dict[str, np.ndarray], row: int) -> tuple[float, float]:
+  """(y, x) of a slice in mm, from the table of a data set."""
+  return float(table["spacing_y"][row]), float(table["spacing_x"][row])
+
+
 def prepare_slice(
   image: np.ndarray,
   mask: np.ndarray | None,

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from gcl_jax.engine import inference, manifest, parallel, train
 from gcl_jax.engine.checkpoint import Checkpoints, load_artifact
@@ -88,7 +89,7 @@ class Context:
     telemetry: of the stage being run, set by `run_stages`.
   """
 
-  config: Any
+  config: ConfigDict
   workdir: pathlib.Path
   mesh: jax.sharding.Mesh
   mode: str = "shard_map"
@@ -207,8 +208,8 @@ class Context:
   ) -> PyTree:
     """`inference.map_examples` on the devices of the run, with its telemetry.
 
-    A function is compiled once a stage for every size of batch. `quiet` leaves
-    out progress bar and throughput record, for a pass inside a fit.
+    A function is compiled once a stage for the same shapes. `quiet` leaves out
+    progress bar and throughput record, for a pass inside a fit.
     """
     return inference.map_examples(
       function,

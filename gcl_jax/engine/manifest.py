@@ -93,8 +93,8 @@ def refuse_other(
   """
   differences = []
   for part in ("method", "config", "inputs", "data"):
-    old = _flat(found.get(part), "" if part == "config" else part)
-    new = _flat(expected[part], "" if part == "config" else part)
+    old = flat(found.get(part), "" if part == "config" else part)
+    new = flat(expected[part], "" if part == "config" else part)
     for key in differing(old, new):
       was, now = (_short(side.get(key, "absent")) for side in (old, new))
       differences.append(f"{key} {was} -> {now}")
@@ -157,13 +157,18 @@ def differing(old: dict, new: dict) -> list[str]:
   return [path for path in paths if old.get(path) != new.get(path)]
 
 
-def _flat(value, prefix):
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+  """{dotted name: leaf} of nested dicts.
+
+  >>> flat({"a": {"b": 1}, "c": 2})
+  {'a.b': 1, 'c': 2}
+  """
   if not isinstance(value, dict):
     return {prefix: value}
-  flat = {}
+  found = {}
   for key, inner in value.items():
-    flat |= _flat(inner, f"{prefix}.{key}" if prefix else key)
-  return flat
+    found |= flat(inner, f"{prefix}.{key}" if prefix else key)
+  return found
 
 
 def _short(value):

@@ -1,11 +1,14 @@
 """Training state: argument and result of a step, sufficient for resuming."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+
+from gcl_jax.collectives import pmean
 
 PyTree = Any
 
@@ -70,6 +73,31 @@ def update(
     opt_state=opt_state,
     extra=state.extra if extra is None else extra,
   )
+
+
+def descend(
+  state: State,
+  objective: Callable[[PyTree], tuple[jax.Array, PyTree]],
+  optimizer: optax.GradientTransformation,
+  axis_name: str | None,
+  **extra: Any,
+) -> tuple[State, jax.Array]:
+  """State after one update by the gradient of an objective, and its value.
+
+  Args:
+    state: the state before the step; `state.extra` holds `batch_stats`.
+    objective: params -> (mean loss of this device's rows, new batch
+      statistics).
+    optimizer: the optimiser of `state.opt_state`.
+    axis_name: mapped axis over which loss and gradient are averaged.
+    **extra: further new entries of `state.extra`.
+  """
+  (value, stats), gradients = jax.value_and_grad(objective, has_aux=True)(
+    state.params
+  )
+  value, gradients = pmean((value, gradients), axis_name)
+  extra = {**state.extra, "batch_stats": stats, **extra}
+  return update(state, gradients, optimizer, extra), value
 
 
 def follow(teacher: PyTree, params: PyTree, momentum: float) -> PyTree:

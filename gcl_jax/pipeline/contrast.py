@@ -48,8 +48,15 @@ class Plan(NamedTuple):
   steps: int
 
 
-def plan(config: ConfigDict, pool: int, total: int) -> Plan:
+def plan(
+  config: ConfigDict, pool: int, total: int, section: str = "pretrain"
+) -> Plan:
   """The plan of `epochs` epochs of batches of `batch_size`.
+
+  Args:
+    config: `epochs` and `batch_size`.
+    pool, total: of `Plan`.
+    section: name of `config`, for the message.
 
   Raises:
     DataError: the pool is smaller than a batch.
@@ -58,7 +65,7 @@ def plan(config: ConfigDict, pool: int, total: int) -> Plan:
   if pool < size:
     raise DataError(
       f"the pre-training pool has {pool} images, fewer than one batch of"
-      f" {size}: lower the batch_size of pre-training"
+      f" {size}: lower --config.{section}.batch_size"
     )
   epoch = pool // size
   return Plan(pool, total, epoch, int(config.epochs * epoch))
@@ -96,7 +103,12 @@ def views_of(config: ConfigDict, mean: float, std: float) -> dict[str, Any]:
     flip=config.flip,
     brightness=config.brightness,
     contrast=config.contrast,
+    saturation=config.saturation,
+    hue=config.hue,
     jitter=config.jitter,
+    grayscale=config.grayscale,
+    blur=config.blur,
+    noise=config.noise,
     mean=mean,
     std=std,
   )

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from gcl_jax import augment, losses
-from gcl_jax.collectives import gather, pmean
-from gcl_jax.engine.state import follow, update
+from gcl_jax.collectives import gather
+from gcl_jax.engine.state import descend, follow
 from gcl_jax.engine.train import Step
 
 
@@ -65,12 +65,7 @@ def supcon_step(
       z, stats = embed(encoder, head, params, stats, images, axis_name)
       return contrast(z, batch, axis_name), stats
 
-    (value, stats), grads = jax.value_and_grad(objective, has_aux=True)(
-      state.params
-    )
-    value, grads = pmean((value, grads), axis_name)
-    extra = {**state.extra, "batch_stats": stats}
-    state = update(state, grads, optimizer, extra)
+    state, value = descend(state, objective, optimizer, axis_name)
     metrics = {"loss": value}
     for name in label_names:
       metrics[f"positives/{name}"] = losses.positives_per_anchor(
@@ -125,21 +120,16 @@ def moco_step(
         value += _prototype_term(query, batch["index"], state.extra["clusters"])
       return value, stats
 
-    (value, stats), grads = jax.value_and_grad(objective, has_aux=True)(
-      state.params
+    queue = state.extra["queue"]
+    keys = jnp.concatenate([gather(key, axis_name), queue])[: len(queue)]
+    state, value = descend(
+      state,
+      objective,
+      optimizer,
+      axis_name,
+      teacher={"params": slow, "batch_stats": slow_stats},
+      queue=keys,
     )
-    value, grads = pmean((value, grads), axis_name)
-    keys = gather(key, axis_name)
-    queue = jnp.concatenate([keys, state.extra["queue"]])[
-      : state.extra["queue"].shape[0]
-    ]
-    extra = {
-      **state.extra,
-      "batch_stats": stats,
-      "teacher": {"params": slow, "batch_stats": slow_stats},
-      "queue": queue,
-    }
-    state = update(state, grads, optimizer, extra)
     return state, {"loss": value}
 
   return step

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from gcl_jax.data import splits
 from gcl_jax.engine.context import Context
@@ -23,7 +24,7 @@ SUPERVISED = "supervised"  # the arm that is trained end to end
 
 
 def run_supervised(
-  context: Context, section: Any, batch_size: int
+  context: Context, section: ConfigDict, batch_size: int
 ) -> dict[str, Any]:
   """A stage: the same network from random weights on each label fraction.
 
@@ -50,7 +51,10 @@ def run_supervised(
 
 
 def run(
-  context: Context, section: Any, stages: Mapping[str, str], batch_size: int
+  context: Context,
+  section: ConfigDict,
+  stages: Mapping[str, str],
+  batch_size: int,
 ) -> dict[str, Any]:
   """A stage: probes of every encoder at every label fraction.
 
@@ -163,7 +167,7 @@ class Judge:
     classifiers: name of a fine-tune -> variables of encoder and head.
   """
 
-  def __init__(self, context: Context, section: Any, batch_size: int):
+  def __init__(self, context: Context, section: ConfigDict, batch_size: int):
     """Takes what `run` takes."""
     self.context, self.batch_size = context, batch_size
     self.images = Prepared(context)

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gcl_jax.engine.context import read_stage
-from gcl_jax.engine.manifest import read_manifest
+from gcl_jax.engine.manifest import flat, read_manifest
 from gcl_jax.engine.tables import as_key
 from gcl_jax.errors import DataError, UserError
 from gcl_jax.evaluation import probe
@@ -37,7 +37,10 @@ class Finished:
     """
     self.folder, self._artifacts = pathlib.Path(folder).absolute(), {}
     self.config = _settings(self.folder)
-    self.statistics = statistics_of(self.artifact("data"))
+    data = self.artifact("data")
+    self.statistics = statistics_of(data)
+    prepared = json.loads(str(data["preparation"]["settings"]))
+    self.config.preprocess.update(prepared)
 
   def artifact(self, stage: str) -> dict[str, Any]:
     """What a stage left, checked against its manifest.
@@ -62,19 +65,8 @@ def _settings(folder: pathlib.Path) -> ConfigDict:
   config = ConfigDict(_record(folder)["config"])
   for path in sorted(folder.glob("*/manifest.json")):
     manifest = read_manifest(path.parent)
-    config.update_from_flattened_dict(_flat(manifest["config"]))
+    config.update_from_flattened_dict(flat(manifest["config"]))
   return config
-
-
-def _flat(settings: dict, prefix: str = "") -> dict[str, Any]:
-  """Dotted name -> value of nested settings."""
-  found = {}
-  for name, value in settings.items():
-    if isinstance(value, dict):
-      found |= _flat(value, f"{prefix}{name}.")
-    else:
-      found[prefix + name] = value
-  return found
 
 
 def method_of(folder: str | pathlib.Path) -> str:
@@ -114,7 +106,7 @@ def by_batches(
 
 
 def features(
-  run: Finished, section: Any, stage: str, images: Sequence[np.ndarray]
+  run: Finished, section: ConfigDict, stage: str, images: Sequence[np.ndarray]
 ) -> np.ndarray:
   """Frozen features float32[N, D] of the ResNet that a stage left.
 

@@ -176,7 +176,3 @@ class Prepared:
     return tuple(
       int(self.table[f"stored_{axis}"][row]) for axis in ("rows", "columns")
     )
-
-  def spacing(self, row: int) -> tuple[float, float]:
-    """(y, x) of a stored slice in mm."""
-    return tuple(float(self.table[f"spacing_{axis}"][row]) for axis in "yx")

@@ -169,10 +169,8 @@ def data(images: Prepared, table: html.Table) -> html.Section:
   return html.Section("Data", blocks)
 
 
-def losses(
-  context: Context, arms: Sequence[str], caption: str
-) -> html.Section | None:
-  """Curves of the loss that each arm's stage logged; None without any."""
+def losses(context: Context, arms: Sequence[str], caption: str) -> html.Section:
+  """Curves of the loss that each arm's stage logged."""
   lines = {}
   for name in arms:
     logged = results.history(context, name, name)

@@ -53,8 +53,8 @@ def by_group(
   names = sorted(set(groups.tolist()))
   if len(names) < count:
     raise DataError(
-      f"the pre-training pool has {len(names)} patients, fewer than the"
-      f" {count} of a batch: lower --config.pretrain.patients_per_batch"
+      f"{len(names)} groups are fewer than the {count} of a batch: choose fewer"
+      " or provide more data"
     )
   members = [rows[groups == name] for name in names]
   share = batch_size // count

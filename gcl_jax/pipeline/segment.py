@@ -215,7 +215,10 @@ def score(
     np.stack(
       [
         slice_geometry.restore(
-          predicted[row], truth.shape[1:], images.spacing(row), spacing
+          predicted[row],
+          truth.shape[1:],
+          slice_geometry.spacing_of(images.table, row),
+          spacing,
         )
         for row in rows.tolist()
       ]

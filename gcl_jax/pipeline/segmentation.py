@@ -11,12 +11,11 @@ import optax
 from ml_collections import ConfigDict
 
 from gcl_jax import augment
-from gcl_jax.collectives import pmean
 from gcl_jax.engine import feed
 from gcl_jax.engine.compile_ahead import Program, step_of
 from gcl_jax.engine.context import Context
 from gcl_jax.engine.optim import by_part, make_optimizer
-from gcl_jax.engine.state import State, create, update
+from gcl_jax.engine.state import State, create, descend
 from gcl_jax.engine.train import Step, Training, batch_of
 from gcl_jax.errors import DataError
 from gcl_jax.losses.segmentation import cross_entropy_dice
@@ -65,12 +64,8 @@ def segment_step(
       )
       return value, stats
 
-    (value, stats), grads = jax.value_and_grad(objective, has_aux=True)(
-      state.params
-    )
-    value, grads = pmean((value, grads), axis_name)
-    extra = {**state.extra, "batch_stats": stats}
-    return update(state, grads, optimizer, extra), {"loss": value}
+    state, value = descend(state, objective, optimizer, axis_name)
+    return state, {"loss": value}
 
   return step
 

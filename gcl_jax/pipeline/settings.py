@@ -1,50 +1,12 @@
-"""Sections of configuration that methods share, and their checks.
+"""Sections of configuration that methods share.
 
 A section function returns defaults with the reason for each; a method updates
-what it wants otherwise. `check` refuses settings that cannot run.
+what it wants otherwise.
 """
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
-
-from gcl_jax.engine import optim, parallel
-from gcl_jax.engine.settings import (
-  check_at_most,
-  check_choices,
-  check_numbers,
-)
-from gcl_jax.errors import ConfigError
-from gcl_jax.models import resnet
-
-DTYPES = ("float32", "bfloat16")
-# Choices of the sections below, by the field's name.
-CHOICES = {
-  "parallel": parallel.MODES,
-  "protocol": ("strict", "transductive"),
-  "duplicates": ("refuse", "drop"),
-  "group_unknown": ("refuse", "exclude", "image"),
-  "arch": resnet.ARCHITECTURES,
-  "stem": resnet.STEMS,
-  "dtype": DTYPES,
-  "optimizer": optim.OPTIMIZERS,
-  "schedule": optim.SCHEDULES,
-  "solver": ("lbfgs", "sgd"),
-  "select": ("last", "inner"),
-  "embedding": ("pca", "tsne"),
-}
-# Numbers that must be above 0 wherever they occur; others may be 0.
-POSITIVE = frozenset(
-  (
-    *("batch_size", "steps", "epochs", "eval_every", "learning_rate"),
-    *("temperature", "width", "head_hidden", "head_out", "folds", "count"),
-    *("steps_per_dispatch", "max_skipped", "log_every", "encoder_rate"),
-    *("neighbours", "queue", "kernel_width", "patients", "eval_fraction"),
-  )
-)
-SIGNED = ("ct_window",)  # numbers that may be below 0
-SHARES = ("eval_fraction", "validation_fraction", "fractions", "flip")
 
 
 def run(method: str) -> ConfigDict:
@@ -173,7 +135,12 @@ def contrast() -> ConfigDict:
       flip=0.5,
       brightness=0.4,
       contrast=0.4,
+      saturation=0.0,  # of colour images: 0.4, hue 0.1 and grayscale 0.2
+      hue=0.0,
       jitter=0.8,
+      grayscale=0.0,
+      blur=0.0,  # probabilities of blur and noise
+      noise=0.0,
     )
   )
 
@@ -224,6 +191,8 @@ def warped_views() -> ConfigDict:
       brightness=0.2,
       contrast=0.2,
       gamma=0.2,
+      blur=0.0,  # probabilities of blur and noise
+      noise=0.0,
     )
   )
 
@@ -252,90 +221,3 @@ def segment() -> ConfigDict:
   )
   section.views.probability = 0.8
   return section
-
-
-def check(
-  config: ConfigDict,
-  choices: Mapping[str, Sequence[str]],
-  positive: Sequence[str] = (),
-  shares: Sequence[str] = (),
-) -> None:
-  """Refuses words and numbers that no run can use.
-
-  Every number must be finite and, but for `SIGNED`, not negative; those named
-  in `POSITIVE` or `positive` above 0; shares at most 1.
-
-  Args:
-    config: of the run.
-    choices: dotted name -> words, of the method's own fields; those of shared
-      sections are known.
-    positive: dotted names of the method's own that must be above 0.
-    shares: dotted names of the method's own that must be at most 1.
-
-  Raises:
-    ConfigError: names the setting, what it is and what it may be.
-  """
-  found = dict(_leaves(config))
-  known = {
-    name: CHOICES[name.rsplit(".", 1)[-1]]
-    for name in found
-    if name.rsplit(".", 1)[-1] in CHOICES
-  }
-  if "finetune" in config:  # a method that has grades gives its own
-    known["finetune.loss"] = ("sigmoid",)
-  check_choices(config, known | dict(choices))
-  above = [n for n in found if n.rsplit(".", 1)[-1] in POSITIVE]
-  numbers = [n for n in found if n.rsplit(".", 1)[-1] not in SIGNED]
-  check_numbers(config, [*above, *positive], numbers)
-  at_most = [n for n in found if n.rsplit(".", 1)[-1] in SHARES]
-  check_at_most(config, [*at_most, *shares], 1)
-  if "segment" in config:
-    _check_fits(config.segment)
-  if "spacing" in config.get("preprocess", {}):
-    _check_slices(config)
-
-
-def _leaves(config, prefix=""):
-  """(dotted name, value) of every setting."""
-  for name, value in config.items():
-    if isinstance(value, ConfigDict):
-      yield from _leaves(value, f"{prefix}{name}.")
-    else:
-      yield f"{prefix}{name}", value
-
-
-def _check_fits(segment: Any) -> None:
-  """Lists of what is fine-tuned: not empty, nothing twice or below 0."""
-  for name in ("labelled", "draws", "seeds"):
-    values = tuple(segment[name])
-    whole = all(isinstance(value, int) for value in values)
-    if (
-      not (values and whole)
-      or min(values) < 0
-      or len(set(values)) < len(values)
-    ):
-      what = "numbers of patients with labels (0 = all)"
-      what = what if name == "labelled" else "whole numbers"
-      raise ConfigError(
-        f"segment.{name} {values}: one or more {what}, 0 or more, each once"
-      )
-  if segment.select == "inner" and 1 in segment.labelled:
-    raise ConfigError(
-      "segment.select inner leaves one labelled patient out of training, which"
-      " segment.labelled 1 does not have: take select=last"
-    )
-
-
-def _check_slices(config: ConfigDict) -> None:
-  size, levels = tuple(config.preprocess.size), len(config.unet.widths)
-  stride = 2 ** (levels - 1)
-  if len(size) != 2 or min(size) < stride or any(s % stride for s in size):
-    raise ConfigError(
-      f"preprocess.size {size}: (rows, columns), multiples of {stride} for a"
-      f" U-Net of {levels} levels"
-    )
-  if len(config.preprocess.spacing) not in (0, 2):
-    raise ConfigError(
-      f"preprocess.spacing {config.preprocess.spacing}: mm between rows and"
-      " between columns, or ()"
-    )

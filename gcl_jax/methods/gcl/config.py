@@ -16,7 +16,7 @@ from gcl_jax.gradients.mitigation.quadratic import LARGEST
 from gcl_jax.gradients.pixel_filter import VARIANTS
 from gcl_jax.methods.gcl import arms, rules
 from gcl_jax.methods.gcl.steps import MITIGATORS
-from gcl_jax.pipeline import settings
+from gcl_jax.pipeline import checks, settings
 
 
 def get_config(preset: str = "demo") -> ml_collections.ConfigDict:
@@ -185,7 +185,7 @@ def check(config: ml_collections.ConfigDict) -> None:
       range, a meta label that is no rule, an unknown arm, a side that the
       U-Net cannot halve, settings that exclude others.
   """
-  settings.check(config, CHOICES, ["pretrain.rho"], SHARES)
+  checks.check(config, CHOICES, ["pretrain.rho"], SHARES)
   check_each_once("arms", config.arms, tuple(arms.ARMS))
   check_each_once("segment.keep", config.segment.keep, config.arms)
   for arm in arms.names(config):

@@ -75,7 +75,7 @@ def read(
     dataset: one with these classes, in any order.
     row: of the slice.
   """
-  spacing = spacing_of(dataset.table, row)
+  spacing = slice_geometry.spacing_of(dataset.table, row)
   target, size = tuple(config.spacing) or None, tuple(config.size)
   image, truth = formats.to_uint8(dataset.read(row)), None
   if dataset.table.get("labelled", np.ones(len(dataset)))[row]:
@@ -89,11 +89,6 @@ def read(
     voxels["labelled_voxels"] = int((truth > 0).sum())
     voxels["cropped_voxels"] = _cropped(truth, spacing, target, size)
   return prepare.Row(image, mask, voxels, truth)
-
-
-def spacing_of(table: dict[str, np.ndarray], row: int) -> tuple[float, float]:
-  """(y, x) of a slice in mm."""
-  return float(table["spacing_y"][row]), float(table["spacing_x"][row])
 
 
 def _cropped(truth, spacing, target, size) -> int:

@@ -13,6 +13,7 @@ from gcl_jax.engine.context import Context
 from gcl_jax.engine.optim import make_optimizer
 from gcl_jax.engine.state import State, create
 from gcl_jax.engine.train import Training, batch_of
+from gcl_jax.errors import DataError
 from gcl_jax.methods.gcl import arms, rules
 from gcl_jax.methods.gcl.branches import SHARED, Contrast, Networks, Pixels
 from gcl_jax.methods.gcl.steps import pretrain_step
@@ -178,6 +179,16 @@ def sampler(
   """
   pool = np.flatnonzero(images.pool(protocol))
   size, patients = settings.batch_size, settings.patients_per_batch
+  if len(pool) < size:
+    raise DataError(
+      f"the pre-training pool has {len(pool)} slices, fewer than one batch of"
+      f" {size}: lower --config.pretrain.batch_size"
+    )
+  if (count := len(set(images.groups[pool].tolist()))) < patients:
+    raise DataError(
+      f"the pre-training pool has {count} patients, fewer than the {patients}"
+      " of a batch: lower --config.pretrain.patients_per_batch"
+    )
   if not patients:
     return sampling.shuffled(pool, size, seed)
   return sampling.by_group(pool, images.groups[pool], size, patients, seed)

@@ -12,7 +12,7 @@ from gcl_jax.engine.settings import check_each_once, with_preset
 from gcl_jax.errors import ConfigError
 from gcl_jax.gradients import anomaly, reference
 from gcl_jax.models import autoencoder
-from gcl_jax.pipeline import contrast, settings
+from gcl_jax.pipeline import checks, contrast, settings
 
 
 def get_config(preset: str = "demo") -> ml_collections.ConfigDict:
@@ -189,6 +189,7 @@ def _paper(config: ml_collections.ConfigDict) -> None:
 
 
 PRESETS = dict(demo=_demo, tiny=_tiny, paper=_paper)
+OWN = "severity"  # the name of this method's encoder in tables
 ARMS = ("random", "simclr", "supervised", "moco", "pcl")
 SOURCES = ("autoencoder", "msp", "odin", "mahalanobis", "random")
 CHOICES = {
@@ -215,7 +216,7 @@ def check(config: ml_collections.ConfigDict) -> None:
       halve four times, an arm that is unknown or named twice, settings that
       exclude others.
   """
-  settings.check(config, CHOICES)
+  checks.check(config, CHOICES)
   check_each_once("arms", config.arms, ARMS)
   _check_size(config)
   if ours := {"image", "index", "score"} & set(config.supcon.labels):

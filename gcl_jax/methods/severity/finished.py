@@ -6,6 +6,7 @@ import numpy as np
 
 from gcl_jax.errors import DataError, UserError
 from gcl_jax.methods.severity import classifier, data, score
+from gcl_jax.methods.severity.config import OWN
 from gcl_jax.methods.severity.gradcon import make_model, models_of
 from gcl_jax.pipeline import finished
 
@@ -62,4 +63,4 @@ class Run(finished.Finished):
 
   def predict(self, images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """Probability of every label, float64[N], by the run's linear probe."""
-    return finished.probabilities(self, "severity", self.embed(images))
+    return finished.probabilities(self, OWN, self.embed(images))

@@ -28,7 +28,7 @@ def run(context: Context, name: str = "supcon") -> dict[str, Any]:
   config = context.config.supcon
   loss, label_names = objective(config, name)
   rows = np.flatnonzero(images.pool(context.config.protocol))
-  numbers = contrast.plan(config, len(rows), len(images))
+  numbers = contrast.plan(config, len(rows), len(images), "supcon")
   statistics = images.pixel_statistics()
   further = {}
   if loss == "pcl":

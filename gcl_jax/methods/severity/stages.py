@@ -26,14 +26,13 @@ from gcl_jax.methods.severity import (
   report,
   score,
 )
-from gcl_jax.methods.severity.config import check
+from gcl_jax.methods.severity.config import OWN, check
 from gcl_jax.pipeline import contrast, encoders, few_labels, finetune
 from gcl_jax.pipeline.report import LEAVES
 
 HEADLINE = "probe/macro_auroc"  # the figure to compare runs by
 PROMISED = ("severity/auroc", "baseline/pca_auroc", "probe/macro_f1")
 SMOOTH = ("severity", "baseline")  # metrics that rank many images
-OWN = "severity"  # the name of this method's encoder in tables
 COMMON = ("protocol", "seed")
 ENCODER = (*COMMON, "supcon")
 # Of --compile_only, where only the data would say: images of the pool, labels,
