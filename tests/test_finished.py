@@ -63,6 +63,7 @@ def test_scores_of_a_classifier(scored, tmp_path, source):
   config = tiny(**{"score.source": source, "classifier.label": "fluid"})
   run(config, tmp_path, "score")
   found = gcl_jax.load(tmp_path).severity(scans)
+  assert found.shape == (3,)
   np.testing.assert_allclose(found, expected(tmp_path, ids), atol=1e-5)
 
 

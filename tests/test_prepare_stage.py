@@ -170,7 +170,7 @@ def test_a_label_called_labelled_does_not_decide_the_split():
   """Only volumes have class maps that some lack."""
   dataset, config = colour_set(), settings.image_data()
   expected = sources.parts(dataset, config)
-  dataset.table["labelled"] = np.arange(24) % 2
+  dataset.table["labelled"] = np.arange(24) // 2 % 2  # of whole patients
   np.testing.assert_array_equal(sources.parts(dataset, config), expected)
   dataset.table["split"] = np.full(24, np.nan)  # blanks, read as numbers
   np.testing.assert_array_equal(sources.parts(dataset, config), expected)
