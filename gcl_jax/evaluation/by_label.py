@@ -122,7 +122,7 @@ def table(
     lambda weights: _all_metrics(calls, kept, weights), rows, groups
   )
   skipped = tuple(name for name in labels if name not in kept)
-  supports |= _of_means(labels, kept, supports, groups)
+  supports |= _of_means(labels, kept, supports, groups, values)
   return Table(values, supports, skipped)
 
 
@@ -149,14 +149,24 @@ def _supports(labels, groups) -> dict[str, intervals.Support]:
   return found
 
 
-def _of_means(labels, kept, supports, groups) -> dict[str, intervals.Support]:
-  """Of the means: rows with any label, and the fewest groups of a label."""
+def _of_means(labels, kept, supports, groups, values) -> dict:
+  """Of the means: rows with any label, and the fewest groups of a label.
+
+  Degrees of freedom are the mean of the labels' own, weighted by the variances
+  of their AUROC: right for labels that vary together, and fewer than
+  Satterthwaite's for others.
+  """
   known = np.any([~np.isnan(y) for y in labels.values()], axis=0)
   each = [supports[f"{name}/auroc"] for name in kept]
   support = intervals.support_of(groups[known])._replace(
     positive=min((s.positive for s in each), default=0),
     negative=min((s.negative for s in each), default=0),
   )
+  errors = [intervals.standard_error(values[f"{name}/auroc"]) for name in kept]
+  variances = np.square(errors)
+  if variances.sum() > 0:
+    degrees = np.average([s.freedom for s in each], weights=variances)
+    support = support._replace(degrees=float(degrees))
   return dict.fromkeys(MEANS, support)
 
 

@@ -29,7 +29,7 @@ def difference(values: np.ndarray, support: Support) -> dict[str, float | None]:
     difference that would be found with a probability of 0.8, (t_0.975 +
     t_0.8) times the standard error; None where there is no interval.
   """
-  return tested(values[0], support, standard_error(values), support.fewest - 1)
+  return tested(values[0], support, standard_error(values), support.freedom)
 
 
 def holm(p: Mapping[str, float | None]) -> dict[str, float | None]:

@@ -41,7 +41,7 @@ def over_fits(
     both = np.sum(rest**2) / ((fits - 1) * (count - 1)) / (fits * count)
     total = max(of_fits + of_groups - both, of_fits, of_groups)
     terms = of_fits**2 / (fits - 1)
-    terms += of_groups**2 / max(support.fewest - 1, 1)
+    terms += of_groups**2 / max(support.freedom, 1)
     freedom = total**2 / terms if terms > 0 else 1.0
     error = np.sqrt(total)
   if paired:

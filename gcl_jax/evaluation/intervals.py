@@ -37,12 +37,19 @@ class Support(NamedTuple):
     groups: number of groups.
     positive: groups with a positive row; None for figures without classes.
     negative: groups with a negative row; None likewise.
+    degrees: of freedom, where they are not those of `freedom`.
   """
 
   rows: int
   groups: int
   positive: int | None = None
   negative: int | None = None
+  degrees: float | None = None
+
+  @property
+  def freedom(self) -> float:
+    """Degrees of freedom of Student's t: `degrees`, or `fewest` - 1."""
+    return self.fewest - 1 if self.degrees is None else self.degrees
 
   @property
   def fewest(self) -> int:
@@ -123,9 +130,8 @@ def interval(
     An entry; without an interval for fewer than 5 positive or negative groups
     and where the figure is undefined without one of the groups.
   """
-  return entry(
-    values[0], support, scale, standard_error(values), support.fewest - 1
-  )
+  error = standard_error(values)
+  return entry(values[0], support, scale, error, support.freedom)
 
 
 def wilson(value: float, count: int, level: float = LEVEL) -> tuple:

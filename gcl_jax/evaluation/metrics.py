@@ -179,7 +179,7 @@ def _left_out(metric, arrays, groups) -> tuple[np.ndarray, intervals.Support]:
   rows, sides = len(arrays[0]), _SIDES.get(metric)
   metric(*arrays)  # checks them
   values = intervals.leave_one_out(
-    lambda weights: {"": _of_weights(metric, arrays, weights)}, rows, groups
+    lambda weights: {"": of_weights(metric, arrays, weights)}, rows, groups
   )
   groups = np.arange(rows) if groups is None else groups
   labels = None if sides is None else arrays[0]
@@ -225,13 +225,13 @@ def bootstrap(
   if value is None:
     return draws.summary(None, np.array([]), rows, level)
   found = [
-    _of_weights(metric, arrays, weights)
+    of_weights(metric, arrays, weights)
     for weights in draws.resample(rows, groups, samples, seed)
   ]
   return draws.summary(value, np.concatenate([[], *found]), rows, level)
 
 
-def _of_weights(metric, arrays, weights) -> np.ndarray:
+def of_weights(metric, arrays, weights) -> np.ndarray:
   """A metric of each weighting, float64[S]: all at once if `weighted` has it,
   else one by one on rows repeated by their weights; nan where undefined."""
   if fast := _WEIGHTED.get(metric):
