@@ -280,6 +280,8 @@ def test_a_label_of_four_positive_patients_leaves_the_means():
     )
     assert found["rare/auroc"]["value"] is not None
     assert (found["rare/auroc"]["low"] is not None) == kept
+    assert (found["rare/sensitivity"]["low"] is not None) == kept
+    assert found["rare/specificity"]["low"] is not None
     assert found["macro_auroc"].get("skipped") == (None if kept else ["rare"])
     same = found["macro_auroc"]["value"] == before["macro_auroc"]["value"]
     assert same != kept
