@@ -127,10 +127,9 @@ def _check_unique(name: str, ids: np.ndarray) -> None:
 
 def _check_groups(name: str, table: dict[str, np.ndarray]) -> None:
   """Refuses rows without a group: nobody knows which part they belong to."""
-  groups = np.asarray(table["group"])
-  blank = (
-    np.isnan(groups) if groups.dtype.kind == "f" else groups.astype(str) == ""
-  )
+  values = np.asarray(table["group"]).tolist()
+  # nan is no number and no name either.
+  blank = np.array([v != v or not str(v).strip() for v in values])
   if blank.any():
     first = str(table["id"][np.flatnonzero(blank)[0]])
     raise DataError(
