@@ -69,9 +69,10 @@ def patients_of(found):
 
 
 def test_hippocampus_joins_volumes_by_number_and_by_step(tmp_path):
-  grid = RNG.integers(-400, 400, (9, *SHAPE))
+  grid = RNG.integers(-400, 400, (13, *SHAPE))
   steps = (7.5, 5.95897, 5.95897, 6.25201, 8.021, 8.021, 6.25201, 7.5, 7.5)
-  numbers = (20, 3, 4, 5, 7, 8, 16, 30, 31)
+  steps += (9.00977, 9.61612, 9.00977, 9.61612)
+  numbers = (20, 3, 4, 5, 7, 8, 16, 30, 31, 51, 52, 61, 71)
   images = {
     number: (counts * step).astype(np.float32)
     for number, counts, step in zip(numbers, grid, steps, strict=True)
@@ -86,6 +87,8 @@ def test_hippocampus_joins_volumes_by_number_and_by_step(tmp_path):
     # side of each, here 15 of 16.
     **dict.fromkeys((5, 15, 16), "005+006+015+016"),
     **dict.fromkeys((20, 30, 31), "019+020+029+030+031+032"),
+    # Sides of two steps, each found elsewhere: joined all the same.
+    **dict.fromkeys((51, 52, 61, 71), "051+052+061+062+071+072"),
   }
   names = list(images)
   for order in (names, names[::-1], sorted(names)):
@@ -95,17 +98,20 @@ def test_hippocampus_joins_volumes_by_number_and_by_step(tmp_path):
 
 def test_hippocampus_finds_the_step_of_files_that_state_it(tmp_path):
   """Integers with a slope in the header, and the same scan in floats."""
-  counts = RNG.integers(0, 400, (2, *SHAPE)).astype(np.int16)
-  for number, values in ((1, counts[0]), (9, counts[1] * np.float32(7.10379))):
-    name = f"hippocampus_{number:03d}"
-    save(tmp_path / f"{name}_label.nii.gz", labels())
-    path = save(tmp_path / f"{name}_image.nii.gz", values)
+  for number in (1, 9):
+    values = RNG.integers(0, 400, SHAPE) * np.float32(7.10379)
+    stated = nibabel.Nifti1Image(values, np.eye(4))
     if number == 1:
-      stated = nibabel.Nifti1Image(values, nibabel.load(path).affine)
+      stated.header.set_data_dtype(np.int16)
       stated.header.set_slope_inter(7.10379, 0)
-      nibabel.save(stated, path)
-  found = patients_of(hippocampus(tmp_path))
-  assert set(found.values()) == {"001+002+009+010"}
+    name = f"hippocampus_{number:03d}"
+    nibabel.save(stated, tmp_path / f"{name}_image.nii.gz")
+    save(tmp_path / f"{name}_label.nii.gz", labels(), np.eye(4))
+  stored_as = nibabel.load(tmp_path / "hippocampus_001_image.nii.gz").dataobj
+  assert np.float32(stored_as.slope) == np.float32(7.10379)
+  found = hippocampus(tmp_path)
+  assert set(found.column("scale")) == {"int16", "float64"}
+  assert set(found.groups) == {"hippocampus_001+002+009+010"}
 
 
 def test_hippocampus_leaves_a_damaged_volume_to_its_slices(tmp_path):
