@@ -300,7 +300,7 @@ def test_arms_are_what_they_are_called():
 
 SHARED = ("parallel", "protocol", "data.duplicates", "unet.dtype")
 SHARED += ("pretrain.optimizer", "pretrain.schedule", "segment.optimizer")
-SHARED += ("segment.select",)
+SHARED += ("segment.select", "data.group_unknown", "ood_data.group_unknown")
 
 
 @pytest.mark.parametrize("name", [*CHOICES, *SHARED])
@@ -319,6 +319,7 @@ def test_words_that_do_not_exist_are_refused(name):
       {"pretrain.labels": tuple(f"position<0.{k}" for k in range(1, 10))},
       "takes at most 8 meta",
     ),
+    ({"data.group_unknown": "image"}, "refuse, exclude, volume"),
     ({"arms": ("scrach",)}, "did you mean 'scratch'"),
     ({"pretrain.rho": 1.5}, "pretrain.rho must be 1 or less"),
     ({"pretrain.theta": 30.0}, "pretrain.theta must be 1 or less"),

@@ -10,10 +10,8 @@ import pytest
 
 from gcl_jax import data
 from gcl_jax.data import intensity
-from gcl_jax.data.formats import read_volume
 from gcl_jax.data.readers.acdc import read as acdc
 from gcl_jax.data.readers.chd import read as chd
-from gcl_jax.data.readers.hippocampus import read as hippocampus
 from gcl_jax.data.readers.hvsmr import read as hvsmr
 from gcl_jax.data.readers.mmwhs import read as mmwhs
 from gcl_jax.errors import ConfigError, DataError
@@ -325,99 +323,6 @@ def test_chd_refuses(tmp_path):
     chd(tmp_path)
 
 
-# Hippocampus
-
-
-def test_hippocampus_in_the_layout_of_the_decathlon(tmp_path):
-  pixels = [image().astype(np.float32), image().astype(np.uint8)]
-  masks = [labels([1, 2]) for _ in pixels]
-  for k, (values, mask) in enumerate(zip(pixels, masks, strict=True)):
-    name = f"hippocampus_{k:03d}.nii.gz"
-    save(tmp_path / "imagesTr" / name, values, flipped=k == 1)
-    save(tmp_path / "labelsTr" / name, mask, flipped=k == 1)
-    (tmp_path / "imagesTr" / f"._{name}").write_bytes(b"x")
-  found = hippocampus(tmp_path, axis="sagittal")
-  assert found.classes == ("anterior", "posterior")
-  assert found.column("scale").tolist() == ["float32"] * 7 + ["uint8"] * 7
-  assert found.ids[0] == "hippocampus_000_s000"
-  for row in range(14):
-    mask = masks[row // 7][6 - row % 7, ::-1, ::-1].T
-    np.testing.assert_array_equal(found.read_mask(row), mask)
-  (tmp_path / "labelsTr" / "hippocampus_001.nii.gz").unlink()
-  with pytest.raises(DataError, match="hippocampus_001.nii.gz: has no class"):
-    hippocampus(tmp_path)
-
-
-def test_hippocampus_refuses(tmp_path):
-  with pytest.raises(DataError, match="neither imagesTr"):
-    hippocampus(tmp_path)
-  with pytest.raises(ConfigError, match="axis 'up'"):
-    hippocampus(tmp_path, axis="up")
-  path, volume = tmp_path / "h.npz", np.zeros((2, 3, 4), np.uint8)
-  for arrays, words in (
-    ({"x": volume}, "no array 'ids'"),
-    ({"ids": ["1"], "image_1": volume}, "no array 'label_1'"),
-    ({"ids": ["1"], "image_1": volume[0]}, r"image_1 \(3, 4\) of uint8"),
-    (
-      {"ids": ["1"], "image_1": volume, "label_1": volume[1:]},
-      r"label_1: \(4, 3, 1\) voxels, but .*image_1 has \(4, 3, 2\)",
-    ),
-  ):
-    np.savez(path, **arrays)
-    with pytest.raises(DataError, match=words):
-      hippocampus(path)
-  with pytest.raises(ConfigError, match="axis 'stored' of an npz file"):
-    hippocampus(path, axis="stored")
-
-
-def test_real_hippocampus(real_data):
-  path = real_data / "mr_hippocampus.npz"
-  found = data.load(types.SimpleNamespace(name="hippocampus", path=path))
-  assert len(found) == 7139
-  scales = dict(zip(found.groups, found.column("scale"), strict=True))
-  assert list(scales.values()).count("uint8") == 44 and len(scales) == 200
-  # Every volume, on whatever scale, comes out on the same one.
-  arrays = np.load(path)
-  for group in list(scales)[::40]:
-    rows = np.flatnonzero(found.groups == group)
-    pixels = np.stack([found.read(row) for row in rows])
-    masks = np.stack([found.read_mask(row) for row in rows])
-    short = group.removeprefix("hippocampus_")
-    raw = arrays[f"image_{short}"].transpose(2, 1, 0)[:, ::-1, ::-1]
-    values = np.clip(raw.astype(float), *np.percentile(raw, (1, 99)))
-    z = (values - values.mean()) / values.std()
-    expected = np.floor(255 * np.clip((z + 3) / 6, 0, 1) + 0.5)
-    assert np.abs(pixels - expected).max() <= 1
-    assert set(np.unique(masks)) == {0, 1, 2}
-    assert found.column("position")[rows[-1]] == 1
-    # Anterior lies in front: smaller rows, as row 0 is anterior.
-    front, back = (np.nonzero(masks == c)[1].mean() for c in (1, 2))
-    assert front < back
-  counts = {
-    axis: len(hippocampus(path, axis=axis)) for axis in ("coronal", "sagittal")
-  }
-  assert counts == {"coronal": 9993, "sagittal": 7077}
-
-
-def test_real_hippocampus_files_are_those_of_the_archive(real_data):
-  files = hippocampus(real_data / "mr_hippocampus_nifti")
-  archive = hippocampus(real_data / "mr_hippocampus.npz")
-  row_of = {name: row for row, name in enumerate(archive.ids.tolist())}
-  assert len(set(files.groups)) == 3
-  for row, name in enumerate(files.ids.tolist()):
-    other = row_of[name]
-    for column in ("scale", "position", "spacing_z"):
-      assert files.column(column)[row] == archive.column(column)[other]
-    np.testing.assert_array_equal(files.read(row), archive.read(other))
-    np.testing.assert_array_equal(
-      files.read_mask(row), archive.read_mask(other)
-    )
-  folder = real_data / "mr_hippocampus_nifti"
-  whole = read_volume(folder / "hippocampus_003_image.nii.gz")
-  assert archive.column("slice")[row_of["hippocampus_003_s034"]] == 34
-  assert len(whole) == 35
-
-
 # By configuration
 
 
@@ -455,6 +360,7 @@ def test_load_knows_them(tmp_path):
       meta_columns=("age",),
       axis="coronal",
       classes=(),
+      group_unknown="volume",
     )
   )
   assert len(found) == 6 and found.column("age")[0] == 3

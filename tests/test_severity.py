@@ -241,7 +241,7 @@ def test_presets_are_complete(preset):
 SHARED = ("parallel", "protocol", "data.duplicates", "autoencoder.schedule")
 SHARED += ("score.dtype", "supcon.arch", "supcon.stem", "supcon.dtype")
 SHARED += ("supcon.optimizer", "supcon.schedule", "finetune.optimizer")
-SHARED += ("probe.solver", "report.embedding")
+SHARED += ("probe.solver", "report.embedding", "data.group_unknown")
 
 
 @pytest.mark.parametrize("name", [*CHOICES, *SHARED])
@@ -253,6 +253,7 @@ def test_a_word_that_is_no_choice_is_refused_before_anything_runs(name):
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
+    ({"data.group_unknown": "volume"}, "refuse, exclude, image"),
     ({"bin.rule": "equal_widht"}, "did you mean 'equal_width'"),
     ({"preprocess.size": (40, 64)}, r"such as \(48, 64\)"),
     ({"preprocess.size": (32, 64, 28)}, "rows, columns"),

@@ -102,11 +102,12 @@ def test_named_builder_and_missing_ids(root):
     tfds_source(root, "absent")
 
 
-def test_patients_must_be_named(root):
+def test_patients_must_be_named(root, caplog):
   with pytest.raises(DataError, match="10 rows without a patient"):
     tfds_source(root, id_column="name")
   alone = tfds_source(root, id_column="name", group_unknown="image")
   assert (alone.groups == alone.ids).all()
+  assert "10 rows without a patient: each image is taken" in caplog.text
   with pytest.raises(DataError, match="'grades'.*features: "):
     tfds_source(root, group_column="patient", meta_columns=("grades",))
   with pytest.raises(DataError, match="'grade' is not 0 or 1"):

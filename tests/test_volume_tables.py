@@ -15,7 +15,7 @@ from volume_cases import (
 from gcl_jax.data import intensity, npz_volumes, volume_files
 from gcl_jax.data.formats import read_volume
 from gcl_jax.data.readers.volumes import read as volume_table
-from gcl_jax.errors import DataError
+from gcl_jax.errors import ConfigError, DataError
 
 # Your own table
 
@@ -27,12 +27,12 @@ def test_volumes_of_a_table(tmp_path):
   table.write_text(
     "id,image,label,patient,phase,modality,age\n"
     "one,x/a.nii.gz,x/a_seg.nii.gz,p1,ED,,50\n"
-    "two,x\\a.nii.gz,,,,ct,\n"
+    "two,x\\a.nii.gz,,p2,,ct,\n"
   )
   found = volume_table(
     tmp_path, table, classes=("a", "b"), meta_columns=("age",)
   )
-  assert found.groups[[0, -1]].tolist() == ["p1", "two"]
+  assert found.groups[[0, -1]].tolist() == ["p1", "p2"]
   assert found.column("phase")[[0, -1]].tolist() == ["ED", ""]
   assert found.column("modality")[[0, -1]].tolist() == ["mr", "ct"]
   assert found.column("age")[0] == 50 and np.isnan(found.column("age")[-1])
@@ -42,8 +42,50 @@ def test_volumes_of_a_table(tmp_path):
   np.testing.assert_array_equal(found.read(4), intensity.window_ct(pixels)[0])
   expected = LABEL[::-1, ::-1].transpose(2, 1, 0)
   np.testing.assert_array_equal(found.read_mask(1), expected[1])
-  table.write_text("id,image\none,x/a.nii.gz\n")
+  table.write_text("id,image,patient\none,x/a.nii.gz,p\n")
   assert volume_table(tmp_path, table, axis="sagittal").read_mask is None
+
+
+# The slices of volume b alone are 4 to 7.
+@pytest.mark.parametrize(
+  ("lines", "kept", "patients"),
+  [
+    ("id,image,patient\na,a.nii.gz,p\nb,a.nii.gz, \nc,no.nii,\n", "ab", "pb"),
+    ("id,image\na,a.nii.gz\nb,a.nii.gz\n", "ab", "ab"),
+  ],
+)
+def test_a_volume_of_nobody_is_refused_or_said(
+  tmp_path, caplog, lines, kept, patients
+):
+  save(tmp_path / "a.nii.gz", RAS)
+  table = tmp_path / "t.csv"
+  table.write_text(lines)
+  column = "patient" in lines
+  words = "row 3, column 'patient': no patient .2 such rows.; fill it in, or"
+  words = words if column else r"no column 'patient' \(columns: id, image\);"
+  with pytest.raises(
+    DataError, match=f"{words}.*set .*group_unknown=volume if"
+  ):
+    volume_table(tmp_path, table)
+  with pytest.raises(ConfigError, match="'image'; known: refuse, exclude, vol"):
+    volume_table(tmp_path, table, group_unknown="image")
+  assert not caplog.records
+  if column:  # a volume that is left out needs no file
+    found = volume_table(tmp_path, table, group_unknown="exclude")
+    assert set(found.column("volume")) == {"a"} and set(found.groups) == {"p"}
+    assert "t.csv: 2 rows without a patient: left out" in caplog.text
+  else:
+    with pytest.raises(DataError, match="no column 'patient'"):
+      volume_table(tmp_path, table, group_unknown="exclude")
+  save(tmp_path / "no.nii", RAS)
+  caplog.clear()
+  table.write_text(lines.replace("c,no.nii,\n", ""))
+  found = volume_table(tmp_path, table, group_unknown="volume")
+  assert found.column("volume").tolist() == [v for v in kept for _ in range(4)]
+  assert found.groups.tolist() == [p for p in patients for _ in range(4)]
+  assert found.column("patient").tolist() == found.groups.tolist()
+  rows = 1 if column else 2
+  assert f"{rows} rows without a patient: each volume is taken" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["group", "spacing_y", "position", "labelled"])
@@ -72,7 +114,7 @@ def test_a_wrong_table_is_refused(tmp_path, row, words):
   save(tmp_path / "a.nii.gz", RAS)
   (tmp_path / "t.csv").write_text(f"id,image,label\n{row}\n")
   with pytest.raises(DataError, match=words):
-    volume_table(tmp_path, tmp_path / "t.csv")
+    volume_table(tmp_path, tmp_path / "t.csv", group_unknown="volume")
 
 
 # npz
@@ -95,8 +137,8 @@ def test_a_volume_in_npz_is_the_one_in_nifti(tmp_path, order, axis):
   save_npz(tmp_path / "both.npz", values, affine, label=mask, spacing=spacing)
   save_npz(tmp_path / "l.npz", mask, affine, "label", spacing=spacing)
   (tmp_path / "t.csv").write_text(
-    "id,image,label\na,i.nii,l.nii\nb,both.npz,both.npz\nc,i.nii,l.npz\n"
-    "d,both.npz,l.nii\n"
+    "id,image,label,patient\na,i.nii,l.nii,p\nb,both.npz,both.npz,p\n"
+    "c,i.nii,l.npz,p\nd,both.npz,l.nii,p\n"
   )
   found = volume_table(
     tmp_path, tmp_path / "t.csv", axis=axis, classes=("a", "b")
@@ -119,8 +161,8 @@ def test_an_npz_volume_may_take_its_spacing_from_the_table(tmp_path):
   save(tmp_path / "i.nii", RAS)
   table = tmp_path / "t.csv"
   table.write_text(
-    "id,image,label,spacing_1,spacing_2,spacing_3\n"
-    "a,i.npz,l.npz,0.5,1.5,8\nb,i.nii,,,,\n"
+    "id,patient,image,label,spacing_1,spacing_2,spacing_3\n"
+    "a,p,i.npz,l.npz,0.5,1.5,8\nb,p,i.nii,,,,\n"
   )
   found = volume_table(tmp_path, table, axis="stored", classes=("a",))
   for side, wanted in zip("xyz", SPACING, strict=True):
@@ -150,7 +192,7 @@ def test_an_npz_volume_that_says_too_little_is_refused(tmp_path, arrays, words):
   arrays = {"image": RAS, "spacing": SPACING, "affine": np.eye(4)} | arrays
   kept = {name: v for name, v in arrays.items() if v is not None}
   np.savez(tmp_path / "i.npz", **kept)
-  (tmp_path / "t.csv").write_text("id,image\na,i.npz\n")
+  (tmp_path / "t.csv").write_text("id,image,patient\na,i.npz,p\n")
   with pytest.raises(DataError, match=f"i.npz: .*{words}|i.npz: {words}") as e:
     volume_table(tmp_path, tmp_path / "t.csv")
   assert "\n" not in str(e.value)
@@ -160,7 +202,7 @@ def test_nothing_but_headers_of_npz_is_unpacked_for_the_table(
   tmp_path, monkeypatch
 ):
   save_npz(tmp_path / "i.npz", RAS, np.eye(4))
-  (tmp_path / "t.csv").write_text("id,image\na,i.npz\n")
+  (tmp_path / "t.csv").write_text("id,image,patient\na,i.npz,p\n")
   reads = []
   read_npz = npz_volumes.read_npz
 

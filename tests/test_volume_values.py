@@ -161,7 +161,8 @@ def test_volumes_that_do_not_fit_are_refused(tmp_path):
     volumes("s", [one, more])
   with pytest.raises(ConfigError, match="axis 'oblique'"):
     nifti_volume("v", save(tmp_path / "i.nii", RAS), axis="oblique")
-  changed = Volume("v", Voxels("f", (1, 2, 3), lambda: image), (1, 1, 1))
+  voxels = Voxels("f", (1, 2, 3), lambda: image)
+  changed = Volume("v", voxels, (1, 1, 1), patient="p")
   with pytest.raises(DataError, match="did the file change"):
     volumes("s", [changed]).read(0)
 

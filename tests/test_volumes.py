@@ -123,7 +123,11 @@ def test_columns_positions_and_groups():
       columns={"scale": "x", "weight": 70.0},
     ),
     array_volume(
-      image[:2], id="b", modality="ct", columns={"scale": "y", "weight": 1.0}
+      image[:2],
+      id="b",
+      patient="q",
+      modality="ct",
+      columns={"scale": "y", "weight": 1.0},
     ),
   ]
   found = volumes("set", entries)
@@ -131,8 +135,8 @@ def test_columns_positions_and_groups():
     "b_s000",
     "b_s001",
   ]
-  assert found.groups.tolist() == ["p"] * 4 + ["b"] * 2
-  assert found.column("patient").tolist() == ["p"] * 4 + [""] * 2
+  assert found.groups.tolist() == ["p"] * 4 + ["q"] * 2
+  assert found.column("patient").tolist() == ["p"] * 4 + ["q"] * 2
   assert found.column("volume").tolist() == ["a"] * 4 + ["b"] * 2
   expected = [1 / 4, 2 / 4, 3 / 4, 1, 1 / 2, 1]
   np.testing.assert_allclose(found.column("position"), expected)
@@ -148,6 +152,18 @@ def test_columns_positions_and_groups():
   assert set(found.meta) <= set(found.table) and "weight" in found.meta
   with pytest.raises(DataError, match="'b' has no label map"):
     found.read_mask(4)
+
+
+def test_a_volume_without_a_patient_is_refused():
+  image = RNG.normal(size=(4, 3, 2))
+  known, unknown = (
+    array_volume(image, id=name, patient=patient)
+    for name, patient in (("a", "p"), ("b", ""))
+  )
+  with pytest.raises(
+    DataError, match="'set': 4 rows have no patient .*first is 'b_s000'"
+  ):
+    volumes("set", [known, unknown])
 
 
 def test_select_takes_the_masks_along():
@@ -177,7 +193,8 @@ def test_nothing_but_headers_is_read_for_the_table(tmp_path, monkeypatch):
   monkeypatch.setattr(volume_files, "read_nifti", counted)
   names = [f"v{k}" for k in range(3)]
   found = volumes(
-    "s", [nifti_volume(n, image, label, codes=CODES) for n in names]
+    "s",
+    [nifti_volume(n, image, label, codes=CODES, patient=n) for n in names],
   )
   assert len(found) == 3 * 4 and found.column("position")[3] == 1
   assert not reads
@@ -198,7 +215,7 @@ def test_threads_read_a_volume_once():
     time.sleep(0.05)
     return RAS
 
-  entry = Volume("v", Voxels("f", RAS.shape, slow), (1, 1, 1))
+  entry = Volume("v", Voxels("f", RAS.shape, slow), (1, 1, 1), patient="p")
   found = volumes("s", [entry])
   with futures.ThreadPoolExecutor(6) as pool:
     slices = list(pool.map(found.read, range(6)))
@@ -209,7 +226,8 @@ def test_threads_read_a_volume_once():
 def test_it_can_be_sent_to_another_process(tmp_path):
   image = save(tmp_path / "i.nii.gz", RAS)
   label = save(tmp_path / "l.nii.gz", LABEL)
-  found = volumes("s", [nifti_volume("v", image, label, codes=CODES)])
+  entry = nifti_volume("v", image, label, codes=CODES, patient="p")
+  found = volumes("s", [entry])
   found.read(0)
   sent = cloudpickle.loads(cloudpickle.dumps(found.select(np.array([1, 2]))))
   np.testing.assert_array_equal(sent.read(1), found.read(2))

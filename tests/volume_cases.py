@@ -34,7 +34,7 @@ def array_volume(image, label=None, **facts):
   def voxels(name, values):
     return Voxels(name, values.shape, lambda: values)
 
-  facts = {"id": "v", "spacing": (1, 1, 1), **facts}
+  facts = {"id": "v", "patient": "p", "spacing": (1, 1, 1), **facts}
   masks = None if label is None else voxels("the_label", label)
   return Volume(image=voxels("the_image", image), label=masks, **facts)
 

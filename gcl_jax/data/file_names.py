@@ -13,6 +13,7 @@ import numpy as np
 from gcl_jax.data import formats
 from gcl_jax.data.files import folder_of
 from gcl_jax.data.text import one_form, warn_of_meetings
+from gcl_jax.data.unknown_patients import log_unknown
 from gcl_jax.errors import ConfigError, DataError
 
 
@@ -125,6 +126,8 @@ def from_names(
   if unknown == "image":
     groups = np.where(blank, ids, groups)
   keep = groups != ""
+  if keep.any() and blank.any():
+    log_unknown(str(root), int(blank.sum()), unknown)
   if not keep.any():
     raise DataError(f"{root}: the pattern {pattern!r} finds no patient at all")
   wanted = [one_form(name) for name in wanted]

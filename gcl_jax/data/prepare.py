@@ -292,7 +292,11 @@ def _flags() -> argparse.ArgumentParser:
   add("--meta_columns", default="", help="a,b,c")
   add("--split", default="", help="column, or the name of a published split")
   add("--pattern", default="", help="(?P<label>...) and (?P<group>...)")
-  add("--group_unknown", default="refuse", help="refuse, exclude, image")
+  add(
+    "--group_unknown",
+    default="refuse",
+    help="refuse, exclude, image (or volume)",
+  )
   return parser
 
 

@@ -21,9 +21,10 @@ class Dataset:
   Attributes:
     name: short name, used in messages and manifests.
     table: one array of length N per column. `id` (unique) and `group` (the
-      patient, or another unit that must not cross a split) are required.
-      Optional are `healthy` (1, 0 or nan = unknown) and `split` ("train",
-      "eval" or "" = undecided). Label columns are 1, 0 or nan = missing.
+      patient, or another unit that must not cross a split; never blank) are
+      required. Optional are `healthy` (1, 0 or nan = unknown) and `split`
+      ("train", "eval" or "" = undecided). Label columns are 1, 0 or nan =
+      missing.
     read: row -> the stored image, [H, W] or [H, W, 3], uint8, uint16 or float.
       Raises `DataError` for a file that cannot be read in full.
     labels: names of the binary columns that a probe is trained on.
@@ -57,6 +58,7 @@ class Dataset:
     object.__setattr__(self, "table", table)
     _check_lengths(self.name, self.table)
     _check_unique(self.name, self.table["id"])
+    _check_groups(self.name, self.table)
 
   def __len__(self) -> int:
     return len(self.table["id"])
@@ -120,4 +122,17 @@ def _check_unique(name: str, ids: np.ndarray) -> None:
     raise DataError(
       f"data set {name!r} holds {np.sum(counts > 1)} ids more than once:"
       f" {twice}; give every image its own id"
+    )
+
+
+def _check_groups(name: str, table: dict[str, np.ndarray]) -> None:
+  """Refuses rows without a group: nobody knows which part they belong to."""
+  values = np.asarray(table["group"]).tolist()
+  # nan is no number and no name either.
+  blank = np.array([v != v or not str(v).strip() for v in values])
+  if blank.any():
+    first = str(table["id"][np.flatnonzero(blank)[0]])
+    raise DataError(
+      f"data set {name!r}: {blank.sum()} rows have no patient (column 'group'),"
+      f" the first is {first!r}"
     )

@@ -47,7 +47,7 @@ class Volume:
     label: its class map on the same grid, None if there is none.
     codes: stored label value -> name of the class. The classes are numbered
       from 1 in this order; 0 is background. Two values may share a name.
-    patient: "" if unknown: the volume is then a group of its own.
+    patient: whose volume it is; `volumes` refuses a blank one.
     phase: of the heart cycle, or the visit; "" if there is none.
     modality: "mr" or "ct"; it decides how intensities become 8 bits.
     columns: further columns, a number or a text each.
@@ -102,9 +102,9 @@ def volumes(
 ) -> Dataset:
   """Makes a data set of the slices, in the order of volumes and slices.
 
-  Columns: `id` "<volume>_s012" and `group` (the patient, or the volume where
-  the patient is unknown); meta `volume`; `patient`; `position` = (slice + 1) /
-  slices, in (0, 1]; `slice` from 0; `phase`; `modality`; `spacing_z`,
+  Columns: `id` "<volume>_s012" and `group` (the patient); meta `volume`;
+  `patient`; `position` = (slice + 1) / slices, in (0, 1]; `slice` from 0;
+  `phase`; `modality`; `spacing_z`,
   `spacing_y`, `spacing_x` in mm between slices, rows and columns; `labelled`
   1 or 0; and the volumes' own columns. `classes` are those of the labels.
 
@@ -120,9 +120,9 @@ def volumes(
     mr_percentiles: percentiles to which MR is clipped before its z-score.
 
   Raises:
-    DataError: no volume, an id twice, or volumes that differ in classes or
-      in their columns; when read, NaN, a constant volume, or a label value
-      that is not declared.
+    DataError: no volume, an id twice, a volume without a patient, or volumes
+      that differ in classes or in their columns; when read, NaN, a constant
+      volume, or a label value that is not declared.
   """
   if not entries:
     raise DataError(f"data set {name!r} holds no volume")
@@ -159,7 +159,7 @@ def _table(name: str, entries: Sequence[Volume]) -> dict[str, np.ndarray]:
     )
   spacing = np.array([v.spacing for v in entries], np.float64)
   columns = {
-    "group": [v.patient or v.id for v in entries],
+    "group": [v.patient for v in entries],
     "volume": [v.id for v in entries],
     "patient": [v.patient for v in entries],
     "phase": [v.phase for v in entries],

@@ -20,7 +20,7 @@ CHOICES = {
   "parallel": parallel.MODES,
   "protocol": ("strict", "transductive"),
   "duplicates": ("refuse", "drop"),
-  "group_unknown": ("refuse", "exclude", "image"),
+  "group_unknown": ("refuse", "exclude", "image"),  # volumes: see check
   "arch": resnet.ARCHITECTURES,
   "stem": resnet.STEMS,
   "dtype": DTYPES,
@@ -72,6 +72,11 @@ def check(
     for name in found
     if name.rsplit(".", 1)[-1] in CHOICES
   }
+  for name in found:
+    section, _, last = name.rpartition(".")
+    if last == "axis":  # of a data section of volumes
+      unknown = ("refuse", "exclude", "volume")
+      known[f"{section}.group_unknown"] = unknown
   if "finetune" in config:  # a method that has grades gives its own
     known["finetune.loss"] = ("sigmoid",)
   check_choices(config, known | dict(choices))

@@ -93,6 +93,7 @@ def volume_data() -> ConfigDict:
     modality="",  # of mmwhs: mr or ct, "" = both
     cine=False,  # of acdc: all frames of the film, without labels
     ct_window=(-200.0, 800.0),  # Hounsfield units that become 0 and 255
+    group_unknown="refuse",  # or exclude, or volume = each its own group
     heart=ConfigDict(
       dict(
         patients=60,

@@ -294,7 +294,7 @@ def test_row32_one_image_in_two_parts(scans, tmp_path):
   splits.check_duplicates(images, parts, found.ids)
 
 
-def test_row33_a_patient_that_is_not_known(scans, tmp_path):
+def test_row33_a_patient_that_is_not_known(scans, tmp_path, caplog):
   root, rows = scans
   rows[3]["group"] = rows[5]["group"] = " "
   table = write(rows, tmp_path / "t.csv")
@@ -302,14 +302,28 @@ def test_row33_a_patient_that_is_not_known(scans, tmp_path):
     folder(root, table)
   found = folder(root, table, group_unknown="exclude")
   assert found.ids.tolist() == ["230", "231", "232", "234"]
+  assert "t.csv: 2 rows without a patient: left out" in caplog.text
   alone = folder(root, table, group_unknown="image")
   assert alone.groups.tolist() == ["p0", "p0", "p1", "233", "p2", "235"]
+  assert "t.csv: 2 rows without a patient: each image is taken" in caplog.text
   for row in rows:
     row["group"] = ""
   with pytest.raises(DataError, match="no row has a patient"):
     folder(root, write(rows, table), group_unknown="exclude")
   with pytest.raises(DataError, match="no patient for '230.png' .6 such"):
     folder(root)
+  caplog.clear()
+  assert len(folder(root, group_unknown="image")) == 6
+  assert "6 rows without a patient: each image is taken" in caplog.text
+
+
+@pytest.mark.parametrize(
+  "groups", [["p", "", " \u200b"], [1.0, np.nan, np.nan]]
+)
+def test_row33_no_reader_can_leave_a_patient_out(groups):
+  table = {"id": np.array(["a", "b", "c"]), "group": np.array(groups)}
+  with pytest.raises(DataError, match="'mine': . rows have no pat.*is 'b'"):
+    Dataset("mine", table, lambda row: None)
 
 
 # Rows 39 and 42, as far as the data are concerned

@@ -323,7 +323,7 @@ def test_row51_no_unseen_way_out_of_the_folder(tmp_path, path):
   table = write(tmp_path / "t.csv", [["id", "path", "group"], ["a", path, "p"]])
   with pytest.raises(DataError, match="row 2, column 'path'.*outside"):
     folder(tmp_path / "in", table)
-  write(table, [["id", "image"], ["a", path]])
+  write(table, [["id", "image", "patient"], ["a", path, "p"]])
   with pytest.raises(DataError, match="row 2, column 'image'.*outside"):
     volume_table(tmp_path / "in", table)
 
@@ -388,9 +388,9 @@ def test_row51_a_volume_in_two_files_that_look_alike(tmp_path):
       image=np.arange(40.0).reshape(4, 5, 2) ** (value + 1),
       spacing=np.ones(3) + value,
     )
-  rows = [["id", "image"], *([name, f"{name}.npz"] for name in ("x", "y"))]
-  for row, name in zip(rows[1:], forms("\u00e4"), strict=True):
-    row[1] = f"{name}.npz"
+  names = zip("xy", forms("\u00e4"), strict=True)
+  rows = [[one, f"{name}.npz", "p"] for one, name in names]
+  rows.insert(0, ["id", "image", "patient"])
   made = volume_table(tmp_path, write(tmp_path / "t.csv", rows), axis="stored")
   assert made.column("spacing_x").tolist() == [1, 1, 2, 2]
   rows[1][1] = "\u00e4\u200b.npz"

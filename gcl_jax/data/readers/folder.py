@@ -1,14 +1,12 @@
 """Your own images: a folder, described by a table or by file names."""
 
 import collections
-import dataclasses
 import functools
 import os
 import pathlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from absl import logging
 
 from gcl_jax.data import formats
 from gcl_jax.data.file_names import from_names, known_suffix, scan
@@ -17,9 +15,9 @@ from gcl_jax.data.paths import Paths, several
 from gcl_jax.data.source import Dataset
 from gcl_jax.data.table_files import Table, read_table
 from gcl_jax.data.text import one_form
-from gcl_jax.errors import ConfigError, DataError
+from gcl_jax.data.unknown_patients import check_choice, with_patients
+from gcl_jax.errors import DataError
 
-GROUP_UNKNOWN = ("refuse", "exclude", "image")
 _PARTS = {"train": "train", "eval": "eval", "": ""}
 _PARTS |= dict.fromkeys(("val", "valid", "validation", "test"), "eval")
 
@@ -76,17 +74,20 @@ def read(
       twice, a label that is not 0, 1 or blank, a blank patient.
     ConfigError: an unknown `group_unknown` or a broken pattern.
   """
-  if group_unknown not in GROUP_UNKNOWN:
-    raise ConfigError(
-      f"group_unknown={group_unknown!r}; known: {', '.join(GROUP_UNKNOWN)}"
-    )
+  check_choice(group_unknown, "image")
   root = folder_of(path)
   if not table:
     columns, files, labels = from_names(
       root, pattern, label_columns, healthy_column, group_unknown
     )
     return _dataset(name, columns, files, labels, ())
-  rows = _with_groups(read_table(table), group_column, id_column, group_unknown)
+  rows = with_patients(
+    read_table(table),
+    group_column,
+    group_unknown,
+    unit="image",
+    id_column=id_column,
+  )
   labels, meta = tuple(label_columns), tuple(meta_columns)
   columns = {"id": rows.unique(id_column), "group": rows.text(group_column)}
   columns |= {label: rows.binary(label) for label in labels}
@@ -96,35 +97,6 @@ def read(
   if split:
     columns["split"] = _parts(rows, split)
   return _dataset(name, columns, _files(root, rows, path_column), labels, meta)
-
-
-def _with_groups(
-  rows: Table, group_column: str, id_column: str, unknown: str
-) -> Table:
-  """Applies `group_unknown` to the rows without a patient."""
-  group_column = one_form(group_column)
-  if group_column not in rows.columns and unknown == "image":
-    groups = rows.text(id_column)
-  else:
-    groups = rows.text(group_column)
-  blank = groups == ""
-  if blank.any() and unknown == "refuse":
-    raise rows.error(
-      np.flatnonzero(blank)[0],
-      group_column,
-      f"no patient ({blank.sum()} such rows); fill it in, or set"
-      " group_unknown=exclude",
-    )
-  if unknown == "image":
-    groups = np.where(blank, rows.text(id_column), groups)
-  columns = {**rows.columns, group_column: groups}
-  rows = dataclasses.replace(rows, columns=columns)
-  if unknown == "exclude" and blank.any():
-    logging.warning("%s: %d rows without a patient", rows.path, blank.sum())
-    rows = rows.select(~blank)
-  if not len(rows):
-    raise DataError(f"{rows.path}: no row has a patient in {group_column!r}")
-  return rows
 
 
 def _parts(rows: Table, column: str) -> np.ndarray:

@@ -17,6 +17,7 @@ from gcl_jax.data.raster import decode_image
 from gcl_jax.data.source import Dataset
 from gcl_jax.data.table_files import canonical_column
 from gcl_jax.data.tfds_folder import prepared_folder
+from gcl_jax.data.unknown_patients import log_unknown
 from gcl_jax.errors import DataError
 
 METADATA = "gcl_jax"  # key under which `prepare` describes its columns
@@ -233,4 +234,6 @@ def _groups(builder, columns: dict, name: str, unknown: str, table: dict):
       f" {name!r}; name it with group_column, or set group_unknown=image if"
       " every image is of another patient"
     )
+  if blank.any():
+    log_unknown(str(builder.data_path), int(blank.sum()), unknown)
   return np.where(blank, table["id"], groups)

@@ -11,6 +11,7 @@ from gcl_jax.data.intensity import CT_WINDOW
 from gcl_jax.data.paths import Paths, several
 from gcl_jax.data.source import Dataset
 from gcl_jax.data.table_files import Table, read_table
+from gcl_jax.data.unknown_patients import with_patients
 from gcl_jax.data.volume_files import nifti_volume
 from gcl_jax.data.volumes import volumes
 from gcl_jax.errors import DataError
@@ -24,16 +25,16 @@ def read(
   axis: str = "axial",
   meta_columns: Sequence[str] = (),
   ct_window: tuple[float, float] = CT_WINDOW,
+  group_unknown: str = "refuse",
   name: str = "volumes",
 ) -> Dataset:
   """Your own NIfTI or npz volumes, one row of a table each.
 
-  Columns of the table: `id`; `image`, the file below the folder; and, where
-  there are any, `label` (the file of the class map, blank for none),
-  `patient` (blank: a patient of its own), `phase`, and `modality` ("mr", the
-  default, or "ct"). What arrays an npz file has: see `npz_volumes`; where it
-  has no `spacing`, `spacing_1`, `spacing_2` and `spacing_3` give the mm along
-  its axes.
+  Columns of the table: `id`; `image`, the file below the folder; `patient`;
+  and, where there are any, `label` (the file of the class map, blank for none),
+  `phase`, and `modality` ("mr", the default, or "ct"). What arrays an npz file
+  has: see `npz_volumes`; where it has no `spacing`, `spacing_1`, `spacing_2`
+  and `spacing_3` give the mm along its axes.
 
   Args:
     path: the folder.
@@ -42,6 +43,9 @@ def read(
     axis: one of `AXES`.
     meta_columns: further columns, numbers or text.
     ct_window: Hounsfield units that become 0 and 255.
+    group_unknown: treatment of volumes without a patient, all of them if there
+      is no such column: "refuse" them, "exclude" them, or make each "volume" a
+      patient of its own.
     name: of the data set.
 
   Returns:
@@ -49,15 +53,18 @@ def read(
 
   Raises:
     DataError: naming the row: a missing file or one outside the folder, an id
-      twice; or what `nifti_volume` and `volumes` raise.
-    ConfigError: an unknown axis.
+      twice, a blank patient; or what `nifti_volume` and `volumes` raise.
+    ConfigError: an unknown axis or `group_unknown`.
   """
   if not table:
     raise DataError(
       "data set 'volumes' needs a table: --config.data.table=... with the"
       " columns id, image, label, patient, phase"
     )
-  paths, rows = Paths(folder_of(path)), read_table(table)
+  paths = Paths(folder_of(path))
+  rows = with_patients(
+    read_table(table), "patient", group_unknown, unit="volume"
+  )
   texts = {c: _optional(rows, c) for c in ("label", "patient", "phase")}
   modality = _optional(rows, "modality")
   if taken := [name for name in meta_columns if name in _OURS]:
