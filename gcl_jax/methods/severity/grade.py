@@ -173,11 +173,22 @@ def lines(metrics: Mapping[str, dict], reasons: Mapping[str, str]) -> list[str]:
     for name, metric in metrics.items()
     if name.endswith(("auroc", "spearman")) and metric["value"] is not None
   ]
-  text += [f"{name} is not adjusted: {why}" for name, why in reasons.items()]
+  text += [
+    f"no AUROC without texture of {', '.join(names)}: {why}"
+    for why, names in by_reason(reasons).items()
+  ]
   for key in COMPARED:
     entries = compared(metrics, key)
     text += report_comparisons.lines(entries, FIGURES[key][2])
   return text
+
+
+def by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
+  """Names of the scores that are not adjusted, by the reason why."""
+  return {
+    why: [name for name in reasons if reasons[name] == why]
+    for why in dict.fromkeys(reasons.values())
+  }
 
 
 def sick_of(images: Prepared) -> np.ndarray:
