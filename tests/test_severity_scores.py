@@ -1,16 +1,19 @@
 """Opponents on equal terms, texture, and differences of the severity score."""
 
+import pathlib
 import re
 import types
 
 import numpy as np
 import pytest
+import severity_scores
 from scipy import ndimage, stats
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import roc_auc_score
 
 from gcl_jax import binning
+from gcl_jax.engine.tables import pack
 from gcl_jax.errors import DataError
 from gcl_jax.evaluation import comparisons, metrics
 from gcl_jax.methods.severity import (
@@ -377,3 +380,44 @@ def test_bins_of_a_mean_of_models_have_the_width_of_the_mean():
   assert (
     found.requested > binning.choose(scores, repeatability=models).requested
   )
+
+
+def test_the_benchmark_averages_over_seeds_and_patients(monkeypatch):
+  images, runs = Scans(), {}
+  part = np.where(images.evaluation, "eval", "train")
+  table = pack({"part": part, "group": images.groups.astype(str)})
+  for seed in (0, 1, 2):
+    _, scores, adjusted = graded(seed)
+    kept = {"severity": adjusted["severity"]} if seed else adjusted
+    sick = np.where(np.arange(COUNT) == 80, np.nan, images.diseased)
+    runs[f"{seed}/grade/artifact"] = {
+      "scores": scores,
+      "adjusted": kept,
+      "sick": sick,
+    }
+    runs[f"{seed}/data/artifact"] = {"table": table}
+  monkeypatch.setattr(
+    severity_scores, "load_artifact", lambda path: runs[str(path)]
+  )
+  folders = [pathlib.Path(str(seed)) for seed in (0, 1, 2)]
+  values, support = severity_scores.figures(folders, "auroc")
+  found = severity_scores.over_seeds(
+    values["severity"] - values["edge"], support, paired=True
+  )
+  rows = images.evaluation & (np.arange(COUNT) != 80)
+  sick, groups = images.diseased[rows].astype(int), images.groups[rows]
+  each = [
+    [roc_auc_score(sick, graded(k)[1][name][rows]) for k in (0, 1, 2)]
+    for name in ("severity", "edge")
+  ]
+  assert found["value"] == pytest.approx(np.mean(np.subtract(*each)))
+  assert found["fits"] == 3 and found["n"] == rows.sum()
+  assert found["groups"] == len(set(groups)) and found["p"] is not None
+  single = severity_scores.over_seeds(values["edge"][:1], support)
+  score = graded(0)[1]["edge"][rows]
+  expected = metrics.jackknife(metrics.auroc, sick, score, groups=groups)
+  assert single == pytest.approx(expected)
+  # A score that is adjusted in one of the runs only has no mean.
+  assert set(severity_scores.figures(folders, "auroc_adjusted")[0]) == {
+    "severity"
+  }

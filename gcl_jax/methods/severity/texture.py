@@ -136,7 +136,7 @@ def refusal(score: np.ndarray, rows: Rows, log: bool) -> str:
   return (
     f"its mean is {means[0]:.3g} over {len(rows.left_out)} healthy scans that"
     f" no model was fitted to and {means[1]:.3g} over {len(rows.seen)} others:"
-    f" more than {TOLERANCE:.0%} apart"
+    f" more than {100 * TOLERANCE:.0f} % apart"
   )
 
 
