@@ -1,4 +1,4 @@
-"""AUROC of the severity score on real OCT, with label-free baselines.
+"""AUROC of the severity score on real OCT, beside label-free opponents.
 
 Each setting runs the stages data, gradcon, score and grade over the seeds:
 
@@ -6,9 +6,11 @@ Each setting runs the stages data, gradcon, score and grade over the seeds:
       --data=$GCL_DATA/oct_octdl_96x264.npz
 
 Prints one JSON object per setting and seed (flat metric names, intervals by
-group) and, last, tables of mean and standard deviation over seeds: healthy
-against diseased on the evaluation groups, before and after regressing out the
-device's texture. Finished runs are reused.
+group) and, last, tables from the scores of every image: means over seeds with
+intervals over seeds and groups, healthy against diseased on the evaluation
+groups, before and after regressing out the device's texture, and the paired
+differences to the opponents, a family for each setting. Finished runs are
+reused.
 """
 
 import argparse
@@ -16,11 +18,17 @@ import collections
 import json
 import pathlib
 import sys
+from collections.abc import Mapping
 
 import launching
 import numpy as np
 
+from gcl_jax.engine import results
 from gcl_jax.engine.checkpoint import load_artifact
+from gcl_jax.engine.tables import unpack
+from gcl_jax.evaluation import comparisons, fits, intervals
+from gcl_jax.methods.severity import grade, opponents
+from gcl_jax.pipeline import report_comparisons
 
 ONE_MODEL = {"autoencoder.folds": 1}  # enough for evaluation images
 PUBLISHED = {
@@ -55,15 +63,12 @@ SETTINGS = {
   "the same, one model of the authors' widths": {**ONE_MODEL, **AUTHORS},
 }
 STAGES = ("data", "gradcon", "score", "grade")
+KEYS = ("auroc", "auroc_adjusted", "sensitivity_at_90_specificity")
 SCORES = (
-  "severity",
-  "severity/gradcon",
-  "severity/recon",
-  "severity/grad",
-  "baseline/pca",
-  "baseline/edge",
-  "baseline/brightness",
+  *("severity", "severity.gradcon", "severity.recon", "severity.grad"),
+  *opponents.NAMES,
 )
+Figures = dict[str, np.ndarray]  # score -> float64[F, 1 + G] over F seeds
 
 
 def main() -> int:
@@ -79,12 +84,17 @@ def main() -> int:
         if not (workdir / stage / "manifest.json").exists():
           settings = {"seed": seed, "data.path": arguments.data, **overrides}
           launching.run(arguments.config, workdir, settings, stage)
-      metrics = json.loads(load_artifact(workdir / "grade/artifact")["metrics"])
-      found[name].append(metrics)
+      found[name].append(workdir)
+      graded = load_artifact(workdir / "grade/artifact")
+      metrics = json.loads(str(graded["metrics"]))
       print(json.dumps({"setting": name, "seed": seed, **metrics}), flush=True)
-  for suffix in ("auroc", "auroc_adjusted"):
-    print(f"\n{suffix}\n")
-    table(found, suffix)
+  for key in KEYS:
+    rows = {name: figures(runs, key) for name, runs in found.items()}
+    print(f"\n{grade.FIGURES[key][2]}, mean over seeds\n")
+    table(rows)
+    if key in grade.COMPARED:
+      print("\nthe severity score of the setting over its opponents\n")
+      differences(rows, key)
   return 0
 
 
@@ -101,18 +111,76 @@ def parse() -> argparse.Namespace:
   return parser.parse_args()
 
 
-def table(found: dict, suffix: str) -> None:
-  """Prints one row per setting, one column per score: mean (sd over seeds)."""
+def figures(
+  runs: list[pathlib.Path], key: str
+) -> tuple[Figures, intervals.Support]:
+  """A figure of every score in every run, whole and by group left out.
+
+  Args:
+    runs: one per seed; all have the same evaluation scans.
+    key: of `grade.FIGURES`. Scores without it in one of the runs are absent.
+  """
+  found, support = collections.defaultdict(list), None
+  for run in runs:
+    graded = load_artifact(run / "grade/artifact")
+    table = unpack(load_artifact(run / "data/artifact")["table"])
+    rows = (table["part"] == "eval") & np.isfinite(graded["sick"])
+    chosen = graded["adjusted" if key == "auroc_adjusted" else "scores"]
+    values, support = grade.left_out(
+      key,
+      graded["sick"][rows],
+      {name: score[rows] for name, score in chosen.items()},
+      table["group"][rows],
+    )
+    for name, value in values.items():
+      found[name].append(value)
+  whole = {n: np.stack(v) for n, v in found.items() if len(v) == len(runs)}
+  return whole, support
+
+
+def over_seeds(
+  values: np.ndarray, support: intervals.Support, paired: bool = False
+) -> dict:
+  """Entry of the mean over seeds, over groups alone if there is one seed."""
+  if len(values) > 1:
+    return fits.over_fits(values, support, paired=paired)
+  if paired:
+    return comparisons.difference(values[0], support)
+  return intervals.interval(values[0], support)
+
+
+def table(rows: Mapping[str, tuple[Figures, intervals.Support]]) -> None:
+  """Prints one row per setting, one column per score."""
   print("| setting |", " | ".join(SCORES), "|")
   print("|" + " --- |" * (len(SCORES) + 1))
-  for name, runs in found.items():
-    cells = []
-    for score in SCORES:
-      joint = "_" if score.startswith("baseline") else "/"
-      values = [run[f"{score}{joint}{suffix}"]["value"] for run in runs]
-      spread = np.std(values, ddof=len(values) > 1)
-      cells.append(f"{np.mean(values):.3f} ({spread:.3f})")
+  for name, (values, support) in rows.items():
+    cells = [
+      results.interval(over_seeds(values[score], support))
+      if score in values
+      else "-"
+      for score in SCORES
+    ]
     print(f"| {name} |", " | ".join(cells), "|")
+
+
+def differences(
+  rows: Mapping[str, tuple[Figures, intervals.Support]], key: str
+) -> None:
+  """Prints the paired differences of each setting, corrected within it."""
+  for name, (values, support) in rows.items():
+    if "severity" not in values:
+      print(f"- {name}: no {key} of the severity score")
+      continue
+    entries = {
+      f"{name}, over {words}": over_seeds(
+        values["severity"] - values[other], support, paired=True
+      )
+      for other, words in opponents.NAMES.items()
+      if other in values
+    }
+    family = comparisons.family(entries)
+    for line in report_comparisons.lines(family, grade.FIGURES[key][2]):
+      print(f"- {line}")
 
 
 if __name__ == "__main__":

@@ -171,6 +171,24 @@ def test_choose_follows_the_noise_of_the_score():
   assert 5 <= coarse.requested <= 7 and "moved" in coarse.reason
 
 
+@pytest.mark.parametrize("averaged", [1, 2, 5])
+def test_bins_of_a_mean_are_as_narrow_as_the_mean_repeats(averaged):
+  """Width 1.96 sqrt(2) s / sqrt(M), the limits of agreement of two means."""
+  rng = np.random.default_rng(1)
+  truth, noise = rng.uniform(size=6000), 0.03
+  models = truth[:, None] + noise * rng.normal(size=(6000, 5))
+  scores = models[:, :averaged].mean(1)
+  bins = binning.choose(scores, repeatability=models, averaged=averaged)
+  width = 1.96 * math.sqrt(2) * noise / math.sqrt(averaged)
+  assert np.diff(bins.edges)[0] == pytest.approx(width, rel=0.06)
+  again = truth + noise * rng.normal(size=(averaged, 6000)).mean(0)
+  share = np.mean(np.abs(scores - again) < np.diff(bins.edges)[0])
+  assert share == pytest.approx(0.95, abs=0.015)
+  assert (f"for a mean of {averaged}" in bins.reason) == (averaged > 1)
+  with pytest.raises(ValueError, match="averaged"):
+    binning.choose(scores, repeatability=models, averaged=0)
+
+
 def test_choose_leaves_equal_width_when_an_outlier_squeezes_it():
   scores = np.append(np.random.default_rng(0).normal(size=400), 1e9)
   bins = binning.choose(scores)

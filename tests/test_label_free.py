@@ -40,6 +40,26 @@ def test_pca_error_in_blocks_and_with_equal_images(monkeypatch):
   assert (few != whole).any() and (few < 1).all()
 
 
+def test_the_error_maps_of_a_pca_are_pooled_in_blocks(monkeypatch):
+  train, test = pictures(30), pictures(11, seed=1)
+  flat = [x.reshape(len(x), -1) / 255 for x in (train, test)]
+  model = PCA(4, svd_solver="full").fit(flat[0])
+  maps = flat[1] - model.inverse_transform(model.transform(flat[1]))
+  maps = maps.reshape(test.shape)
+  blocks = []
+
+  def pool(residual):
+    blocks.append(residual.shape)
+    return np.stack([residual[:, 3].mean((1, 2)), residual.max((1, 2, 3))], 1)
+
+  monkeypatch.setattr(label_free, "_BLOCK", 4)
+  found = label_free.pca_error(train, test, 4, pool=pool)
+  expected = np.stack([maps[:, 3].mean((1, 2)), maps.max((1, 2, 3))], 1)
+  np.testing.assert_allclose(found, expected, atol=1e-4)
+  assert blocks == [(4, 12, 12, 1), (4, 12, 12, 1), (3, 12, 12, 1)]
+  assert found.dtype == np.float64
+
+
 def test_pca_refuses_what_it_cannot_fit():
   with pytest.raises(DataError, match="2 healthy"):
     label_free.pca_error(pictures(1), pictures(3))

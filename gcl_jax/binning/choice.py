@@ -23,6 +23,7 @@ def choose(
   scores: np.ndarray,
   *,
   repeatability: np.ndarray | None = None,
+  averaged: int = 1,
   batch_size: int = 64,
   min_positives: float = MIN_POSITIVES,
   max_positive_share: float = MAX_POSITIVE_SHARE,
@@ -31,11 +32,11 @@ def choose(
   """Bins whose number follows from the scores alone, without labels.
 
   Target width: two scores closer than the repeatability coefficient
-  1.96 * sqrt(2) * s_w (Bland and Altman) are indistinguishable, so narrower
-  bins would sort noise; s_w is the within-image standard deviation over models
-  after removing each model's offset. Without `repeatability`, the
-  Freedman-Diaconis width 2 * IQR * N^(-1/3), the finest histogram that the
-  number of images supports.
+  1.96 * sqrt(2) * s (Bland and Altman) are indistinguishable, so narrower
+  bins would sort noise. s is the within-image standard deviation of what is
+  binned: s_w over models, after removing each model's offset, and s_w / sqrt(M)
+  of a mean over M of them. Without `repeatability`, the Freedman-Diaconis width
+  2 * IQR * N^(-1/3), the finest histogram that the number of images supports.
 
   Limits: the expected same-bin images per anchor (`describe`) must lie between
   `min_positives` and `max_positive_share * (batch_size - 1)`. Of the
@@ -47,6 +48,8 @@ def choose(
     scores: float[N].
     repeatability: float[R, M], scores of R >= 2 images by M >= 2 models that
       were trained apart (cross-fitted), on the scale of `scores`.
+    averaged: number of such models whose mean `scores` are, 1 for the scores of
+      one.
     batch_size: B, images in a SupCon batch (all devices together).
     min_positives: lower limit on expected same-bin images per anchor.
     max_positive_share: upper limit, as a share of the B - 1 others.
@@ -58,12 +61,15 @@ def choose(
 
   Raises:
     DataError: a score is not finite, all are equal, or shapes do not match.
+    ValueError: `averaged` is less than 1.
   """
+  if averaged < 1:
+    raise ValueError(f"averaged must be 1 or more: {averaged}")
   scores = fit_scores(scores, 2)
   if finest:
     wanted, source = float(len(scores)), "the finest rule"
   else:
-    width, source = _wanted_width(scores, repeatability)
+    width, source = _wanted_width(scores, repeatability, averaged)
     wanted = float(np.clip(np.ptp(scores) / width, 2, len(scores)))
   others = min(batch_size, len(scores)) - 1
   limits = (min_positives, max(min_positives, max_positive_share * others))
@@ -77,14 +83,15 @@ def choose(
   )
 
 
-def _wanted_width(scores, repeatability) -> tuple[float, str]:
+def _wanted_width(scores, repeatability, averaged) -> tuple[float, str]:
   if repeatability is not None:
     spread, models = _within_image_sd(repeatability)
     if spread > 0:
-      width = 1.96 * np.sqrt(2) * spread
+      width = 1.96 * np.sqrt(2) * spread / np.sqrt(averaged)
+      mean = f", for a mean of {averaged}" if averaged > 1 else ""
       return width, (
         f"repeatability coefficient {width:.3g} (within-image sd {spread:.3g}"
-        f" over {models} models)"
+        f" over {models} models{mean})"
       )
   # If half of the images are tied, the IQR is 0: use the sd instead.
   quartiles = np.subtract(*np.quantile(scores, [0.75, 0.25]))

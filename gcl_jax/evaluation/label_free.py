@@ -6,7 +6,7 @@ and `regress_out` removes them from a score. Host code in numpy and scipy;
 images are read in blocks, so memory maps are supported.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -18,13 +18,20 @@ TEXTURE = ("mean", "sd", "background", "p99", "log_laplacian")
 _BLOCK = 256  # images converted to float at once
 
 
+def mean_square(residual: np.ndarray) -> np.ndarray:
+  """Mean square of each error map, float64[B], of float32[B, H, W, C]."""
+  flat = residual.reshape(len(residual), -1)
+  return np.mean(np.square(flat, dtype=np.float64), axis=1)
+
+
 def pca_error(
   train_images: np.ndarray,
   images: np.ndarray,
   components: int = 60,
   max_train: int = 2000,
+  pool: Callable[[np.ndarray], np.ndarray] = mean_square,
 ) -> np.ndarray:
-  """Mean squared reconstruction error of a PCA of healthy images.
+  """Reconstruction error of a PCA of healthy images.
 
   The linear autoencoder: x is projected on the mean and the first principal
   axes of the training images, fitted exactly (eigenvectors of their inner
@@ -36,9 +43,13 @@ def pca_error(
       is too low.
     components: number of axes, at most T - 1 are used.
     max_train: largest number of training images, chosen evenly spaced.
+    pool: error maps float32[B, H, W, 1], image minus reconstruction with
+      intensities in [0, 1], -> float[B], or float[B, K] for K numbers each.
+      It is called on blocks of up to 256 images.
 
   Returns:
-    float64[N] >= 0 for intensities in [0, 1]; larger is less healthy.
+    float64[N] or float64[N, K] from `pool`; without it the mean squared error,
+    of which larger is less healthy.
 
   Raises:
     DataError: there are fewer than two training images, or sizes differ.
@@ -59,8 +70,8 @@ def pca_error(
   for start in range(0, len(images), _BLOCK):
     centred = _flat(images[start : start + _BLOCK]) - mean
     rest = centred - (centred @ axes.T) @ axes
-    errors.append(np.mean(np.square(rest, dtype=np.float64), axis=1))
-  return np.concatenate(errors) if errors else np.zeros(0)
+    errors.append(pool(rest.reshape(-1, *images.shape[1:])))
+  return np.concatenate(errors, dtype=np.float64) if errors else np.zeros(0)
 
 
 def edge_energy(images: np.ndarray, sigma: float = 2.0) -> np.ndarray:

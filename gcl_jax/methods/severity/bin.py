@@ -68,8 +68,13 @@ def _score_column(name: str) -> str:
 
 
 def _repeats(context: Context, scores: dict, pool: np.ndarray):
-  """Scores, under all models, of the pool's images that no model was fitted to;
-  None with a single model."""
+  """Scores, under all models, of the pool's images that no model was fitted to,
+  float[R, M]; None with a single model.
+
+  These images are binned by the mean over the M models, and the width follows
+  that mean. A healthy training scan has the score of one model, whose noise is
+  sqrt(M) times as large: one width serves both, that of the others.
+  """
   models = scores.get("models")
   if models is None or models.shape[1] < 2:
     return None
@@ -80,7 +85,16 @@ def _repeats(context: Context, scores: dict, pool: np.ndarray):
 def binned(
   scores: np.ndarray, config: ConfigDict, repeatability: Any = None
 ) -> binning.Bins:
-  """Bins of the pool's scores by the rule of `config.bin`."""
+  """Bins of the pool's scores by the rule of `config.bin`.
+
+  Args:
+    scores: float[P], of the pool.
+    config: of the run.
+    repeatability: float[R, M], scores under M models whose mean is binned.
+
+  Raises:
+    ConfigError: more bins than images.
+  """
   rule, count = config.bin.rule, config.bin.count
   if (
     rule not in ("choose", "finest")
@@ -98,6 +112,7 @@ def binned(
   return binning.choose(
     scores,
     repeatability=repeatability,
+    averaged=1 if repeatability is None else repeatability.shape[1],
     batch_size=config.supcon.batch_size,
     finest=config.bin.rule == "finest",
   )

@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from gcl_jax.engine import results
 from gcl_jax.engine.context import Context
+from gcl_jax.evaluation import comparisons
 from gcl_jax.methods.severity import classifier, report_score
 from gcl_jax.methods.severity.config import OWN
 from gcl_jax.methods.severity.gradcon import models_of
@@ -27,11 +29,11 @@ def run(context: Context) -> dict[str, Any]:
     title=f"Severity labels: {config.preset}",
     subtitle=_subtitle(context, images),
     cards=_cards(context),
-    sections=_sections(context, images, grades["scores"], metrics),
+    sections=_sections(context, images, grades, metrics),
     warnings=[
       *report.data_warnings(context, images),
       *_warnings(context, images),
-      *(_weak_score(metrics) if _trained(config) else []),
+      *(_weak_score(metrics, config.score) if _trained(config) else []),
       *report_labels.undefined_labels(images, metrics),
     ],
   )
@@ -63,7 +65,11 @@ def _cards(context) -> list[tuple[str, str, str]]:
   return [
     ("severity/spearman", "Score against true severity", "Spearman"),
     ("severity/auroc", "Severity score", "AUROC, healthy or diseased"),
-    ("baseline/pca_auroc", "PCA error", "the label-free opponent"),
+    (
+      _against_pca(config.score),
+      "Against a PCA",
+      "AUROC, pooled alike, paired",
+    ),
     ("probe/macro_auroc", "Probe on this encoder", "macro AUROC, all labels"),
     *(
       (f"probe/{n}@{fraction:g}/macro_auroc", f"Probe on {n}", "all labels")
@@ -72,11 +78,11 @@ def _cards(context) -> list[tuple[str, str, str]]:
   ]
 
 
-def _sections(context, images, scores, metrics) -> list[html.Section]:
+def _sections(context, images, grades, metrics) -> list[html.Section]:
   """Every section whose facts exist in this run."""
-  config, score = context.config, scores["severity"]
+  config, score = context.config, grades["scores"]["severity"]
   made = [
-    report_score.severity(context, images, scores, metrics),
+    report_score.severity(context, images, grades, metrics),
     report_score.gallery(context, images, score),
     report.preparation(images, _preparation(config.preprocess)),
   ]
@@ -147,12 +153,38 @@ def _trained(config) -> bool:
   return config.score.source == "autoencoder"
 
 
-def _weak_score(metrics: dict) -> list[str]:
-  ours = (metrics.get("severity/auroc") or {}).get("value")
-  pca = (metrics.get("baseline/pca_auroc") or {}).get("value")
-  if ours is None or pca is None or ours >= pca:
+def _against_pca(config) -> str:
+  """Metric name of the difference to a PCA whose error is pooled alike."""
+  alike = "pca_layers" if config.pooling == "layers" else "pca"
+  return f"severity/auroc_over_{alike}"
+
+
+def _weak_score(metrics: dict, config) -> list[str]:
+  """A warning unless the score is above a PCA pooled alike, by the interval of
+  their paired difference.
+
+  Args:
+    metrics: the run's.
+    config: `config.score`.
+  """
+  found = metrics.get(_against_pca(config))
+  if found is None or found["value"] is None:
     return []
+  word = comparisons.verdict(found)
+  if word == "above":
+    return []
+  told = f"the difference is {results.interval(found)}"
+  if word == "below":
+    return [
+      "The severity score's AUROC is below that of a linear PCA pooled alike"
+      f" ({told}): on this data the autoencoder does not earn its place."
+    ]
+  if found["low"] is None:
+    power = "from too few groups for an interval"
+  else:
+    power = f"and {found['smallest']:.3f} could be shown here"
   return [
-    f"The severity score (AUROC {ours:.3f}) is below the error of a linear"
-    f" PCA ({pca:.3f}): on this data the autoencoder does not earn its place."
+    "The severity score's AUROC is not told apart from that of a linear PCA"
+    f" pooled alike ({told}, {power}): this data does not show that the"
+    " autoencoder earns its place."
   ]

@@ -1,11 +1,13 @@
 """Sections of the report about the score, the autoencoder and the bins."""
 
+import json
+
 import numpy as np
 
 from gcl_jax.engine import results
-from gcl_jax.methods.severity import grade
+from gcl_jax.methods.severity import grade, opponents
 from gcl_jax.methods.severity.gradcon import models_of
-from gcl_jax.pipeline import report_labels
+from gcl_jax.pipeline import report_comparisons, report_labels
 from gcl_jax.pipeline.report import words
 from gcl_jax.report import charts, distributions, html, tiles
 
@@ -14,15 +16,21 @@ NAMES = {
   "severity.gradcon": "gradcon = error + beta * gradient term",
   "severity.grad": "gradient term alone",
   "severity.recon": "reconstruction error alone",
-  "pca": "PCA error, 60 components",
-  "edge": "edge energy",
-  "brightness": "mean brightness",
+  **opponents.NAMES,
 }
 
 
-def severity(context, images, scores, metrics) -> html.Section:
-  """The score by class, beside its opponents and the truth."""
-  rows, kinds = images.evaluation, report_labels.classes_of(images)
+def severity(context, images, grades, metrics) -> html.Section:
+  """The score by class, beside its opponents and the truth.
+
+  Args:
+    context: of stage `report`.
+    images: the prepared images.
+    grades: what stage `grade` left.
+    metrics: the run's.
+  """
+  rows, scores = images.evaluation, grades["scores"]
+  kinds = report_labels.classes_of(images)
   scores = {name: scores[name] for name in NAMES if name in scores}
   edges = context.load("bin")["edges"]["severity"]
   picture = distributions.histogram_by_class(
@@ -37,6 +45,12 @@ def severity(context, images, scores, metrics) -> html.Section:
   blocks = [html.Figure(picture, caption)]
   blocks += _opponents(images, scores, metrics)
   blocks.append(_score_table(scores, metrics))
+  blocks += _unadjusted(json.loads(str(grades["unadjusted"])))
+  blocks += [
+    report_comparisons.table(entries, grade.FIGURES[key][2])
+    for key in grade.COMPARED
+    if (entries := grade.compared(metrics, key))
+  ]
   truth = grade.truth_of(images)
   if truth is not None:
     picture = distributions.scatter(
@@ -70,35 +84,52 @@ def _opponents(images, scores, metrics) -> list[html.Figure]:
   diseased = images.diseased[known].astype(int)
   curves = {
     name: (diseased, scores[name][known])
-    for name in ("severity", "pca", "edge", "brightness")
+    for name in ("severity", *opponents.NAMES)
     if name in scores
   }
   return [
     html.Figure(
       picture,
       "The score beside label-free opponents on the same evaluation images;"
-      " intervals by bootstrap over groups.",
+      " intervals by the jackknife over groups. Which is the better one is"
+      " told by the table of differences, not by these intervals.",
     ),
     html.Figure(charts.roc(curves), "ROC curves, healthy or diseased."),
   ]
 
 
 def _score_table(scores, metrics) -> html.Table:
-  keys = ("auroc", "auroc_adjusted", "spearman")
   rows = [
     [
       NAMES[name],
-      *(words(metrics.get(grade.metric_name(name, key))) for key in keys),
+      *(
+        words(metrics.get(grade.metric_name(name, key)))
+        for key in grade.FIGURES
+      ),
     ]
     for name in scores
   ]
   return html.Table(
-    ("score", "AUROC", "AUROC without texture", "Spearman with truth"),
+    ("score", *(label for _, _, label in grade.FIGURES.values())),
     rows,
     "Without texture: after regressing out brightness, spread, background,"
-    " sharpness and export size, fitted on healthy training scans.",
-    align="lrrr",
+    " sharpness and export size, fitted on healthy training scans that the"
+    " score's models have not seen. Sensitivity: at the lowest threshold that"
+    " leaves 90 % of the healthy evaluation scans below it. The PCAs are"
+    " fitted to the same scans as the autoencoders.",
+    align="l" + "r" * len(grade.FIGURES),
   )
+
+
+def _unadjusted(reasons: dict[str, str]) -> list[html.Text]:
+  """A line for each reason why scores have no AUROC without texture."""
+  return [
+    html.Text(
+      "No AUROC without texture of"
+      f" {', '.join(NAMES[name] for name in names)}: {why}."
+    )
+    for why, names in grade.by_reason(reasons).items()
+  ]
 
 
 def gallery(context, images, score) -> html.Section:

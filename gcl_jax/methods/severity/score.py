@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from gcl_jax.engine.context import Context
 from gcl_jax.errors import DataError
 from gcl_jax.gradients import gradcon
-from gcl_jax.methods.severity import classifier, error_map, steps
+from gcl_jax.methods.severity import classifier, crossfit, error_map, steps
 from gcl_jax.methods.severity.gradcon import make_model, models_of
 from gcl_jax.pipeline.prepared import Prepared
 
@@ -56,7 +56,9 @@ def autoencoder_scores(context: Context, images: Prepared) -> dict[str, Any]:
   fold, unseen, results = artifact["fold"], [], []
   for number, model in enumerate(models_of(artifact)):
     results.append(_sweep(context, images, model, f"score/{number}"))
-    unseen.append(_unseen_healthy(fold, number, model))
+    unseen.append(
+      crossfit.unseen_healthy(fold, number, model["validation_rows"])
+    )
   recon, pooled, cos = (
     np.stack([f[name] for f in results], 1)
     for name in ("recon", "error", "cos")
@@ -65,20 +67,20 @@ def autoencoder_scores(context: Context, images: Prepared) -> dict[str, Any]:
   published = mode_scores(recon, grad, _beta(config, recon, unseen))
   beta = _beta(config, pooled, unseen)
   chosen = mode_scores(pooled, grad, beta)[config.mode]
-  use = _usable(fold, len(results))
+  use = crossfit.usable(fold, len(results))
   out = {
-    mode: combined(levelled(values, levels_of(values, unseen)), use)
+    mode: crossfit.scored(values, unseen, use)
     for mode, values in published.items()
   }
-  levels = levels_of(chosen, unseen)
+  levels = crossfit.levels_of(chosen, unseen)
   facts = {
     "dead": np.sum([(f["norm"] == 0).sum(0) for f in results], axis=0),
     "engines": _engines(context, images, artifact["models"]),
     "levels": {"beta": beta, "mean": levels[0], "sd": levels[1]},
   }
   out["cos"] = np.where(use[..., None], cos, 0).sum(1) / use.sum(1)[:, None]
-  out["models"] = levelled(chosen, levels)
-  out["score"] = combined(out["models"], use)
+  out["models"] = crossfit.levelled(chosen, levels)
+  out["score"] = crossfit.combined(out["models"], use)
   facts["examples"] = _examples(context, images, out["score"], artifact)
   return facts | {name: np.asarray(v, np.float32) for name, v in out.items()}
 
@@ -185,62 +187,9 @@ def scorer(config: ConfigDict, model: Any) -> Callable[[dict, dict], dict]:
   return one_batch
 
 
-def _unseen_healthy(fold: np.ndarray, number: int, model: dict) -> np.ndarray:
-  """Rows of the healthy training scans that a model was not fitted to."""
-  left_out = np.flatnonzero(fold == number)
-  return left_out if len(left_out) else model["validation_rows"]
-
-
-def _usable(fold: np.ndarray, models: int) -> np.ndarray:
-  """Mask of the models that may score each image, bool[N, M].
-
-  A healthy training scan of fold k is scored by model k only, a scan of no fold
-  by all models. A single model without a left-out fold scores everything.
-  """
-  use = np.ones((len(fold), models), bool)
-  if models > 1:
-    for number in range(models):
-      use[(fold >= 0) & (fold != number), number] = False
-  return use
-
-
 def _beta(config: ConfigDict, recon: np.ndarray, unseen: list) -> np.ndarray:
   """Beta in units of the reconstruction error, float[M]."""
   if config.beta_scale == "absolute":
     return np.full(recon.shape[1], config.beta)
   spread = [recon[rows, m].std() for m, rows in enumerate(unseen)]
   return config.beta * np.array(spread)
-
-
-def levels_of(values: np.ndarray, unseen: list) -> tuple:
-  """Mean and standard deviation, float[M] each, of the healthy scores.
-
-  Args:
-    values: float[N, M], scores under M models.
-    unseen: per model, the rows of healthy scans that it has not seen.
-  """
-  healthy = [values[rows, m] for m, rows in enumerate(unseen)]
-  sd = np.array([found.std() for found in healthy])
-  return np.array([found.mean() for found in healthy]), np.where(sd > 0, sd, 1)
-
-
-def levelled(values: np.ndarray, levels: tuple) -> np.ndarray:
-  """Scores float[N, M] under M models on their mean scale.
-
-  Mean and standard deviation of the healthy scores (`levels_of`) are made
-  equal over models; scores of one model are unchanged.
-  """
-  if values.shape[1] == 1:
-    return values
-  mean, sd = levels
-  return (values - mean) / sd * sd.mean() + mean.mean()
-
-
-def combined(values: np.ndarray, use: np.ndarray) -> np.ndarray:
-  """Mean over the models that may score an image, float[N].
-
-  Args:
-    values: float[N, M] from `levelled`.
-    use: bool[N, M], at least one model per image.
-  """
-  return np.where(use, values, 0).sum(1) / use.sum(1)

@@ -31,7 +31,10 @@ from gcl_jax.pipeline import contrast, encoders, few_labels, finetune
 from gcl_jax.pipeline.report import LEAVES
 
 HEADLINE = "probe/macro_auroc"  # the figure to compare runs by
-PROMISED = ("severity/auroc", "baseline/pca_auroc", "probe/macro_f1")
+PROMISED = (
+  *("severity/auroc", "severity/auroc_over_pca_layers", "baseline/pca_auroc"),
+  "probe/macro_f1",
+)
 SMOOTH = ("severity", "baseline")  # metrics that rank many images
 COMMON = ("protocol", "seed")
 ENCODER = (*COMMON, "supcon")
