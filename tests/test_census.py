@@ -95,7 +95,7 @@ def test_volumes_by_part_and_class():
   names = np.repeat([f"v{k:02}" for k in range(volumes)], depth)
   order = rng.permutation(len(names))  # slices of a volume need not be together
   by_volume = {
-    "group": column(rng, [f"g{k}" for k in range(6)], volumes),
+    "group": column(rng, [f"g0{k}" for k in range(6)], volumes),
     "part": column(rng, ["train", "eval"], volumes),
     "labelled": (rng.random(volumes) < 0.7).astype(float),
   }

@@ -139,8 +139,8 @@ def test_every_cell_of_a_run_by_hand(tmp_path):
       "size (48, 128), flatten yes"
     ),
     "Patients and images in each part": (
-      "train: 31 groups (patients), 60 images<br>eval: 13 groups (patients),"
-      " 28 images<br>ood: 2 groups (patients), 4 images"
+      "train: 31 groups (patients where known), 60 images<br>eval: 13 groups (patients where known),"
+      " 28 images<br>ood: 2 groups (patients where known), 4 images"
     ),
     "Positives by part and label": (
       "eval, fluid: positive 5 images of 4 groups, negative 20 images of 12"

@@ -38,7 +38,7 @@ def counts(run: Run) -> Found:
 
 
 _UNITS = {
-  "groups": "groups (patients)",
+  "groups": "groups (patients where known)",
   "volumes": "volumes",
   "slices": "slices",
   "images": "images",
@@ -166,7 +166,7 @@ def tests(run: Run) -> Found:
     "ood": "out of distribution: part ood",
   }
   lines = [
-    f"{words}, {at(_parts(run)[part], 'groups', BLANK)} groups (patients)"
+    f"{words}, {at(_parts(run)[part], 'groups', BLANK)} groups"
     for part, words in names.items()
     if part in _parts(run)
   ]
