@@ -27,6 +27,9 @@ METHODS = sorted(
 )
 
 
+GROUPS = "groups (patients where known)"
+
+
 def counted(number, groups):
   return {"images": number, "groups": groups}
 
@@ -92,7 +95,7 @@ REPORT = {
     "toy/gain_over_random": {"value": 0.1, "low": 0.0, "high": 0.2, "n": 25},
     "toy/failure": {"value": 2, "low": None, "high": None, "n": 25},
     "toy/ood/dice/mean": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 4},
-    "toy/a@1/auroc": {"value": 0.6, "low": 0.5, "high": 0.7, "n": 25},
+    "toy@1/auroc": {"value": 0.6, "low": 0.5, "high": 0.7, "n": 25},
   },
   "warnings": ["A | in a warning, and x<0.15."],
 }
@@ -139,8 +142,8 @@ def test_every_cell_of_a_run_by_hand(tmp_path):
       "size (48, 128), flatten yes"
     ),
     "Patients and images in each part": (
-      "train: 31 groups (patients where known), 60 images<br>eval: 13 groups (patients where known),"
-      " 28 images<br>ood: 2 groups (patients where known), 4 images"
+      f"train: 31 {GROUPS}, 60 images<br>eval: 13 {GROUPS}, 28 images<br>ood: 2"
+      f" {GROUPS}, 4 images"
     ),
     "Positives by part and label": (
       "eval, fluid: positive 5 images of 4 groups, negative 20 images of 12"
@@ -249,6 +252,16 @@ def test_a_missing_key_is_a_blank(tmp_path, file, key, item):
   assert before.keys() == found.keys() and before != found
   if item:
     assert found[item] == BLANK and before[item] != BLANK
+
+
+def test_an_answer_that_was_not_counted_is_a_blank(tmp_path):
+  changed = copy.deepcopy(REPORT)
+  label = changed["data"]["parts"]["eval"]["labels"]["fluid"]
+  del label["missing"], label["negatives"]
+  found = says(written(tmp_path, report_=changed))
+  assert found["Missing labels"].startswith(f"eval, fluid: {BLANK}")
+  positives = found["Positives by part and label"]
+  assert positives.endswith(f"of 4 groups, negative {BLANK}")
 
 
 def paths_of(value, prefix=()):
