@@ -6,10 +6,9 @@ import pytest
 from sklearn import metrics as sk
 
 from gcl_jax.errors import DataError
-from gcl_jax.evaluation import by_grade, metrics
+from gcl_jax.evaluation import by_grade, intervals, metrics
 
 SCALE = 5
-SAMPLES = 60
 KEYS = ["accuracy", "majority", "kappa"]
 KEYS += [*(f"auroc/{k}" for k in range(SCALE)), "macro_auroc"]
 
@@ -53,71 +52,91 @@ def slow(grades, probabilities):
   return found
 
 
-def repeated(grades, probabilities, groups, seed):
-  """Every metric of every draw, each row repeated by its weight."""
-  draws = np.concatenate(
-    list(metrics.resample(len(grades), groups, SAMPLES, seed))
-  )
-  values = {key: [] for key in KEYS}
-  for times in draws.astype(int):
-    rows = np.repeat(np.arange(len(grades)), times)
-    rows = rows[grades[rows] >= 0]
-    for key, value in slow(grades[rows], probabilities[rows]).items():
-      values[key].append(value)
-  return values
+def without_each_group(grades, probabilities, groups, key):
+  """Slow leave-one-out values of a metric, the first of all rows."""
+  masks = [
+    np.ones(len(grades), bool),
+    *(groups != g for g in np.unique(groups)),
+  ]
+  return np.array([slow(grades[m], probabilities[m])[key] for m in masks])
 
 
 @pytest.mark.parametrize("absent", [(), (1, 3), (1, 2, 3, 4)])
 def test_values_and_intervals_equal_scikit_learn(absent):
   grades, probabilities, groups = results(absent)
-  found = by_grade.evaluate(
-    grades, probabilities, groups, samples=SAMPLES, seed=7
-  )
+  found = by_grade.evaluate(grades, probabilities, groups)
   assert list(found) == KEYS
   known = grades >= 0
-  values = slow(grades[known], probabilities[known])
-  draws = repeated(grades, probabilities, groups, 7)
-  for key, value in values.items():
-    expected = metrics.summary(value, np.array(draws[key]), int(known.sum()))
-    if np.isnan(value):
-      expected |= {"value": None, "low": None, "high": None}
-    assert found[key] == pytest.approx(expected, abs=1e-12), key
-  undefined = [key for key in KEYS if found[key]["value"] is None]
-  expected = absent if len(absent) < 4 else range(5)
-  assert undefined[: len(expected)] == [f"auroc/{k}" for k in expected]
+  grades, probabilities, groups = (
+    x[known] for x in (grades, probabilities, groups)
+  )
+  for key in KEYS:
+    values = without_each_group(grades, probabilities, groups, key)
+    support = intervals.support_of(groups)
+    if key.startswith("auroc"):
+      support = intervals.support_of(groups, grades == int(key[-1]))
+    scale = "fisher" if key == "kappa" else "logit"
+    expected = intervals.interval(values, support, scale)
+    if key != "macro_auroc":
+      assert found[key] == pytest.approx(expected, abs=1e-12), key
+    elif "skipped" not in found[key]:
+      assert found[key]["value"] == pytest.approx(values[0], abs=1e-12)
+  undefined = [k for k in range(SCALE) if found[f"auroc/{k}"]["value"] is None]
+  assert undefined == list(absent if len(absent) < 4 else range(SCALE))
+
+
+def test_the_mean_leaves_out_grades_that_few_patients_have():
+  grades, probabilities, groups = results()
+  whole = by_grade.evaluate(grades, probabilities, groups)["macro_auroc"]
+  assert "skipped" not in whole
+  rare = grades == 4
+  keep = np.unique(groups[rare])[:3]
+  drop = rare & ~np.isin(groups, keep)
+  found = by_grade.evaluate(np.where(drop, -1, grades), probabilities, groups)
+  assert found["macro_auroc"]["skipped"] == ["4"]
+  others = [found[f"auroc/{k}"]["value"] for k in range(4)]
+  assert found["macro_auroc"]["value"] == pytest.approx(np.mean(others))
+  assert found["auroc/4"]["value"] is not None
+  assert found["auroc/4"]["low"] is None
+  assert found["auroc/4"]["positive_groups"] == 3
 
 
 def test_kappa_is_on_the_whole_scale():
   """Without grades 2 and 3, a step from 1 to 4 still costs nine."""
   grades = np.array([0, 0, 1, 1, 4, 4, 0, 4])
   called = np.array([0, 1, 1, 0, 4, 1, 0, 4])
-  value = by_grade.evaluate(grades, np.eye(5)[called], samples=0)["kappa"]
+  value = by_grade.evaluate(grades, np.eye(5)[called])["kappa"]
   options = {"weights": "quadratic"}
   whole = sk.cohen_kappa_score(grades, called, labels=range(5), **options)
   inferred = sk.cohen_kappa_score(grades, called, **options)
   assert value["value"] == pytest.approx(whole, abs=1e-12)
   assert abs(whole - inferred) > 0.02
+  # The plain metric counts them too, told of the scale or not.
+  for grades_ in (None, 5):
+    plain = metrics.kappa(grades, called, grades=grades_, **options)
+    assert plain == pytest.approx(whole, abs=1e-12)
 
 
 def test_no_grade_at_all_is_undefined():
   _, probabilities, groups = results()
-  found = by_grade.evaluate(np.full(90, -1), probabilities, groups, samples=9)
-  nothing = {"value": None, "low": None, "high": None, "n": 0}
-  assert found == dict.fromkeys(KEYS, nothing)
+  found = by_grade.evaluate(np.full(90, -1), probabilities, groups)
+  assert list(found) == KEYS
+  for entry in found.values():
+    assert (entry["value"], entry["low"], entry["n"]) == (None, None, 0)
 
 
-def test_patients_who_are_not_graded_leave_draws_undefined():
-  """Six patients of whom one has a grade: a third of the draws lack him."""
+def test_few_patients_have_no_interval():
   grades = np.array([-1, -1, -1, -1, -1, 1])
-  found = by_grade.evaluate(grades, np.eye(2)[[0, 0, 0, 0, 0, 1]], samples=300)
-  assert found["accuracy"] == {"value": 1, "low": 1, "high": 1, "n": 1}
+  found = by_grade.evaluate(grades, np.eye(2)[[0, 0, 0, 0, 0, 1]])
+  nothing = {"low": None, "high": None, "n": 1, "groups": 1}
+  assert found["accuracy"] == {"value": 1} | nothing
   assert found["majority"]["value"] == 1
   assert found["kappa"]["value"] is None
 
 
 def test_equal_probabilities_are_the_lower_grade():
   grades = np.array([0, 1, 1])
-  found = by_grade.evaluate(grades, np.full((3, 2), 0.5), samples=0)
+  found = by_grade.evaluate(grades, np.full((3, 2), 0.5))
   chex.assert_trees_all_close(found["accuracy"]["value"], 1 / 3)
   chex.assert_trees_all_close(found["majority"]["value"], 2 / 3)
   assert found["auroc/0"]["value"] == found["auroc/1"]["value"] == 0.5

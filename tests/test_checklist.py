@@ -7,16 +7,18 @@ import pathlib
 import re
 import sys
 
+import numpy as np
 import pytest
 from absl import flags
 from ml_collections import config_flags
 
 import gcl_jax.methods
+from gcl_jax.engine import results
 from gcl_jax.engine import settings as engine_settings
 from gcl_jax.engine import stages as engine_stages
 from gcl_jax.engine.context import Context
 from gcl_jax.errors import DataError
-from gcl_jax.evaluation import checklist
+from gcl_jax.evaluation import checklist, comparisons, fits, intervals
 from gcl_jax.evaluation.checklist_facts import BLANK
 from gcl_jax.evaluation.checklist_items import ITEMS
 from gcl_jax.pipeline import report
@@ -95,7 +97,7 @@ REPORT = {
     "toy/gain_over_random": {"value": 0.1, "low": 0.0, "high": 0.2, "n": 25},
     "toy/failure": {"value": 2, "low": None, "high": None, "n": 25},
     "toy/ood/dice/mean": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 4},
-    "toy@1/auroc": {"value": 0.6, "low": 0.5, "high": 0.7, "n": 25},
+    "toy@0.5/auroc": {"value": 0.6, "low": 0.5, "high": 0.7, "n": 25},
   },
   "warnings": ["A | in a warning, and x<0.15."],
 }
@@ -201,22 +203,36 @@ def test_what_only_the_authors_know_is_blank(tmp_path):
     assert found[item] == (BLANK, "-")
 
 
-def test_later_entries_bring_their_own_words(tmp_path):
-  """Methods of intervals, numbers of groups, and comparisons of a family."""
+def test_intervals_and_comparisons_say_of_which_kind_they_are(tmp_path):
+  """Entries as `intervals`, `fits` and `comparisons` make them."""
   changed = copy.deepcopy(REPORT)
-  changed["metrics"]["toy/auroc"] |= {"method": "jackknife", "positives": 5}
-  changed["comparisons"] = {
-    "toy against random": {"value": 0.1, "low": 0.0, "high": 0.2, "p": 0.03125}
-  }
-  found = says(written(tmp_path, report_=changed))
-  assert (
-    "(n 25, method jackknife, positives 5)" in (found["Figures with intervals"])
-  )
-  assert "jackknife: 1 figures" in found["Method of the intervals"]
-  assert BLANK not in found["Method of the intervals"]
-  assert found["Comparisons, corrected for their number"] == (
-    "toy against random 0.100 [0.000, 0.200] (p 0.03125)"
-  )
+  metrics = changed["metrics"]
+  values = np.random.default_rng(0).normal(0.2, 0.01, (9, 13))
+  support = intervals.Support(40, 12)
+  pair = comparisons.family({"x": comparisons.difference(values[0], support)})
+  metrics["toy/auroc_over_pca"] = pair["x"]
+  metrics["toy/auroc"] = intervals.interval(values[0], support)
+  metrics["toy/dice/mean"] = fits.over_fits(values, support, "plain")
+  few = {"value": 0.5, "low": None, "high": None, "n": 3}
+  metrics["toy/hd95/mean"] = few | {"range": [0.25, 0.75]}
+  found = says(written(tmp_path, report_=json.loads(results.dumps(changed))))
+  figures = found["Figures with intervals"].split("<br>")
+  assert any(f.endswith("(n 40, groups 12)") for f in figures)
+  assert "toy/hd95/mean 0.500 (range 0.250 to 0.750) (n 3)" in figures
+  assert not any("_over_" in f for f in figures)
+  kinds = found["Method of the intervals"].split("<br>")
+  assert kinds[:3] == [
+    "6 of 9 figures have an interval",
+    "95 %, jackknife over groups, Student's t: 2 figures",
+    "95 %, over fits (seeds, draws of labels) and groups: 1 figures",
+  ]
+  assert "a range over few draws, no interval: 1 figures" in kinds
+  assert f"kind and level of the other intervals: {BLANK}" in kinds
+  lines = found["Comparisons, corrected for their number"].split("<br>")
+  line = next(line for line in lines if "auroc_over_pca" in line)
+  assert line.endswith(f": {comparisons.verdict(pair['x'])}")
+  assert "p_holm" in line and "family 1" in line and "smallest" in line
+  assert "Holm's method" in lines[-1] and BLANK not in lines[-1]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from gcl_jax.errors import DataError
-from gcl_jax.evaluation import metrics, weighted
+from gcl_jax.evaluation import draws, metrics, weighted
 
 ROWS = st.lists(
   st.tuples(st.integers(0, 1), st.integers(-4, 4), st.integers(0, 1)),
@@ -76,7 +76,8 @@ def test_kappa_equals_scikit_learn(rows, weights, grades):
   first, second = columns(rows)
   assume(len(set(first)) > 1)
   found = metrics.kappa(first, second, weights, grades)
-  labels = None if grades is None else range(grades)
+  whole = range(min(*first, *second), max(*first, *second) + 1)
+  labels = whole if grades is None else range(grades)
   expected = sk.cohen_kappa_score(first, second, labels=labels, weights=weights)
   assert same(found, expected)
 
@@ -231,7 +232,7 @@ def test_fast_draws_equal_one_by_one(metric):
 
 def test_whole_patients_are_drawn():
   groups = np.array(["b", "a", "b", "c", "a", "a"])
-  for weights in metrics.resample(6, groups, 50, 0):
+  for weights in draws.resample(6, groups, 50, 0):
     assert weights.shape == (50, 6)
     assert (weights[:, 0] == weights[:, 2]).all()
     assert (weights[:, 1] == weights[:, 4]).all()
@@ -239,9 +240,9 @@ def test_whole_patients_are_drawn():
 
 
 def test_blocks_do_not_change_the_draws(monkeypatch):
-  whole = np.concatenate(list(metrics.resample(7, None, 20, 1)))
-  monkeypatch.setattr(metrics, "_BLOCK", 21)
-  parts = list(metrics.resample(7, None, 20, 1))
+  whole = np.concatenate(list(draws.resample(7, None, 20, 1)))
+  monkeypatch.setattr(draws, "_BLOCK", 21)
+  parts = list(draws.resample(7, None, 20, 1))
   assert len(parts) == 7 and (np.concatenate(parts) == whole).all()
 
 
@@ -273,7 +274,7 @@ def test_undefined_draws():
   assert alone == {"value": 1.0, "low": None, "high": None, "n": 41}
   none = metrics.bootstrap(metrics.auroc, labels * 0, scores)
   assert none == {"value": None, "low": None, "high": None, "n": 41}
-  mostly = metrics.summary(0.5, np.array([0.4, np.nan, np.nan]), 9)
+  mostly = draws.summary(0.5, np.array([0.4, np.nan, np.nan]), 9)
   assert mostly["low"] is None and mostly["value"] == 0.5
 
 

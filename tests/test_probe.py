@@ -3,12 +3,13 @@
 import chex
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn import metrics as sk
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from gcl_jax.errors import ConfigError, DataError
-from gcl_jax.evaluation import metrics, probe
+from gcl_jax.evaluation import by_label, metrics, probe
 
 pytestmark = pytest.mark.compiles
 
@@ -195,7 +196,7 @@ def results(rows=120):
 
 def test_evaluate_equals_scikit_learn():
   labels, probabilities, groups = results()
-  found = probe.evaluate(labels, probabilities, groups, samples=50)
+  found = probe.evaluate(labels, probabilities, groups)
   y, p = labels["irf"][7:], probabilities["irf"][7:]
   called = p >= 0.5
   expected = {
@@ -214,7 +215,6 @@ def test_evaluate_equals_scikit_learn():
   rest = probe.evaluate(
     {n: y for n, (y, _) in full.items()},
     {n: p for n, (_, p) in full.items()},
-    samples=0,
   )
   for key, average in [
     ("macro_auroc", "macro"),
@@ -224,53 +224,101 @@ def test_evaluate_equals_scikit_learn():
     assert rest[key]["value"] == pytest.approx(value, abs=1e-12)
   value = sk.f1_score(stacked[0], stacked[1] >= 0.5, average="macro")
   assert rest["macro_f1"]["value"] == pytest.approx(value, abs=1e-12)
-  assert set(rest["macro_f1"]) == {"value", "low", "high", "n"}
+  assert "skipped" not in rest["macro_f1"]
 
 
-def test_intervals_are_joint_over_labels():
+def test_the_interval_of_a_mean_leaves_each_patient_out_of_all_labels():
   labels, probabilities, groups = results()
-  found = probe.evaluate(labels, probabilities, groups, samples=80, seed=6)
-  alone = metrics.bootstrap(
-    metrics.auroc,
-    labels["dme"],
-    probabilities["dme"],
-    groups=groups,
-    samples=80,
-    seed=6,
+  found = probe.evaluate(labels, probabilities, groups)
+  alone = metrics.jackknife(
+    metrics.auroc, labels["dme"], probabilities["dme"], groups=groups
   )
   assert found["dme/auroc"] == pytest.approx(alone, abs=1e-12)
-  draws = []
-  for w in np.concatenate(list(metrics.resample(120, groups, 80, 6))):
-    rows = np.repeat(np.arange(120), w.astype(int))
-    values = []
+  values, errors = [], {}
+  for left_out in (None, *np.unique(groups)):
+    each = {}
     for name, y in labels.items():
-      used = rows[~np.isnan(y[rows])]
-      values.append(sk.roc_auc_score(y[used], probabilities[name][used]))
-    draws.append(np.mean(values))
-  low, high = np.quantile(draws, [0.025, 0.975])
-  assert found["macro_auroc"]["low"] == pytest.approx(low, abs=1e-12)
-  assert found["macro_auroc"]["high"] == pytest.approx(high, abs=1e-12)
+      used = ~np.isnan(y) & (groups != left_out)
+      each[name] = sk.roc_auc_score(y[used], probabilities[name][used])
+    values.append(each)
+  count = len(np.unique(groups))
+  for name in labels:
+    column = np.array([each[name] for each in values])
+    errors[name] = (count - 1) * column[1:].var()
+  means = np.array([np.mean(list(each.values())) for each in values])
+  # Of each label its fewer groups less one, by the variance of its AUROC.
+  fewest = [found[f"{n}/auroc"] for n in labels]
+  fewest = [min(e["positive_groups"], e["negative_groups"]) for e in fewest]
+  freedom = np.average(np.array(fewest) - 1, weights=list(errors.values()))
+  spread = np.sqrt((count - 1) * means[1:].var())
+  logit = np.log(means[0] / (1 - means[0]))
+  half = stats.t.ppf(0.975, freedom) * spread / (means[0] * (1 - means[0]))
+  for bound, sign in (("low", -1), ("high", 1)):
+    expected = 1 / (1 + np.exp(-logit - sign * half))
+    assert found["macro_auroc"][bound] == pytest.approx(expected, abs=1e-9)
   assert found["macro_auroc"]["n"] == 120
+  assert found["macro_auroc"]["positive_groups"] == min(
+    found[f"{n}/auroc"]["positive_groups"] for n in labels
+  )
   # Equal labels are one label: nothing is averaged away.
   twins = {"a": labels["dme"], "b": labels["dme"]}
   both = {name: probabilities["dme"] for name in twins}
-  again = probe.evaluate(twins, both, groups, samples=80, seed=6)
+  again = probe.evaluate(twins, both, groups)
   for bound in ("value", "low", "high"):
     assert again["macro_auroc"][bound] == pytest.approx(alone[bound])
 
 
+def test_a_label_of_four_positive_patients_leaves_the_means():
+  labels, probabilities, groups = results()
+  before = probe.evaluate(labels, probabilities, groups)
+  for patients, kept in ((4, False), (5, True)):
+    rare = np.isin(groups, np.arange(patients)).astype(float)
+    found = probe.evaluate(
+      labels | {"rare": rare},
+      probabilities | {"rare": probabilities["dme"]},
+      groups,
+    )
+    assert found["rare/auroc"]["value"] is not None
+    assert (found["rare/auroc"]["low"] is not None) == kept
+    assert (found["rare/sensitivity"]["low"] is not None) == kept
+    assert found["rare/specificity"]["low"] is not None
+    assert found["macro_auroc"].get("skipped") == (None if kept else ["rare"])
+    same = found["macro_auroc"]["value"] == before["macro_auroc"]["value"]
+    assert same != kept
+
+
+def test_differences_are_paired_by_patient():
+  labels, probabilities, groups = results()
+  rng = np.random.default_rng(5)
+  worse = {
+    n: np.clip(0.7 * p + 0.3 * rng.uniform(size=120), 0, 1)
+    for n, p in probabilities.items()
+  }
+  tables = [by_label.table(labels, p, groups) for p in (probabilities, worse)]
+  found = by_label.differences(*tables)
+  expected = metrics.paired(
+    metrics.auroc, labels["dme"], probabilities["dme"], worse["dme"], groups
+  )
+  assert found["dme/auroc"] == pytest.approx(expected)
+  singles = [by_label.entries(table)["macro_auroc"] for table in tables]
+  gain = singles[0]["value"] - singles[1]["value"]
+  assert found["macro_auroc"]["value"] == pytest.approx(gain)
+  widths = [e["high"] - e["low"] for e in (*singles, found["macro_auroc"])]
+  assert widths[2] < min(widths[:2])  # the patients are the same
+  lacking = by_label.table(labels, worse | {"irf": None}, groups)
+  with pytest.raises(DataError, match="same labels"):
+    by_label.differences(tables[0], lacking)
+
+
 def test_undefined_labels_are_named_and_left_out():
   labels, probabilities, groups = results()
-  before = probe.evaluate(labels, probabilities, groups, samples=30)
+  before = probe.evaluate(labels, probabilities, groups)
   labels |= {"srf": np.zeros(120), "ped": labels["dme"]}
   probabilities |= {"srf": probabilities["dme"], "ped": None}
-  found = probe.evaluate(labels, probabilities, groups, samples=30)
-  assert found["srf/auroc"] == {
-    "value": None,
-    "low": None,
-    "high": None,
-    "n": 120,
-  }
+  found = probe.evaluate(labels, probabilities, groups)
+  nothing = {"value": None, "low": None, "high": None, "n": 120}
+  counts = {"groups": 30, "positive_groups": 0, "negative_groups": 30}
+  assert found["srf/auroc"] == nothing | counts
   assert found["srf/specificity"]["value"] is not None
   assert found["ped/f1"]["value"] is None
   for mean in ("macro_auroc", "macro_f1", "weighted_auroc"):
@@ -281,10 +329,8 @@ def test_undefined_labels_are_named_and_left_out():
 
 def test_thresholds_move_calls_only():
   labels, probabilities, groups = results()
-  half = probe.evaluate(labels, probabilities, samples=0)
-  low = probe.evaluate(
-    labels, probabilities, thresholds={"irf": 0.0}, samples=0
-  )
+  half = probe.evaluate(labels, probabilities)
+  low = probe.evaluate(labels, probabilities, thresholds={"irf": 0.0})
   assert low["irf/sensitivity"]["value"] == 1
   assert low["irf/auroc"] == half["irf/auroc"]
   assert low["dme/f1"] == half["dme/f1"]

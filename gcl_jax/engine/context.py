@@ -28,7 +28,7 @@ class Stage:
     run: context -> artifact: nested dict of arrays, strings and numbers.
     inputs: names of the stages whose artifacts it loads.
     sections: keys of the configuration that it depends on, whole sections or
-      single fields ("probe.bootstrap"). When one of them changes, a finished
+      single fields ("probe.solver"). When one of them changes, a finished
       stage no longer fits.
     host: it works without the mesh, in process 0 alone.
     leaves: names of files that it writes into the folder of the run. When one

@@ -62,12 +62,19 @@ def history(context: Context, stage: str, fit: str) -> dict[str, tuple]:
 
 
 def interval(metric: dict | None) -> str:
-  """Metric as text, such as 0.812 [0.755, 0.861], or "undefined"."""
+  """Metric as text: 0.812 [0.755, 0.861], "undefined", differences with their
+  sign, and a range over few draws as 0.812 (range 0.790 to 0.830)."""
   if not metric or metric["value"] is None:
     return "undefined"
+  form = "{:+.3f}" if "p" in metric else "{:.3f}"
+  text = form.format(metric["value"])
+  if metric.get("range"):
+    low, high = map(form.format, metric["range"])
+    return f"{text} (range {low} to {high})"
   if metric["low"] is None:
-    return f"{metric['value']:.3f}"
-  return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]"
+    return text
+  low, high = form.format(metric["low"]), form.format(metric["high"])
+  return f"{text} [{low}, {high}]"
 
 
 def dumps(value: Any) -> str:

@@ -1,59 +1,74 @@
-"""Metrics of one ordinal grade, with joint intervals by patient."""
+"""Metrics of one ordinal grade, with intervals by patient."""
 
 import numpy as np
 
 from gcl_jax.errors import DataError
-from gcl_jax.evaluation import metrics, weighted
+from gcl_jax.evaluation import intervals, weighted
 
 
 def evaluate(
   grades: np.ndarray,
   probabilities: np.ndarray,
   groups: np.ndarray | None = None,
-  *,
-  samples: int = 1000,
-  seed: int = 0,
 ) -> dict[str, dict]:
-  """Agreement and separation of K grades, with joint intervals by patient.
+  """Agreement and separation of K grades, with intervals by patient.
 
   The predicted grade is the most probable one, the lower of equal ones.
-  Patients are drawn once for all metrics. Rows without a grade are drawn with
-  their patients and not scored.
 
   Args:
-    grades: int[N] of 0 to K - 1, or -1 = missing.
+    grades: int[N] of 0 to K - 1, or -1 = missing; such rows are not scored.
     probabilities: float[N, K] of the grades in their order, K at least 2; any
       values where the grade is missing.
     groups: [N] patients; None = every image on its own.
-    samples: bootstrap draws.
-    seed: of the draws.
 
   Returns:
-    Flat dict: `accuracy`; `majority`, the accuracy of always predicting the
-    most frequent grade (of a draw, in that draw), which `accuracy` has to
-    beat; `kappa`, with quadratic weights on the scale of all K grades, those
-    that do not occur included; `auroc/<k>` of grade k against the others;
-    `macro_auroc`, the mean of those defined. Each is {value, low, high, n} as
-    from `metrics.bootstrap`, n being the rows with a grade, and value None
-    where undefined: the AUROC of a grade that no row or every row has, kappa
-    where truth and prediction are one grade throughout.
+    Flat dict of entries of `intervals`: `accuracy`; `majority`, the accuracy of
+    always predicting the most frequent grade, which `accuracy` has to beat;
+    `kappa`, with quadratic weights on the scale of all K grades, those that do
+    not occur included; `auroc/<k>` of grade k against the others;
+    `macro_auroc`, the mean of those that 5 groups have and 5 have not, its
+    `skipped` naming the others. The value is None where undefined: the AUROC
+    of a grade that no row or every row has, kappa where truth and prediction
+    are one grade throughout.
 
   Raises:
     DataError: shapes that do not fit, a grade that is not on the scale, or a
       probability of a graded row that is not finite.
   """
   grades, probabilities = _check(grades, probabilities)
-  known = grades >= 0
-  graded, called = grades[known], probabilities[known]
+  known, scale = grades >= 0, probabilities.shape[1]
+  groups = np.arange(len(grades)) if groups is None else np.asarray(groups)
+  if len(groups) != len(grades):
+    raise DataError(f"{len(groups)} groups for {len(grades)} rows")
+  grades, probabilities, groups = (
+    values[known] for values in (grades, probabilities, groups)
+  )
+  each = [intervals.support_of(groups, grades == k) for k in range(scale)]
+  kept = [k for k in range(scale) if each[k].fewest >= intervals.FEWEST]
+  values = intervals.leave_one_out(
+    lambda weights: _all_metrics(grades, probabilities, kept, weights),
+    len(grades),
+    groups,
+  )
+  supports = {f"auroc/{k}": support for k, support in enumerate(each)}
+  supports["macro_auroc"] = min(
+    (each[k] for k in kept), key=lambda s: s.fewest, default=each[0]
+  )
+  every = intervals.support_of(groups)
+  found = {
+    name: intervals.interval(
+      of_name,
+      supports.get(name, every),
+      "fisher" if name == "kappa" else "logit",
+    )
+    for name, of_name in values.items()
+  }
+  if skipped := [str(k) for k in range(scale) if k not in kept]:
+    found["macro_auroc"]["skipped"] = skipped
+  return found
 
-  def of_draws(weights):
-    return _all_metrics(graded, called, weights[:, known])
 
-  result = metrics.joint_bootstrap(of_draws, len(grades), groups, samples, seed)
-  return {key: found | {"n": len(graded)} for key, found in result.items()}
-
-
-def _all_metrics(grades, probabilities, weights) -> dict[str, np.ndarray]:
+def _all_metrics(grades, probabilities, kept, weights) -> dict:
   """Every metric for each weighting of the graded rows: name -> float64[S]."""
   scale = probabilities.shape[1]
   names = [f"auroc/{k}" for k in range(scale)]
@@ -71,9 +86,9 @@ def _all_metrics(grades, probabilities, weights) -> dict[str, np.ndarray]:
   return {
     "accuracy": weighted.accuracy(grades, called, weights),
     "majority": weighted.majority(grades, weights),
-    "kappa": weighted.kappa(grades, called, weights, "quadratic", scale),
+    "kappa": weighted.kappa(grades, called, weights, "quadratic"),
     **dict(zip(names, aurocs, strict=True)),
-    "macro_auroc": weighted.mean_of_defined(aurocs, np.ones_like(aurocs)),
+    "macro_auroc": aurocs[kept].mean(0) if kept else aurocs[0] * np.nan,
   }
 
 

@@ -1,11 +1,12 @@
 """Metrics of several binary labels at once, with joint intervals by patient."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
 from gcl_jax.errors import DataError
-from gcl_jax.evaluation import metrics, weighted
+from gcl_jax.evaluation import comparisons, intervals, weighted
 
 _SCORED = {"auroc": weighted.auroc, "ap": weighted.average_precision}
 _CALLED = {
@@ -14,6 +15,22 @@ _CALLED = {
   "sensitivity": weighted.sensitivity,
   "specificity": weighted.specificity,
 }
+_SIDES = {"sensitivity": (1,), "specificity": (0,)}  # others need both
+MEANS = ("macro_auroc", "macro_f1", "weighted_auroc")
+
+
+class Table(NamedTuple):
+  """Figures of one model on the evaluation rows, whole and by group left out.
+
+  Attributes:
+    values: name -> float64[1 + G] from `intervals.leave_one_out`.
+    supports: name -> what the figure rests on.
+    skipped: labels that the means leave out.
+  """
+
+  values: dict[str, np.ndarray]
+  supports: dict[str, intervals.Support]
+  skipped: tuple[str, ...]
 
 
 def evaluate(
@@ -22,14 +39,8 @@ def evaluate(
   groups: np.ndarray | None = None,
   *,
   thresholds: Mapping[str, float] | None = None,
-  samples: int = 1000,
-  seed: int = 0,
 ) -> dict[str, dict]:
-  """Metrics per label and over labels, with joint intervals by patient.
-
-  Patients are drawn once for all labels, so the interval of a mean over labels
-  reflects the correlation of labels within a patient. A label that is undefined
-  on all rows (one class) is left out of the means and named under `skipped`.
+  """Metrics per label and over labels, with intervals by patient.
 
   Args:
     labels: name -> float[N] of 1, 0 or NaN.
@@ -37,34 +48,82 @@ def evaluate(
     groups: [N] patients; None makes every image its own group.
     thresholds: name -> probability from which a row is called positive; 0.5 if
       not given.
-    samples: number of bootstrap draws.
-    seed: seed of the draws.
 
   Returns:
     Flat dict: `<label>/auroc`, `/ap`, `/f1`, `/accuracy`, `/sensitivity`,
     `/specificity`, and `macro_auroc`, `macro_f1`, `weighted_auroc` (weighted by
-    the number of positives, its n being the rows with any label). Each is
-    {value, low, high, n} as from `metrics.bootstrap`; means also have `skipped`
-    (names) if any label was skipped.
+    the number of positives, its n being the rows with any label). Each is an
+    entry of `intervals`; its groups with a positive and with a negative row
+    are, of a mean, those of the label that has fewest. Means leave out labels
+    with fewer than 5 positive or negative groups, and name them under
+    `skipped`.
 
   Raises:
     DataError: lengths differ, or a probability is not finite.
   """
+  return entries(table(labels, probabilities, groups, thresholds=thresholds))
+
+
+def entries(found: Table) -> dict[str, dict]:
+  """Every figure of a table with its interval, as from `evaluate`."""
+  result = {
+    name: intervals.interval(values, found.supports[name])
+    for name, values in found.values.items()
+  }
+  for mean in MEANS if found.skipped else ():
+    result[mean]["skipped"] = list(found.skipped)
+  return result
+
+
+def differences(ours: Table, theirs: Table) -> dict[str, dict]:
+  """Paired differences, ours less theirs, by name of the figure.
+
+  Args:
+    ours, theirs: tables of the same labels and rows.
+
+  Raises:
+    DataError: the means of the two are over different labels.
+  """
+  if ours.skipped != theirs.skipped:
+    raise DataError(
+      f"means that leave out {ours.skipped} and {theirs.skipped} cannot be"
+      " compared: give both models the same labels"
+    )
+  return {
+    name: comparisons.difference(
+      values - theirs.values[name], ours.supports[name]
+    )
+    for name, values in ours.values.items()
+  }
+
+
+def table(
+  labels: Mapping[str, np.ndarray],
+  probabilities: Mapping[str, np.ndarray | None],
+  groups: np.ndarray | None = None,
+  *,
+  thresholds: Mapping[str, float] | None = None,
+) -> Table:
+  """Figures on all rows and without each group; arguments of `evaluate`."""
   rows = len(next(iter(labels.values())))
   labels = {name: check_label(name, y, rows) for name, y in labels.items()}
   calls = {
     name: _prepare(name, y, probabilities[name], (thresholds or {}).get(name))
     for name, y in labels.items()
   }
-  result = metrics.joint_bootstrap(
-    lambda weights: _all_metrics(calls, weights), rows, groups, samples, seed
+  groups = np.arange(rows) if groups is None else np.asarray(groups)
+  supports = _supports(labels, groups)
+  kept = tuple(
+    name
+    for name, found in calls.items()
+    if found and supports[f"{name}/auroc"].fewest >= intervals.FEWEST
   )
-  for key, found in result.items():
-    found["n"] = _used(key, labels)
-  skipped = [n for n in labels if result[f"{n}/auroc"]["value"] is None]
-  for mean in ("macro_auroc", "macro_f1", "weighted_auroc") if skipped else ():
-    result[mean]["skipped"] = skipped
-  return result
+  values = intervals.leave_one_out(
+    lambda weights: _all_metrics(calls, kept, weights), rows, groups
+  )
+  skipped = tuple(name for name in labels if name not in kept)
+  supports |= _of_means(labels, kept, supports, groups, values)
+  return Table(values, supports, skipped)
 
 
 def check_label(name: str, y: np.ndarray, rows: int) -> np.ndarray:
@@ -78,11 +137,37 @@ def check_label(name: str, y: np.ndarray, rows: int) -> np.ndarray:
   return y
 
 
-def _used(key: str, labels: Mapping[str, np.ndarray]) -> int:
-  """Number of rows with this label, or with any label for means over labels."""
-  if "/" in key:
-    return int(np.sum(~np.isnan(labels[key.rsplit("/", 1)[0]])))
-  return int(np.sum(np.any([~np.isnan(y) for y in labels.values()], axis=0)))
+def _supports(labels, groups) -> dict[str, intervals.Support]:
+  """What every figure of every label rests on."""
+  found = {}
+  for name, y in labels.items():
+    known = ~np.isnan(y)
+    for metric in (*_SCORED, *_CALLED):
+      found[f"{name}/{metric}"] = intervals.support_of(
+        groups[known], y[known], _SIDES.get(metric, (1, 0))
+      )
+  return found
+
+
+def _of_means(labels, kept, supports, groups, values) -> dict:
+  """Of the means: rows with any label, and the fewest groups of a label.
+
+  Degrees of freedom are the mean of the labels' own, weighted by the variances
+  of their AUROC: right for labels that vary together, and fewer than
+  Satterthwaite's for others.
+  """
+  known = np.any([~np.isnan(y) for y in labels.values()], axis=0)
+  each = [supports[f"{name}/auroc"] for name in kept]
+  support = intervals.support_of(groups[known])._replace(
+    positive=min((s.positive for s in each), default=0),
+    negative=min((s.negative for s in each), default=0),
+  )
+  errors = [intervals.standard_error(values[f"{name}/auroc"]) for name in kept]
+  variances = np.square(errors)
+  if variances.sum() > 0:
+    degrees = np.average([s.freedom for s in each], weights=variances)
+    support = support._replace(degrees=float(degrees))
+  return dict.fromkeys(MEANS, support)
 
 
 def _prepare(name, label, probability, threshold):
@@ -103,30 +188,30 @@ def _prepare(name, label, probability, threshold):
   return rows, label, probability, called.astype(np.float64)
 
 
-def _all_metrics(calls, weights) -> dict[str, np.ndarray]:
+def _all_metrics(calls, kept, weights) -> dict[str, np.ndarray]:
   """Every metric of every label for each weighting: name -> float[S]."""
-  result, support = {}, []
+  result, positives = {}, {}
   undefined = np.full(len(weights), np.nan)
   for name, prepared in calls.items():
     if prepared is None or not len(prepared[1]):
       result |= {f"{name}/{m}": undefined for m in (*_SCORED, *_CALLED)}
-      support.append(np.zeros(len(weights)))
       continue
     rows, label, probability, called = prepared
     used = weights[:, rows]
-    support.append(used @ label)
+    positives[name] = used @ label
     for metric, function in _SCORED.items():
       result[f"{name}/{metric}"] = function(label, probability, used)
     for metric, function in _CALLED.items():
       result[f"{name}/{metric}"] = function(label, called, used)
-  auroc = _stack(result, calls, "auroc")
-  # F1 of a label with one class is meaningless: it is left out of both means.
-  f1 = np.where(np.isnan(auroc), np.nan, _stack(result, calls, "f1"))
-  result["macro_auroc"] = weighted.mean_of_defined(auroc, np.ones_like(auroc))
-  result["macro_f1"] = weighted.mean_of_defined(f1, np.ones_like(f1))
-  result["weighted_auroc"] = weighted.mean_of_defined(auroc, np.stack(support))
-  return result
-
-
-def _stack(result, calls, metric) -> np.ndarray:
-  return np.stack([result[f"{name}/{metric}"] for name in calls])
+  if not kept:
+    return result | dict.fromkeys(MEANS, undefined)
+  auroc, f1 = (
+    np.stack([result[f"{name}/{metric}"] for name in kept])
+    for metric in ("auroc", "f1")
+  )
+  support = np.stack([positives[name] for name in kept])
+  return result | {
+    "macro_auroc": auroc.mean(0),
+    "macro_f1": f1.mean(0),
+    "weighted_auroc": (auroc * support).sum(0) / support.sum(0),
+  }

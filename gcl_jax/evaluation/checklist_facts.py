@@ -124,6 +124,8 @@ def figure(entry: dict[str, Any]) -> str:
   shown = "undefined" if value is None else _number(value)
   if low is not None and high is not None:
     shown += f" [{_number(low)}, {_number(high)}]"
+  elif isinstance(entry.get("range"), list):
+    shown += f" (range {' to '.join(map(_number, entry['range']))})"
   more = [
     f"{name} {text(found)}"
     for name, found in entry.items()

@@ -4,8 +4,6 @@ Every function takes a `Run` and returns the lines of a cell, none for a blank,
 and the place where they stand.
 """
 
-import collections
-
 from gcl_jax.evaluation.checklist_facts import (
   BLANK,
   Found,
@@ -16,11 +14,13 @@ from gcl_jax.evaluation.checklist_facts import (
   figures,
   mapping,
 )
+from gcl_jax.evaluation.comparisons import POWER, verdict
+from gcl_jax.evaluation.intervals import LEVEL
 
 _PARTS = "report.json: data.parts"
 _METRICS = "report.json: metrics"
 _ORDER = ("train", "outside_pool", "eval", "ood")
-_MOST = 20  # warnings of one kind in a cell
+_MOST = 20  # lines of one kind in a cell
 
 
 def counts(run: Run) -> Found:
@@ -101,27 +101,34 @@ def main_figures(run: Run) -> Found:
 
 
 def intervals(run: Run) -> Found:
-  """How intervals were made, by the entries themselves or the settings."""
-  metrics = mapping(run.report, "metrics")
-  has = [
-    n for n in metrics if at(metrics, n) and at(metrics[n], "low") is not None
-  ]
-  if not metrics:
+  """How many figures have an interval, and of which kind it is.
+
+  Entries of the jackknife say how many groups they rest on. An older run has
+  none that does: its bootstrap has a number of resamples in the settings.
+  """
+  every = mapping(run.report, "metrics").values()
+  every = [entry for entry in every if isinstance(entry, dict)]
+  if not every:
     return [], ""
-  lines = [f"{len(has)} of {len(metrics)} figures have an interval"]
-  methods = collections.Counter(
-    found
-    for name in has
-    for key in ("method", "interval")
-    if isinstance(found := at(metrics[name], key), str)
-  )
-  lines += [f"{method}: {count} figures" for method, count in methods.items()]
+  has = [entry for entry in every if entry.get("low") is not None]
+  lines = [f"{len(has)} of {len(every)} figures have an interval"]
+  over = sum("fits" in entry for entry in has)
+  known = sum("groups" in entry and "fits" not in entry for entry in has)
+  level = f"{100 * LEVEL:g} %"
+  for count, words in (
+    (known, f"{level}, jackknife over groups, Student's t"),
+    (over, f"{level}, over fits (seeds, draws of labels) and groups"),
+  ):
+    lines += [f"{words}: {count} figures"] if count else []
+  ranges = sum(bool(entry.get("range")) for entry in every)
+  if ranges:
+    lines.append(f"a range over few draws, no interval: {ranges} figures")
   for section in ("probe", "report"):
     draws = at(run.config, f"config.{section}.bootstrap")
     if draws is not None:
       lines.append(f"resamples of a bootstrap: {section}.bootstrap {draws}")
-  if not methods:
-    lines.append(f"kind and level of the interval: {BLANK}")
+  if known + over < len(has):
+    lines.append(f"kind and level of the other intervals: {BLANK}")
   return lines, f"{_METRICS}; config.json: config"
 
 
@@ -136,16 +143,23 @@ def calibration(run: Run) -> Found:
 
 
 def comparisons(run: Run) -> Found:
-  """Paired differences, with corrected p where the run has them."""
-  lines = figures(run, lambda *_: True, "comparisons")
-  listed = at(run.report, "comparisons")
-  for entry in listed if isinstance(listed, list) else ():
-    if isinstance(entry, dict):
-      lines.append(f"{entry.get('name', '')} {figure(entry)}".strip())
-  if lines:
-    return lines, "report.json: comparisons"
-  lines = figures(run, lambda name, _: "gain_over" in name and "@" not in name)
-  if lines:
+  """Paired differences with p, Holm's correction and a verdict."""
+  found = {
+    name: entry
+    for name, entry in mapping(run.report, "metrics").items()
+    if isinstance(entry, dict) and ("p" in entry or "gain_over" in name)
+  }
+  first = sorted(found, key=lambda name: ("@" in name, name))
+  lines = [f"{n} {figure(found[n])}{_word(found[n])}" for n in first[:_MOST]]
+  if len(first) > _MOST:
+    lines.append(f"and {len(first) - _MOST} more")
+  if any(at(entry, "p_holm") is not None for entry in found.values()):
+    lines.append(
+      "p_holm: corrected by Holm's method for the comparisons of a family;"
+      " smallest: what these groups would show with a probability of"
+      f" {POWER:g}"
+    )
+  elif lines:
     lines.append(f"p and correction for the number of comparisons: {BLANK}")
   return lines, _METRICS
 
@@ -196,6 +210,14 @@ def warnings(run: Run) -> Found:
   return [*lines, others], "report.json: warnings"
 
 
+def _word(entry: dict) -> str:
+  """ ": above", ": below" or ": not told apart"; "" without an interval."""
+  ends = (entry.get("low"), entry.get("high"))
+  if not all(isinstance(end, int | float) for end in ends):
+    return ""
+  return f": {verdict(entry)}"
+
+
 def _parts(run: Run) -> dict[str, dict]:
   found = mapping(run.report, "data.parts")
   order = [name for name in _ORDER if name in found]
@@ -213,7 +235,7 @@ def _count(found: dict, answer: str) -> str:
 
 
 def _is_main(name: str, _) -> bool:
-  words = ("/ood/", "undefined", "gain_over", "threshold")
+  words = ("/ood/", "undefined", "_over_", "threshold", "failure")
   return (
     "@" not in name
     and not any(word in name for word in words)
@@ -222,4 +244,4 @@ def _is_main(name: str, _) -> bool:
 
 
 def _is_mean(name: str) -> bool:
-  return "@" not in name and name.endswith(("/mean", "gain_over_scratch"))
+  return "@" not in name and name.endswith("/mean")

@@ -83,6 +83,7 @@ def groups_unknown(run: Run) -> Found:
     "refuse": "an image without a patient is refused",
     "exclude": f"images without a patient were left out; how many: {BLANK}",
     "image": "an image without a patient is a group of its own",
+    "volume": "a volume without a patient is a group of its own",
   }
   setting, lines, where = at(run.config, "config.data.group_unknown"), [], []
   if setting:

@@ -51,19 +51,14 @@ def f1(labels, predictions, weights) -> np.ndarray:
   return _ratio(2 * tp, 2 * tp + fp + fn)
 
 
-def kappa(labels, predictions, weights, penalty=None, grades=None):
-  """1 - sum(v * observed) / sum(v * expected), v = cost of a disagreement.
-
-  Grades are 0 to `grades` - 1; None: those that occur, one step apart.
-  """
-  both = np.concatenate([labels, predictions])
-  if grades is None:
-    values, codes = np.unique(both, return_inverse=True)
-  else:
-    values, codes = np.arange(grades), both.astype(np.int64)
+def kappa(labels, predictions, weights, penalty=None) -> np.ndarray:
+  """1 - sum(v * observed) / sum(v * expected), v = cost of a disagreement, by
+  the distance of the values."""
+  both = np.concatenate([labels, predictions]).astype(np.float64)
+  values, codes = np.unique(both, return_inverse=True)
   size, rows = len(values), len(labels)
   first, second = np.eye(size)[codes[:rows]], np.eye(size)[codes[rows:]]
-  distance = np.abs(np.subtract.outer(np.arange(size), np.arange(size)))
+  distance = np.abs(np.subtract.outer(values, values))
   cost = {None: distance > 0, "linear": distance, "quadratic": distance**2}
   cost = cost[penalty].astype(np.float64)
   observed = weights @ cost[codes[:rows], codes[rows:]]
@@ -87,15 +82,6 @@ def spearman(first, second, weights) -> np.ndarray:
   covariance = (weights * a * b).sum(1)
   variances = (weights * a**2).sum(1) * (weights * b**2).sum(1)
   return np.clip(_ratio(covariance, np.sqrt(variances)), -1, 1)
-
-
-def mean_of_defined(values, weights) -> np.ndarray:
-  """Mean over the first axis of what is not NaN; NaN where there is none.
-
-  `values` and `weights` are float64[L, S].
-  """
-  weights = np.where(np.isnan(values), 0, weights)
-  return _ratio((np.nan_to_num(values) * weights).sum(0), weights.sum(0))
 
 
 def _by_threshold(labels, scores, weights):

@@ -289,15 +289,8 @@ class Judge:
       n: None if np.isnan(values[:, i]).all() else values[:, i]
       for i, n in enumerate(names)
     }
-    found = probe.evaluate(
-      labels,
-      probabilities,
-      self.images.groups[self.rows],
-      samples=self.context.config.probe.bootstrap,
-      seed=self.context.config.seed,
-    )
-    keys = ("value", "low", "high", "n")
-    return {name: {k: m[k] for k in keys} for name, m in found.items()}
+    groups = self.images.groups[self.rows]
+    return probe.evaluate(labels, probabilities, groups)
 
 
 def _bare_names(metrics: dict, prefix: str) -> None:

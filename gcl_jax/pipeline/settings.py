@@ -156,7 +156,6 @@ def probe() -> ConfigDict:
       solver="lbfgs",  # or sgd, the published settings
       fractions=(0.05, 0.1, 1.0),  # of the training groups, nested
       neighbours=20,
-      bootstrap=1000,
       finetune=False,  # also train every encoder on to the labels
     )
   )

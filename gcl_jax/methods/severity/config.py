@@ -128,7 +128,7 @@ def _demo(config: ml_collections.ConfigDict) -> None:
   config.supcon.update(
     width=16, stem="imagenet", epochs=8, optimizer="adamw", learning_rate=1e-3
   )
-  config.probe.update(fractions=(0.1, 1.0), bootstrap=500)
+  config.probe.update(fractions=(0.1, 1.0))
   config.finetune.steps = 80
   config.tuned = (
     "autoencoder.steps and autoencoder.learning_rate, out of seven settings, by"
@@ -158,7 +158,7 @@ def _tiny(config: ml_collections.ConfigDict) -> None:
     queue=16,
     clusters=(2, 3),
   )
-  config.probe.update(fractions=(0.5, 1.0), bootstrap=50, neighbours=3)
+  config.probe.update(fractions=(0.5, 1.0), neighbours=3)
   config.finetune.update(batch_size=8, steps=3)
   config.classifier.steps = 3
   config.report.update(embedding="pca", gallery=6)

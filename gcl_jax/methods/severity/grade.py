@@ -22,7 +22,7 @@ def run(context: Context) -> dict[str, Any]:
   """
   images = Prepared(context)
   scores = scores_of(context, images)
-  metrics_ = measure(context, images, scores)
+  metrics_ = measure(images, scores)
   for name, metric in metrics_.items():
     if name.endswith(("auroc", "spearman")) and metric["value"] is not None:
       context.telemetry.say(f"{name}: {metric['value']:.3f}")
@@ -51,17 +51,17 @@ def scores_of(context: Context, images: Prepared) -> dict[str, np.ndarray]:
   return scores
 
 
-def measure(context: Context, images: Prepared, scores: dict) -> dict[str, Any]:
+def measure(images: Prepared, scores: dict) -> dict[str, Any]:
   """Metrics of each score on the evaluation groups, intervals by group."""
   out = {}
   for name, score in scores.items():
     auroc = metric_name(name, "auroc")
-    out.update(_auroc(context, images, score, auroc))
+    out.update(_auroc(images, score, auroc))
     adjusted = _without_texture(images, score)
     if adjusted is not None:
-      out.update(_auroc(context, images, adjusted, f"{auroc}_adjusted"))
+      out.update(_auroc(images, adjusted, f"{auroc}_adjusted"))
     if truth_of(images) is not None:
-      out[metric_name(name, "spearman")] = _spearman(context, images, score)
+      out[metric_name(name, "spearman")] = _spearman(images, score)
   return out
 
 
@@ -97,33 +97,26 @@ def metric_name(name: str, key: str) -> str:
   return f"baseline/{name}_{key}"
 
 
-def _auroc(context, images, score, key) -> dict[str, Any]:
+def _auroc(images, score, key) -> dict[str, Any]:
   """AUROC of diseased against healthy; empty if one of the two is absent."""
   sick = sick_of(images)
   rows = images.evaluation & np.isfinite(sick)
   if len(set(sick[rows])) < 2:
     return {}
-  value = metrics.bootstrap(
+  value = metrics.jackknife(
     metrics.auroc,
     sick[rows].astype(int),
     score[rows],
     groups=images.groups[rows],
-    samples=context.config.probe.bootstrap,
-    seed=context.config.seed,
   )
   return {key: value}
 
 
-def _spearman(context, images, score) -> dict[str, Any]:
+def _spearman(images, score) -> dict[str, Any]:
   truth = truth_of(images)
   rows = images.evaluation & np.isfinite(truth)
-  return metrics.bootstrap(
-    metrics.spearman,
-    truth[rows],
-    score[rows],
-    groups=images.groups[rows],
-    samples=context.config.probe.bootstrap,
-    seed=context.config.seed,
+  return metrics.jackknife(
+    metrics.spearman, truth[rows], score[rows], groups=images.groups[rows]
   )
 
 

@@ -57,7 +57,7 @@ def stages(config: ConfigDict) -> tuple[Stage, ...]:
       "grade",
       grade.run,
       (*scores, "score"),
-      ("seed", "probe.bootstrap"),
+      ("seed",),
       host=True,
     ),
     Stage(
