@@ -70,7 +70,9 @@ def whole(request, tmp_path_factory, counters, calls):
   fit = train.fit
   with pytest.MonkeyPatch.context() as patch, counter.by_stage():
     patch.setattr(train, "fit", noting)
-    return request.param, workdir, run(tiny(request.param), workdir)
+    # What was tuned is no setting of a stage: others read the run without it.
+    config = tiny(request.param, tuned=("a rate", "training: a length"))
+    return request.param, workdir, run(config, workdir)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +92,7 @@ def test_a_run_leaves_its_report(whole):
   assert report["method"] == method
   assert report["preset"] == "tiny" and report["seed"] == config.seed
   for name, metric in report["metrics"].items():
-    assert set(metric) == {"value", "low", "high", "n"}, name
+    assert set(metric) >= {"value", "low", "high", "n"}, name
   assert stages_of(method).HEADLINE in report["metrics"]
   assert set(stages_of(method).PROMISED) <= set(report["metrics"])
   _check_counts(report["data"], workdir)
@@ -103,6 +105,8 @@ def test_a_run_leaves_its_report(whole):
       *facts
     }
   page = (workdir / "report.html").read_text()
+  tuned = [note for note in report["warnings"] if "Chosen on" in note]
+  assert tuned == ["Chosen on evaluation data: a rate."] and tuned[0] in page
   assert "<html" in page and 'src="http' not in page
   for name in ("scores.csv", "predictions.csv", "features.npz"):
     assert (workdir / name).exists() and name in page
