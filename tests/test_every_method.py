@@ -19,6 +19,8 @@ import gcl_jax.methods
 from gcl_jax import data, main
 from gcl_jax.engine import parallel, programs, train
 from gcl_jax.engine.checkpoint import Checkpoints, load_artifact
+from gcl_jax.engine.tables import unpack
+from gcl_jax.evaluation import checklist
 
 pytestmark = pytest.mark.compiles
 
@@ -68,7 +70,9 @@ def whole(request, tmp_path_factory, counters, calls):
   fit = train.fit
   with pytest.MonkeyPatch.context() as patch, counter.by_stage():
     patch.setattr(train, "fit", noting)
-    return request.param, workdir, run(tiny(request.param), workdir)
+    # What was tuned is no setting of a stage: others read the run without it.
+    config = tiny(request.param, tuned=("a rate", "training: a length"))
+    return request.param, workdir, run(config, workdir)
 
 
 @pytest.fixture(scope="module")
@@ -88,20 +92,40 @@ def test_a_run_leaves_its_report(whole):
   assert report["method"] == method
   assert report["preset"] == "tiny" and report["seed"] == config.seed
   for name, metric in report["metrics"].items():
-    assert set(metric) == {"value", "low", "high", "n"}, name
+    assert set(metric) >= {"value", "low", "high", "n"}, name
   assert stages_of(method).HEADLINE in report["metrics"]
   assert set(stages_of(method).PROMISED) <= set(report["metrics"])
+  _check_counts(report["data"], workdir)
+  rows = checklist.table(checklist.read(workdir)).splitlines()
+  patients = next(r for r in rows if r.startswith("| Patients and images"))
+  for part, entry in report["data"]["parts"].items():
+    assert f"{part}: {entry['groups']} groups" in patients
   for facts in report["throughput"].values():
     assert {"images_per_s", "data_wait", "mfu", "peak_bytes", "compile_s"} <= {
       *facts
     }
   page = (workdir / "report.html").read_text()
+  tuned = [note for note in report["warnings"] if "Chosen on" in note]
+  assert tuned == ["Chosen on evaluation data: a rate."] and tuned[0] in page
   assert "<html" in page and 'src="http' not in page
   for name in ("scores.csv", "predictions.csv", "features.npz"):
     assert (workdir / name).exists() and name in page
   assert set(manifests) == {
     p.parent.name for p in workdir.glob("*/manifest.json")
   }
+
+
+def _check_counts(found, workdir):
+  """The numbers in report.json against the table that stage data left."""
+  table = load_artifact(workdir / "data" / "artifact")["table"]
+  table = {name: values.tolist() for name, values in unpack(table).items()}
+  rows = list(zip(table["part"], table["group"], strict=True))
+  assert found["parts"].keys() == set(table["part"]) > {"train"}
+  for part, entry in found["parts"].items():
+    kind = "slices" if "slices" in entry else "images"
+    assert entry[kind] == sum(name == part for name, _ in rows)
+    assert entry["groups"] == len({g for name, g in rows if name == part})
+    assert entry["labels"]
 
 
 def test_a_stage_compiles_few_programs(whole, counters):

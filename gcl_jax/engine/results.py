@@ -10,13 +10,16 @@ from gcl_jax.engine.context import Context
 from gcl_jax.engine.telemetry import read_metrics
 
 
-def write(context: Context, metrics: dict, notes: list[str]) -> None:
+def write(
+  context: Context, metrics: dict, notes: list[str], data: dict
+) -> None:
   """Writes report.json of a run.
 
   Args:
     context: context of the stage `report`, whose inputs are listed as stages.
     metrics: flat name -> {value, low, high, n}.
     notes: warnings about the reliability of the metrics.
+    data: what was counted of the data set.
   """
   config = context.config
   report = {
@@ -24,6 +27,7 @@ def write(context: Context, metrics: dict, notes: list[str]) -> None:
     "preset": config.preset,
     "seed": config.seed,
     "protocol": config.protocol,
+    "data": data,
     "metrics": metrics,
     "throughput": throughput(context),
     "stages": {

@@ -10,10 +10,12 @@ import numpy as np
 from gcl_jax import disk
 from gcl_jax.engine import results
 from gcl_jax.engine.context import Context
+from gcl_jax.pipeline.census import census
 from gcl_jax.pipeline.prepared import Prepared
 from gcl_jax.report import charts, html, tiles
 
 Metrics = Mapping[str, dict]
+TRAINING = "training: "  # begins a sentence of `config.tuned`
 _SPEED = {
   "images_per_s": "images/s",
   "data_wait": "share waiting for data",
@@ -25,6 +27,7 @@ _SPEED = {
 
 def write(
   context: Context,
+  images: Prepared,
   metrics: Metrics,
   *,
   title: str,
@@ -37,6 +40,7 @@ def write(
 
   Args:
     context: of stage `report`, whose inputs are the stages to list.
+    images: the prepared images, which are counted.
     metrics: flat name -> {value, low, high, n}.
     title, subtitle: of the page.
     cards: (metric, label, note) of the headline figures; absent ones are left
@@ -48,7 +52,8 @@ def write(
     The artifact of the stage.
   """
   method, seed = context.config.method, context.config.seed
-  results.write(context, metrics, warnings)
+  warnings = [*warnings, *chosen(context.config.tuned)]
+  results.write(context, metrics, warnings, census(images))
   html.write(
     context.workdir / "report.html",
     title=title,
@@ -68,6 +73,19 @@ def write(
     warnings=warnings,
   )
   return {"metrics": np.array(results.dumps(metrics))}
+
+
+def chosen(tuned: Sequence[str]) -> list[str]:
+  """A warning for each sentence of `tuned` that is not about training data.
+
+  >>> chosen(("a rate by the AUROC", "training: 400 steps by the Dice"))
+  ['Chosen on evaluation data: a rate by the AUROC.']
+  """
+  return [
+    f"Chosen on evaluation data: {sentence.rstrip('.')}."
+    for sentence in tuned
+    if not sentence.startswith(TRAINING)
+  ]
 
 
 LEAVES = (

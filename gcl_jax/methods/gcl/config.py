@@ -98,11 +98,17 @@ def _demo(config: ml_collections.ConfigDict) -> None:
   config.pretrain.update(steps=300)
   config.segment.update(draws=(0, 1, 2), steps=150)
   config.report.bootstrap = 500
+  config.tuned = (
+    "pretrain.optimizer, pretrain.steps, segment.steps and both learning rates,"
+    " by the Dice of the evaluation patients (seed 0)",
+    "pretrain.level, by the Dice of the evaluation patients",
+  )
 
 
 def _tiny(config: ml_collections.ConfigDict) -> None:
   """The demo in under a minute, for tests; its figures mean nothing."""
   _demo(config)
+  config.tuned = ()
   config.data.heart.update(patients=8, slices=4, size=(32, 32))
   config.ood_data.heart.update(patients=2, slices=4, size=(32, 32))
   config.preprocess.size = (32, 32)

@@ -30,6 +30,7 @@ def run(context: Context) -> dict[str, Any]:
   tuned = [arm for arm in (*arms.BASELINES, arms.OWN) if arm in names]
   return report.write(
     context,
+    images,
     metrics,
     title=f"GCL: {config.preset}",
     subtitle=_subtitle(context, images),

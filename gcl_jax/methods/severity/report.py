@@ -25,6 +25,7 @@ def run(context: Context) -> dict[str, Any]:
   report_labels.write_tables(context, images, _scores(context))
   return report.write(
     context,
+    images,
     metrics,
     title=f"Severity labels: {config.preset}",
     subtitle=_subtitle(context, images),
