@@ -197,6 +197,15 @@ def test_words_follow_the_interval(low, high, word):
   assert comparisons.verdict({"low": low, "high": high}) == word
 
 
+def test_words_tell_what_the_correction_took():
+  entry = {"low": 0.01, "high": 0.2, "p_holm": 0.049}
+  assert comparisons.verdict(entry) == "above"
+  found = comparisons.verdict(entry | {"p_holm": 0.06})
+  assert found == "above, but not after Holm's correction"
+  within = {"low": -0.1, "high": 0.2, "p_holm": 0.06}
+  assert comparisons.verdict(within) == "not told apart"
+
+
 def two_way(table):
   """Variance components' variance of the mean, by sums over cells."""
   fits_, count = table.shape

@@ -60,13 +60,16 @@ def family(entries: Mapping[str, dict]) -> dict[str, dict]:
   }
 
 
-def verdict(entry: Mapping[str, float | None]) -> str:
+def verdict(found: Mapping[str, float | None]) -> str:
   """A word on a difference by its interval: "above", "below" or "not told
-  apart"."""
-  low, high = entry.get("low"), entry.get("high")
+  apart"; with `p_holm` above 0.05
+  it adds that the difference does not survive the correction."""
+  low, high, p = found.get("low"), found.get("high"), found.get("p_holm")
   if low is None or low <= 0 <= high:
     return "not told apart"
-  return "above" if low > 0 else "below"
+  word = "above" if low > 0 else "below"
+  lost = p is not None and p > 1 - LEVEL
+  return f"{word}, but not after Holm's correction" if lost else word
 
 
 def tested(
