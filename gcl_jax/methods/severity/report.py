@@ -172,10 +172,10 @@ def _weak_score(metrics: dict, config) -> list[str]:
   if found is None or found["value"] is None:
     return []
   word = comparisons.verdict(found)
-  if word == "above":
+  if word.startswith("above"):
     return []
   told = f"the difference is {results.interval(found)}"
-  if word == "below":
+  if word.startswith("below"):
     return [
       "The severity score's AUROC is below that of a linear PCA pooled alike"
       f" ({told}): on this data the autoencoder does not earn its place."
