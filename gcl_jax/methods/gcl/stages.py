@@ -1,6 +1,6 @@
 """The stages of GCL, in order, and what each of them reads.
 
-data -> gcl and every arm but scratch -> segment -> report
+data -> gcl and every arm that is pre-trained -> segment -> report
 """
 
 import functools
@@ -50,7 +50,9 @@ def stages(config: ConfigDict) -> tuple[Stage, ...]:
     *pretraining,
     Stage(
       "segment",
-      functools.partial(segment.run, arms=arms.names(config)),
+      functools.partial(
+        segment.run, arms=arms.names(config), steps=arms.steps(config)
+      ),
       ("data", *trained),
       (*COMMON, "segment", "arms", "report.overlays", "preprocess"),
     ),
