@@ -17,7 +17,8 @@ from gcl_jax.pipeline.report import LEAVES
 HEADLINE = "segment/dice/mean"  # the figure to compare runs by
 PROMISED = (
   *("segment/dice/mean", "segment/dice/LV", "segment/hd95/mean"),
-  *("segment/gain_over_scratch", "segment/ood/dice/mean"),
+  *("segment/gain_over_scratch", "segment/hd95_over_scratch"),
+  *("segment/surface_dice/mean", "segment/failures", "segment/ood/dice/mean"),
   "gcl/conflict_rate",
 )
 SMOOTH = ("segment",)  # metrics that are alike in every parallel mode
