@@ -1,16 +1,22 @@
-"""Effect of GCL pre-training and of its parts: every arm, over seeds.
+"""Effect of GCL pre-training and of its parts: every arm, over draws and seeds.
 
   python benchmarks/gcl_grid.py --out=runs/gcl_grid --seeds=0,1,2 --jobs=2 \\
       data.path=$GCL_DATA/mr_hippocampus.npz
 
-For each seed the run `few` pre-trains every arm and fine-tunes it with 2 and
-with 1 labelled patients, three draws of them; `more` and `all` reuse the
-encoders of some arms and fine-tune those with 4 and 8 and with all. The seed is
-that of pre-training and of fine-tuning; test patients and draws stay the same.
+For each seed s the run `few` pre-trains every arm (--arms chooses) and
+fine-tunes it with 2 and with 1 labelled patients, draws s, s + 3 and s + 6 of
+them: three seeds make nine draws. `more` and `all` reuse the encoders of some
+arms and fine-tune those with 4 and 8 and with all. The seed is that of
+pre-training and of fine-tuning, so three draws share an encoder; test patients
+stay the same. --own=ARM gives the method's own arm, which always runs, the
+settings of that arm and its name:
+
+  python benchmarks/gcl_grid.py --out=runs/two --runs=few --arms=scratch \\
+      --own=shared_mean "segment.labelled=(2,)" data.path=...
 
 Prints tables of Dice and of paired differences from the finished runs, with
-intervals over draws, seeds and test patients
-(`gcl_jax.evaluation.volumes.mean_over_fits`); --jobs=0 does only that. A
+intervals over draws and test patients
+(`gcl_jax.evaluation.over_draws.mean_over_fits`); --jobs=0 does only that. A
 stopped grid can be resumed. --kept=FILE adds the scores of every test volume to
 a file, one fine-tune per line, and makes the tables from the whole file:
 
@@ -21,6 +27,8 @@ a file, one fine-tune per line, and makes the tables from the whole file:
 import argparse
 import collections
 import concurrent.futures
+import functools
+import itertools
 import json
 import os
 import pathlib
@@ -32,12 +40,19 @@ import launching
 import numpy as np
 
 from gcl_jax.engine.checkpoint import load_artifact
+from gcl_jax.engine.results import interval
 from gcl_jax.engine.tables import unpack
-from gcl_jax.evaluation import volumes
+from gcl_jax.evaluation.comparisons import family, verdict
+from gcl_jax.evaluation.over_draws import mean_over_fits
+from gcl_jax.methods.gcl import arms as gcl_arms
+from gcl_jax.methods.gcl.config import get_config
+from gcl_jax.pipeline.label_draws import draw_names
 
 ARMS = (
   "scratch",
+  "scratch_long",
   "simclr",
+  "permuted",
   "position",
   "shared_mean",
   "heads_mean",
@@ -53,7 +68,7 @@ FEW = ("scratch", "shared_mean", "heads_mean")  # and gcl, in `more` and `all`
 RUNS = {
   "few": {"arms": ARMS, "segment.labelled": (2, 1)},
   "more": {"arms": FEW, "segment.labelled": (4, 8)},
-  "all": {"arms": FEW, "segment.labelled": (0,), "segment.draws": (0,)},
+  "all": {"arms": FEW, "segment.labelled": (0,)},
 }
 # Of the tables of differences; the Mitigator must beat heads_mean, the filter
 # F0 and random.
@@ -67,7 +82,9 @@ def main() -> int:
   arguments = parse()
   if arguments.jobs:
     run_all(arguments, pathlib.Path(arguments.out))
-  groups, fits = finished(arguments.out) if arguments.out else ({}, [])
+  groups, fits = {}, []
+  if arguments.out:
+    groups, fits = finished(arguments.out, arguments.own)
   if arguments.kept:
     groups, fits = keep(pathlib.Path(arguments.kept), groups, fits)
   tables(groups, fits)
@@ -84,6 +101,8 @@ def parse() -> argparse.Namespace:
   parser.add_argument("--kept", default="", help="a file of scores")
   parser.add_argument("--seeds", default="0,1,2")
   parser.add_argument("--runs", default=",".join(RUNS))
+  parser.add_argument("--arms", default=",".join(ARMS), help="of run few")
+  parser.add_argument("--own", default="gcl", help="what the own arm is")
   parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
   parser.add_argument(
     "overrides", nargs="*", help="further settings, name=value"
@@ -94,6 +113,8 @@ def parse() -> argparse.Namespace:
 def run_all(arguments: argparse.Namespace, out: pathlib.Path) -> None:
   """Executes every run of every seed, each on its share of the cores."""
   further = dict(item.split("=", 1) for item in arguments.overrides)
+  further = as_own(arguments) | further
+  few = {"arms": tuple(arguments.arms.split(","))}
   cores = sorted(os.sched_getaffinity(0))
   jobs = arguments.jobs
   free = collections.deque(cores[k::jobs] for k in range(jobs))
@@ -104,11 +125,13 @@ def run_all(arguments: argparse.Namespace, out: pathlib.Path) -> None:
       first[seed].result()
     mine = free.popleft()
     try:
-      settings = {"seed": seed, "segment.seeds": (seed,), **further}
+      settings = {"seed": seed, "segment.seeds": (seed,)} | RUNS[name]
+      draws = (seed, seed + 3, seed + 6) if name != "all" else (seed,)
+      settings |= {"segment.draws": draws} | (few if name == "few" else {})
       folder = out / f"seed{seed}" / name
       if name != "few":
         share(out / f"seed{seed}" / "few", folder)
-      launching.run(arguments.config, folder, settings | RUNS[name], cores=mine)
+      launching.run(arguments.config, folder, settings | further, cores=mine)
     finally:
       free.append(mine)
 
@@ -123,6 +146,15 @@ def run_all(arguments: argparse.Namespace, out: pathlib.Path) -> None:
       task.result()
 
 
+def as_own(arguments: argparse.Namespace) -> dict:
+  """Settings that make the method's own arm the one that --own names."""
+  if arguments.own == gcl_arms.OWN:
+    return {}
+  preset = arguments.config.rpartition(":")[2]
+  changes = gcl_arms.ARMS[arguments.own](get_config(preset).pretrain)
+  return {f"pretrain.{name}": value for name, value in changes.items()}
+
+
 def share(base: pathlib.Path, folder: pathlib.Path) -> None:
   """Copies data and encoders of the first run to another."""
   for stage in ("data", *FEW, "gcl"):
@@ -130,12 +162,14 @@ def share(base: pathlib.Path, folder: pathlib.Path) -> None:
       shutil.copytree(base / stage, folder / stage)
 
 
-def finished(out: str) -> tuple[dict[str, list[str]], list[dict]]:
-  """Patients of every part's volumes, and every finished fine-tune: arm, M,
-  draw, seed, and per part the scores of the volumes by metric and class."""
+def finished(out: str, own: str) -> tuple[dict[str, list[str]], list[dict]]:
+  """Patients of every part's volumes, and every finished fine-tune: arm (the
+  method's own by the name `own`), M, draw, seed, and per part the scores of the
+  volumes by metric and class."""
   fits, groups = [], {}
   for path in sorted(pathlib.Path(out).glob("seed*/*/segment/done/*.json")):
     arm, *numbers = _FIT.fullmatch(path.stem).groups()
+    arm = own if arm == gcl_arms.OWN else arm
     labelled, draw, seed = map(int, numbers)
     fit = {"arm": arm, "labelled": labelled, "draw": draw, "seed": seed}
     found = json.loads(path.read_text())
@@ -183,60 +217,53 @@ def key(fit: dict) -> tuple:
 
 
 def tables(groups: dict[str, list[str]], fits: list[dict]) -> None:
-  """Prints figures of every arm, then paired differences in Dice (markdown)."""
+  """Prints figures of every arm and paired differences (markdown); those of
+  one number of labelled patients are a family for Holm's correction."""
   found = collections.defaultdict(dict)
   for fit in fits:
     found[fit["arm"], fit["labelled"]][fit["draw"], fit["seed"]] = fit
   counts = sorted({m for _, m in found}, key=lambda m: m or 10**6)
   arms = [arm for arm in (*ARMS, "gcl") if any(a == arm for a, _ in found)]
-  for part, title in PARTS.items():
-    for metric in ("dice", "hd95"):
-      rows = {
-        arm: [cell(found, groups, part, metric, arm, m) for m in counts]
-        for arm in arms
-      }
-      show(f"{metric}, {title}", counts, rows)
+  for part, metric in itertools.product(PARTS, ("dice", "hd95")):
+    figure = functools.partial(mean_of, found, np.array(groups[part]), part)
+    title = f"{metric}, {PARTS[part]}"
+    columns = [{a: figure(metric, m, (a,)) for a in arms} for m in counts]
+    show(title, counts, arms, columns)
     for other in BASELINES:
-      rows = {
-        arm: [cell(found, groups, part, "dice", arm, m, other) for m in counts]
-        for arm in arms
-        if arm != other
-      }
-      show(f"dice, {title}: difference from {other}", counts, rows)
+      columns = [
+        {a: figure(metric, m, (a, other)) for a in arms if a != other}
+        for m in counts
+      ]
+      columns = [family({a: f for a, f in c.items() if f}) for c in columns]
+      show(f"{title}: difference from {other}", counts, arms, columns)
 
 
-def cell(found, groups, part, metric, arm, labelled, other="") -> str:
-  """Mean and interval of an arm, or of its difference from another, over the
-  draws and seeds of which every combination is finished."""
-  fits = [found.get((name, labelled), {}) for name in (arm, other) if name]
-  keys = set.intersection(*map(set, fits))
-  draws, seeds = crossed(keys)
-  if not seeds:
-    return "-"
+def mean_of(found, groups, part, metric, labelled, pair) -> dict | None:
+  """Mean of an arm, or of the paired difference of two, over the fine-tunes
+  that are finished; None without any."""
+  fits = [found.get((name, labelled), {}) for name in pair]
+  keys = sorted(set.intersection(*map(set, fits)))
+  if not keys:
+    return None
   ours, *theirs = (
-    np.stack([scores(f[d, s][part], metric) for d in draws for s in seeds], 1)
-    for f in fits
+    np.stack([scores(f[key][part], metric) for key in keys], 1) for f in fits
   )
-  sign = "+" if theirs else ""
-  values = ours - theirs[0] if theirs else ours
-  mean = volumes.mean_over_fits(
-    values, np.array(groups[part]), draws=len(draws)
+  return mean_over_fits(
+    ours - theirs[0] if theirs else ours,
+    groups,
+    draws=draw_names(labelled, *zip(*keys, strict=True)),
+    paired=bool(theirs),
   )
-  text = f"{mean['value']:{sign}.3f}"
-  if mean["low"] is not None:
-    text += f" [{mean['low']:{sign}.3f}, {mean['high']:{sign}.3f}]"
-  return f"{text} ({len(draws)} x {len(seeds)})"
 
 
-def crossed(keys: set[tuple[int, int]]) -> tuple[list[int], list[int]]:
-  """Draws and seeds of which every combination exists: all draws of some seeds
-  or some draws of all seeds, whichever is more."""
-  draws, seeds = (sorted({key[i] for key in keys}) for i in (0, 1))
-  whole = [s for s in seeds if all((d, s) in keys for d in draws)]
-  common = [d for d in draws if all((d, s) in keys for s in seeds)]
-  if len(draws) * len(whole) >= len(common) * len(seeds):
-    return draws, whole
-  return common, seeds
+def text(entry: dict | None) -> str:
+  """One cell: the figure, draws and fine-tunes, and what it is called."""
+  if entry is None:
+    return "-"
+  words = f"{interval(entry)} ({entry['draws']}/{entry['fits']})"
+  if entry.get("p_holm") is not None:
+    words += f" {verdict(entry)}, p {entry['p_holm']:.3f}"
+  return words
 
 
 def scores(of_part: dict, metric: str) -> np.ndarray:
@@ -245,14 +272,17 @@ def scores(of_part: dict, metric: str) -> np.ndarray:
   return np.array(rows, np.float64)
 
 
-def show(title: str, counts: list[int], rows: dict[str, list[str]]) -> None:
-  """Prints one table; (D x S) after a figure are its draws and seeds."""
-  print(f"\n{title}\n")
-  print("| arm |", " | ".join(f"M = {m or 'all'}" for m in counts), "|")
-  print("|" + " --- |" * (len(counts) + 1))
+def show(title, counts, arms, columns) -> None:
+  """Prints one table, unless it is empty; (9/9) after a figure are its draws
+  and fine-tunes, and p is Holm's."""
+  rows = {arm: [text(column.get(arm)) for column in columns] for arm in arms}
+  rows = {arm: row for arm, row in rows.items() if set(row) != {"-"}}
+  if rows:
+    print(f"\n{title}\n")
+    print("| arm |", " | ".join(f"M = {m or 'all'}" for m in counts), "|")
+    print("|" + " --- |" * (len(counts) + 1))
   for arm, row in rows.items():
-    if any(text != "-" for text in row):
-      print(f"| {arm} |", " | ".join(row), "|")
+    print(f"| {arm} |", " | ".join(row), "|")
 
 
 if __name__ == "__main__":

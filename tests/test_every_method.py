@@ -291,7 +291,9 @@ def test_pmap_gives_the_same(whole, tmp_path):
   expected = {n for n in reports[0] if not any(r in n for r in left_out)}
   assert reports[1].keys() == expected
   smooth = stages_of(method).SMOOTH
-  names = [n for n in reports[1] if n.startswith(smooth) and "hd95" not in n]
+  coarse = ("hd95", "surface", "failures")  # one voxel can change them
+  names = [n for n in reports[1] if n.startswith(smooth)]
+  names = [n for n in names if not any(word in n for word in coarse)]
   assert names
   for name in names:
     ours, theirs = (r[name]["value"] for r in reports)

@@ -15,12 +15,11 @@ from gcl_jax.engine.context import Context, Stage
 from gcl_jax.engine.settings import preset_names
 from gcl_jax.engine.tables import unpack
 from gcl_jax.errors import ConfigError, DataError
-from gcl_jax.methods.gcl import arms, pretrain, report
+from gcl_jax.methods.gcl import arms, pretrain, report, rules
 from gcl_jax.methods.gcl import data as reading
 from gcl_jax.methods.gcl import stages as gcl_stages
 from gcl_jax.methods.gcl.config import CHOICES, PRESETS, check, get_config
 from gcl_jax.pipeline import (
-  gains,
   label_draws,
   report_volumes,
   segment,
@@ -201,70 +200,104 @@ def test_scores_are_those_of_the_stored_grid(tmp_path):
   assert max(nothing["dice/mean"]) == 0 and np.isnan(nothing["hd95/LV"]).all()
 
 
-def made_up(config, classes=("LV",)):
-  """Artifact of stage segment with random Dice, and {fit: Dice [V]}."""
-  draw = np.random.default_rng(0)
-  names = [
-    fit.name for fit in label_draws.fits(config.segment, arms.names(config))
-  ]
-  values = {name: draw.uniform(0.3, 0.9, 6) for name in names}
-  fits = {
-    name: {
-      "eval": {
-        **{f"dice%2F{c}": value for c in (*classes, "mean")},
-        **{f"hd95%2F{c}": 30 * value for c in (*classes, "mean")},
-      }
-    }
-    for name, value in values.items()
-  }
-  groups = np.repeat(["a", "b", "c"], 2)
-  return {"fits": fits, "tests": {"eval": {"groups": groups}}}, values
+def test_a_volume_of_unknown_spacing_has_no_surface_dice(prepared):
+  _, _, slices = prepared
+  tests = label_draws.tests_of(slices)
+  assert all(tests["eval"].in_mm) and all(tests["ood"].in_mm)
+  count = len(slices)
+  known = np.where(slices.part("eval"), 0.0, np.nan)
+  table = {**slices.table, "spacing_known": known}
+
+  class Doubtful:
+    part, masks, classes = slices.part, slices.masks, slices.classes
+    volumes, truths = slices.volumes, slices.truths
+
+    def __len__(self):
+      return count
+
+  Doubtful.table = table
+  doubtful = label_draws.tests_of(Doubtful())
+  assert not any(doubtful["eval"].in_mm) and all(doubtful["ood"].in_mm)
+  truth = dict(enumerate(np.asarray(slices.masks)))
+  for part, expected in (("eval", 0), ("ood", 1)):
+    scores = segment.score(slices, truth, doubtful[part], None, 1.0)
+    assert set(scores) >= {"surface_dice/LV", "surface_dice/mean"}
+    assert np.isfinite(scores["surface_dice/LV"]).all() == bool(expected)
 
 
-def test_figures_of_a_run_by_their_names():
-  config = tiny(**{"segment.draws": (0, 1)})
-  found, values = made_up(config)
-  assert list(values) == [
-    "scratch-m2-d0-s0",
-    "gcl-m2-d0-s0",
-    "scratch-m2-d1-s0",
-    "gcl-m2-d1-s0",
-  ]
-  metrics = gains.metrics(found, config, arms.names(config), arms.BASELINES)
-  means = {
-    arm: np.mean([values[f"{arm}-m2-d{d}-s0"] for d in (0, 1)])
-    for arm in ("gcl", "scratch")
-  }
-  for name, expected in (
-    ("segment/dice/mean", means["gcl"]),
-    ("segment/dice/LV", means["gcl"]),
-    ("segment/hd95/mean", 30 * means["gcl"]),
-    ("segment/scratch@2/dice/LV", means["scratch"]),
-    ("segment/gain_over_scratch", means["gcl"] - means["scratch"]),
-  ):
-    metric = metrics[name]
-    assert metric["value"] == pytest.approx(expected), name
-    assert metric["low"] <= metric["value"] <= metric["high"]
-  assert metrics["segment/hd95/mean/undefined"]["value"] == 0
-  for metric in metrics.values():
-    assert set(metric) == {"value", "low", "high", "n"}
+def test_scratch_long_takes_as_many_steps_as_the_own_arm(tmp_path, monkeypatch):
+  config = tiny(**{"ood_data.name": "", "segment.labelled": (1,)})
+  config.arms = ("scratch_long",)
+  config.pretrain.update(steps=3, pixel="")
+  given, fit = {}, Context.fit
+
+  def noting(self, training, batches, **options):
+    state = fit(self, training, batches, **options)
+    given[options["name"]] = int(state.step), len(training.arguments)
+    return state
+
+  monkeypatch.setattr(Context, "fit", noting)
+  run(config, tmp_path)
+  # Steps, and the arguments: class weights, and an encoder where there is one.
+  assert given["scratch_long-m1-d0-s0"] == (7, 1)
+  assert given["gcl-m1-d0-s0"] == (4, 2) and given["gcl"][0] == 3
+  found = json.loads((tmp_path / "report.json").read_text())["metrics"]
+  assert found["segment/scratch_long@1/dice/mean"]["fits"] == 1
+  assert found["segment/gain_over_scratch_long"]["p"] is None
+  assert 0 <= found["segment/surface_dice/mean"]["value"] <= 1
 
 
-def test_gains_are_paired_by_volume_draw_and_seed():
-  """A gain that is equal for all fine-tunes and volumes has a width of 0."""
-  config = tiny(**{"segment.draws": (0, 1), "segment.seeds": (0, 1)})
-  config.arms = ("scratch", "heads_mean")
-  found, values = made_up(config)
-  for name in values:
-    if not name.startswith("scratch"):
-      shift = 0.05 if name.startswith("gcl") else 0.02
-      theirs = values["scratch-" + name.split("-", 1)[1]]
-      found["fits"][name]["eval"]["dice%2FLV"] = theirs + shift
-  metrics = gains.metrics(found, config, arms.names(config), arms.BASELINES)
-  for name, gain in (("scratch", 0.05), ("heads_mean", 0.03)):
-    metric = metrics[f"segment/gain_over_{name}"]
-    for key in ("value", "low", "high"):
-      assert metric[key] == pytest.approx(gain), (name, key)
+def test_the_permuted_arm_is_the_own_one_on_other_slices(prepared, monkeypatch):
+  config, workdir, slices = prepared
+  batches = []
+
+  def first_batch(self, training, make, **options):
+    batches.append(next(make(0)))
+    return Trained({"encoder": {}}, {"batch_stats": {}})
+
+  monkeypatch.setattr(Context, "fit", first_batch)
+  for arm in ("gcl", "permuted"):
+    pretrain.run(context_of(config, workdir), arm)
+  own, permuted = batches
+  assert not np.array_equal(own["image"], permuted["image"])
+  for name in config.pretrain.labels:
+    np.testing.assert_array_equal(own[name][:, 0], permuted[name][:, 0])
+    np.testing.assert_array_equal(permuted[name][:, 1], permuted["index"])
+  np.testing.assert_array_equal(
+    slices.pixels[permuted["index"]], permuted["image"]
+  )
+
+
+def test_permuted_labels_keep_their_pairs_and_lose_their_slices(prepared):
+  config, _, slices = prepared
+  settings = arms.settings_of(config, "permuted")
+  assert settings.permute and not config.pretrain.permute
+  rows_at = pretrain.sampler(slices, settings, "strict", 0)
+  pool = np.flatnonzero(slices.pool("strict"))
+  arrays = {"image": slices.pixels}
+  for rule in map(rules.parse, settings.labels):
+    arrays[rule.text] = rules.values_of(rule, slices.table)
+  moved, moved_at = pretrain.permuted(arrays, rows_at, pool, 3)
+  again, _ = pretrain.permuted(arrays, rows_at, pool, 3)
+  other, _ = pretrain.permuted(arrays, rows_at, pool, 4)
+  assert moved["image"] is slices.pixels
+  joint = np.stack([arrays[r][:, 0] for r in settings.labels], 1)
+  joint_moved = np.stack([moved[r][:, 0] for r in settings.labels], 1)
+  outside = np.setdiff1d(np.arange(len(slices)), pool)
+  np.testing.assert_array_equal(joint_moved[outside], joint[outside])
+  assert (joint_moved[pool] != joint[pool]).any(axis=1).mean() > 0.5
+  assert sorted(map(tuple, joint_moved[pool])) == sorted(
+    map(tuple, joint[pool])
+  )
+  for name in settings.labels:
+    np.testing.assert_array_equal(moved[name], again[name])
+    np.testing.assert_array_equal(moved[name][:, 1], arrays[name][:, 1])
+  assert any((moved[n] != other[n]).any() for n in settings.labels)
+  for step in (0, 5):  # a batch has the same labels, of other slices
+    rows, here = rows_at(step), moved_at(step)
+    assert set(here) <= set(pool) and not np.array_equal(rows, here)
+    for name in settings.labels:
+      np.testing.assert_array_equal(moved[name][here, 0], arrays[name][rows, 0])
 
 
 @pytest.mark.parametrize("preset", preset_names("gcl", PRESETS))
@@ -327,6 +360,11 @@ def test_words_that_do_not_exist_are_refused(name):
     ({"pretrain.pacing_range": (0.0, 0.0)}, "two losses above 0"),
     ({"segment.encoder_rate": 0.0}, "encoder_rate must be more than 0"),
     ({"segment.draws": ()}, "segment.draws .* one or more"),
+    (
+      {"segment.draws": (0, 1, 2), "segment.seeds": (0, 1)},
+      "segment.draws has 3 entries and segment.seeds 2",
+    ),
+    ({"segment.tolerance": -1.0}, "segment.tolerance must be 0 or more"),
     ({"segment.labelled": (2, 2)}, "segment.labelled .* each once"),
     ({"segment.labelled": (2.5,)}, "segment.labelled .* numbers of patients"),
     ({"segment.keep": ("simclr",)}, "segment.keep .* each once"),

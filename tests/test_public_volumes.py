@@ -295,6 +295,7 @@ def test_chd(tmp_path):
   assert found.groups.tolist() == ["ct_1001"] * 4 + ["ct_1128"] * 4
   assert set(found.column("modality")) == {"ct"}
   assert set(found.column("labelled")) == {1}
+  assert set(found.column("spacing_known")) == {0}  # no surface Dice
   for row, (name, k) in enumerate((n, k) for n in pixels for k in range(4)):
     mask = masks[name][::-1, ::-1, k].T
     np.testing.assert_array_equal(

@@ -3,9 +3,12 @@
 import chex
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 
 from gcl_jax.errors import DataError
-from gcl_jax.evaluation.volumes import mean_over_fits, volume_scores
+from gcl_jax.evaluation import overlap
+from gcl_jax.evaluation.over_draws import mean_over_fits
+from gcl_jax.evaluation.volumes import volume_scores
 
 NAMES = ("lv", "myocardium", "rv")
 SPACING = (5.0, 1.25, 1.5)
@@ -116,58 +119,6 @@ def test_undefined_is_not_a_number():
   assert found["value"] == pytest.approx((lv + 0) / 2)
 
 
-def test_intervals_are_over_patients_and_fits():
-  """Two volumes of one patient count as one; a difference between draws widens
-  the interval, and a gain that all fits share has none of that width."""
-  patients = np.array(["a", "b", "c", "d"])
-  of_patients = np.array([0.1, 0.2, 0.6, 0.8])
-  one = mean_over_fits(np.tile(of_patients, (1, 2, 1)), patients, samples=4000)
-  twice = mean_over_fits(
-    np.tile(np.repeat(of_patients, 2), (1, 2, 1)),
-    np.repeat(patients, 2),
-    samples=4000,
-  )
-  for side in ("value", "low", "high"):
-    assert one[side] == pytest.approx(twice[side])
-  sd = of_patients.std() / 2  # of a mean of four
-  assert one["high"] - one["low"] == pytest.approx(2 * 1.96 * sd, rel=0.15)
-  draws = np.array([0.2, 0.4, 0.9])[:, None] + np.zeros((1, 3, 4))
-  wide = mean_over_fits(draws, patients, samples=4000)
-  assert wide["low"] == pytest.approx(0.2) and wide["high"] > 0.7
-  gain = mean_over_fits(draws + 0.05 - draws, patients, samples=4000)
-  assert gain["low"] == pytest.approx(0.05) == gain["high"]
-  alone = mean_over_fits(draws[:, :1], patients, samples=4000)
-  assert alone["low"] is alone["high"] is None
-
-
-def test_fits_that_share_a_draw_are_not_independent():
-  """Two draws by 20 equal seeds are as uncertain as two draws."""
-  of_draws = np.array([0.2, 0.8])
-  values = np.repeat(of_draws, 20)[None, :, None] + np.zeros((1, 1, 4))
-  patients = np.arange(4)
-  crossed = mean_over_fits(values, patients, draws=2, samples=4000)
-  assert crossed["low"] == pytest.approx(0.2)
-  assert crossed["high"] == pytest.approx(0.8)
-  independent = mean_over_fits(values, patients, samples=4000)
-  assert independent["high"] - independent["low"] < 0.25
-  # The same the other way round: seeds that differ, draws that agree.
-  values = np.tile(of_draws, 20)[None, :, None] + np.zeros((1, 1, 4))
-  crossed = mean_over_fits(values, patients, draws=20, samples=4000)
-  assert crossed["low"] == pytest.approx(0.2)
-  with pytest.raises(ValueError, match="40 fits are not 3 draws"):
-    mean_over_fits(values, patients, draws=3)
-
-
-def test_undefined_figures_are_left_out_of_means():
-  values = np.array([[[0.5, np.nan], [0.7, np.nan]], [[0.2, 0.4], [0.2, 0.4]]])
-  found = mean_over_fits(values, np.array(["a", "b"]), samples=4000)
-  assert found["value"] == pytest.approx((0.6 + 0.3) / 2)
-  nothing = mean_over_fits(
-    np.full((1, 2, 2), np.nan), np.arange(2), samples=4000
-  )
-  assert nothing["value"] is None
-
-
 def slow_dice_inside(truth, prediction, inside, label):
   """One voxel after the other; nan where the region holds none of the class."""
   both = size = 0
@@ -218,6 +169,58 @@ def test_dice_inside_regions_by_a_loop_over_voxels():
   assert gaps["dice/mean@unsure"] == [False] * 3
   assert gaps["dice/mean@empty"] == [True] * 3
   chex.assert_trees_all_equal(found["dice/rv@all"], plain["dice/rv"])
+
+
+def slow_surface_dice(a, b, spacing, tolerance):
+  """By the distances of all pairs of surface voxels; nan without a voxel."""
+  a, b = (np.array(surface(m)).reshape(-1, 3) * spacing for m in (a, b))
+  near = 0
+  for first, second in ((a, b), (b, a)):
+    for point in first:
+      if len(second):
+        near += cdist([point], second).min() <= tolerance + 1e-9
+  return near / (len(a) + len(b)) if len(a) + len(b) else np.nan
+
+
+@pytest.mark.parametrize("tolerance", [0.4, 1.25, 1.5, 5.0])
+def test_surface_dice_by_all_pairs_of_surface_voxels(tolerance):
+  solid, other = np.zeros((2, 5, 9, 9), int)
+  solid[1:4, 1:7, 2:8], solid[0, :2, :2] = 1, 3
+  other[1:5, 1:6, 3:8], other[4, 8, :] = 1, 2
+  truths = [volume(2), solid, *with_gaps()[0]]
+  predictions = [volume(7), other, *with_gaps()[1]]
+  spacings = [np.roll(SPACING, v) for v in range(5)]
+  scores = volume_scores(
+    truths, predictions, spacings, NAMES, tolerance=tolerance
+  )
+  for v, spacing in enumerate(spacings):
+    each = [
+      slow_surface_dice(truths[v] == c, predictions[v] == c, spacing, tolerance)
+      for c in (1, 2, 3)
+    ]
+    for name, value in zip(NAMES, each, strict=True):
+      assert scores[f"surface_dice/{name}"][v] == pytest.approx(
+        value, abs=1e-12, nan_ok=True
+      )
+    mean = scores["surface_dice/mean"][v]
+    assert mean == pytest.approx(np.nanmean(each), abs=1e-12)
+  # A class that is missed scores 0, one that is nowhere is undefined.
+  assert scores["surface_dice/myocardium"][1:3].tolist() == [0, 0]
+  assert np.isnan(scores["surface_dice/rv"][2])
+  a, b = truths[1] == 1, predictions[1] == 1
+  found = overlap.surface_dice(a, b, tolerance, spacings[1])
+  assert found == pytest.approx(scores["surface_dice/lv"][1])
+
+
+def test_surface_dice_is_left_out_where_the_spacing_is_not_known():
+  given = [volume(0), volume(1)], [volume(2), volume(3)], [SPACING] * 2, NAMES
+  plain = volume_scores(*given)
+  assert not [name for name in plain if name.startswith("surface")]
+  found = volume_scores(*given, tolerance=1.0, in_mm=[False, True])
+  for name in (*NAMES, "mean"):
+    values = found[f"surface_dice/{name}"]
+    assert np.isnan(values[0]) and 0 <= values[1] <= 1
+  chex.assert_trees_all_equal({name: found[name] for name in plain}, plain)
 
 
 def test_regions_that_do_not_fit_are_refused():

@@ -17,5 +17,5 @@ def change(config):
     steps=20_000, pixel="F1", optimizer="sgd", learning_rate=0.1
   )
   config.segment.update(
-    labelled=(1, 2, 4, 8), draws=(0, 1, 2, 3, 4), steps=4000
+    labelled=(1, 2, 4, 8), draws=tuple(range(9)), seeds=(0, 1, 2), steps=4000
   )

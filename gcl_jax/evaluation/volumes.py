@@ -1,15 +1,13 @@
-"""Segmentation scores by volume and class: Dice and HD95 in mm.
+"""Segmentation scores by volume and class: Dice, HD95 and surface Dice.
 
 Slices of a volume share a patient, and small classes occur in few of them, so
 the unit is the volume, not the slice or the pooled pixels of a fold.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import numpy as np
 
-from gcl_jax.data.text import one_forms
 from gcl_jax.errors import DataError
 from gcl_jax.evaluation import overlap
 
@@ -20,8 +18,10 @@ def volume_scores(
   spacings: Sequence[Sequence[float]],
   names: Sequence[str],
   regions: Mapping[str, Sequence[np.ndarray]] | None = None,
+  tolerance: float = 0.0,
+  in_mm: Sequence[bool] | None = None,
 ) -> dict[str, np.ndarray]:
-  """Dice and HD95 of every volume, by class and as mean over classes.
+  """Scores of every volume, by class and as mean over classes.
 
   Args:
     truths: V label maps int[S, H, W], sizes may differ; 0 is the background.
@@ -30,13 +30,18 @@ def volume_scores(
     names: of the foreground classes, labels 1 to len(names).
     regions: name -> V masks bool[S, H, W], each of its truth's shape, for Dice
       on the voxels inside alone, such as those where a model is unsure.
+    tolerance: of the surface Dice, in mm; 0 leaves it out.
+    in_mm: of each volume, whether its spacing is known to be in mm: where it is
+      not, there is no surface Dice. None: all are.
 
   Returns:
     "dice/<name>" in [0, 1] and "hd95/<name>" in mm, float64[V] each, nan where
     undefined: Dice where truth and prediction are both empty, HD95 where
-    either is. "dice/mean" and "hd95/mean" are the means over the classes that
-    are defined in that volume. For every region also "dice/<name>@<region>"
-    and "dice/mean@<region>", nan where both are empty inside the region.
+    either is; with a tolerance also "surface_dice/<name>" in [0, 1], 0 where
+    one of the two is empty. "dice/mean" and so on are the means over the
+    classes that are defined in that volume. For every region also
+    "dice/<name>@<region>" and "dice/mean@<region>", nan where both are empty
+    inside the region.
 
   Raises:
     DataError: no volume, lists of different length, shapes that differ, labels
@@ -47,11 +52,19 @@ def volume_scores(
   _check_regions(regions or {}, truths)
   pairs = list(zip(truths, predictions, strict=True))
   dice = [_each_class(overlap.dice, *pair, names) for pair in pairs]
-  hd95 = [
-    _each_class(partial(overlap.hd95, spacing=spacing), *pair, names)
+  apart = [
+    _each_class(overlap.surface_distances, *pair, names, spacing)
     for pair, spacing in zip(pairs, spacings, strict=True)
   ]
+  hd95 = [[overlap.hd95_of(d) for d in of_volume] for of_volume in apart]
   scores = _columns("dice/", dice, names) | _columns("hd95/", hd95, names)
+  if tolerance:
+    known = [True] * len(pairs) if in_mm is None else in_mm
+    near = [
+      [overlap.surface_dice_of(d, tolerance) if k else None for d in of_volume]
+      for of_volume, k in zip(apart, known, strict=True)
+    ]
+    scores |= _columns("surface_dice/", near, names)
   for region, masks in (regions or {}).items():
     inside = [
       [np.where(mask, labels, 0) for labels in pair]
@@ -62,98 +75,22 @@ def volume_scores(
   return scores
 
 
-def mean_over_fits(
-  values: np.ndarray,
-  groups: np.ndarray,
-  *,
-  draws: int | None = None,
-  samples: int = 1000,
-  seed: int = 0,
-) -> dict[str, float | int | None]:
-  """Mean over fits, volumes and classes, with a 95 % interval.
-
-  The labelled patients and the seed contribute as much variance as the test
-  patients, so each bootstrap sample resamples the draws of labelled patients,
-  the seeds and the test patients, each separately: fits of one draw are not
-  independent. Few draws or seeds make the intervals too narrow.
-
-  Args:
-    values: float64[K, F, V] of K classes, F fine-tunes, V volumes; nan if
-      undefined. For a gain, the paired differences.
-    groups: [V], the patients.
-    draws: number D of draws; fits are then in order of draw and seed, F / D
-      seeds each. None treats every fit as a separate draw.
-    samples, seed: of the bootstrap.
-
-  Returns:
-    {value, low, high, n}: n is the number of volumes; low and high are None for
-    a single fine-tune or patient.
-
-  Raises:
-    ValueError: F is not a multiple of `draws`.
-  """
-  _, fits, volumes = values.shape
-  draws = fits if draws is None else draws
-  if fits % draws:
-    raise ValueError(f"{fits} fits are not {draws} draws times some seeds")
-  groups = one_forms(groups, "groups")
-  names, codes = np.unique(groups, return_inverse=True)
-  result = {
-    "value": _weighted(values, np.ones((1, fits)), np.ones((1, volumes)))[0],
-    "low": None,
-    "high": None,
-    "n": volumes,
-  }
-  if not np.isfinite(result["value"]):
-    return result | {"value": None}
-  if fits > 1 and len(names) > 1:
-    rng = np.random.default_rng(seed)
-    of_draws, of_seeds, of_groups = (
-      rng.multinomial(count, np.full(count, 1 / count), samples)
-      for count in (draws, fits // draws, len(names))
-    )
-    of_fits = of_draws[:, :, None] * of_seeds[:, None, :]
-    of_fits = of_fits.reshape(samples, fits)
-    means = _weighted(values, of_fits, of_groups[:, codes])
-    low, high = np.nanquantile(means, (0.025, 0.975))
-    result |= {"low": float(low), "high": float(high)}
-  return result | {"value": float(result["value"])}
-
-
-def _each_class(metric, truth, prediction, names) -> list[float]:
-  """The metric of the masks of every class in one volume, nan if undefined."""
+def _each_class(metric, truth, prediction, names, *more) -> list:
+  """The metric of the masks of every class in one volume."""
   truth, prediction = np.asarray(truth), np.asarray(prediction)
-  values = [
-    metric(truth == label, prediction == label)
+  return [
+    metric(truth == label, prediction == label, *more)
     for label in range(1, len(names) + 1)
   ]
-  return [np.nan if value is None else value for value in values]
 
 
 def _columns(start, rows, names, end="") -> dict[str, np.ndarray]:
-  """{start + class + end: float64[V]} of V rows, and their means."""
-  table = np.array(rows, np.float64)
+  """{start + class + end: float64[V]} of V rows, None undefined, and their
+  means."""
+  table = np.array(rows, np.float64)  # None becomes nan
   scores = {f"{start}{n}{end}": table[:, c] for c, n in enumerate(names)}
   means = np.array([_mean(row) for row in table])
   return scores | {f"{start}mean{end}": means}
-
-
-def _weighted(values, of_fits, of_volumes) -> np.ndarray:
-  """Mean of the defined values by weights [S, F] and [S, V], then over the
-  defined classes, [S]."""
-  known = ~np.isnan(values)
-  filled = np.where(known, values, 0.0)
-  add = "kfv,sf,sv->sk"
-  total = np.einsum(add, filled, of_fits, of_volumes, optimize=True)
-  count = np.einsum(
-    add, known.astype(float), of_fits, of_volumes, optimize=True
-  )
-  means = np.where(count > 0, total / np.where(count > 0, count, 1), np.nan)
-  some = ~np.isnan(means)
-  sums = np.where(some, means, 0).sum(axis=1)
-  return np.where(
-    some.any(axis=1), sums / np.maximum(some.sum(axis=1), 1), np.nan
-  )
 
 
 def _mean(values: np.ndarray) -> float:

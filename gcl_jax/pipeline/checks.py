@@ -92,7 +92,8 @@ def check(
 
 
 def _check_fits(segment: ConfigDict) -> None:
-  """Lists of what is fine-tuned: not empty, nothing twice or below 0."""
+  """Lists of what is fine-tuned: not empty, nothing twice or below 0, and
+  every draw with as many seeds."""
   for name in ("labelled", "draws", "seeds"):
     values = tuple(segment[name])
     whole = all(isinstance(value, int) for value in values)
@@ -106,6 +107,13 @@ def _check_fits(segment: ConfigDict) -> None:
       raise ConfigError(
         f"segment.{name} {values}: one or more {what}, 0 or more, each once"
       )
+  fewer, more = sorted((len(segment.draws), len(segment.seeds)))
+  if more % fewer:
+    raise ConfigError(
+      f"segment.draws has {len(segment.draws)} entries and segment.seeds"
+      f" {len(segment.seeds)}: draw i goes with seed i, the shorter list from"
+      " its start again, so one number must be a multiple of the other"
+    )
   if segment.select == "inner" and 1 in segment.labelled:
     raise ConfigError(
       "segment.select inner leaves one labelled patient out of training, which"

@@ -1,16 +1,23 @@
 """Metrics of few-label segmentation: means with intervals, paired gains."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from gcl_jax.engine.context import Context
 from gcl_jax.engine.tables import unpack
-from gcl_jax.evaluation import volumes
+from gcl_jax.evaluation import comparisons
+from gcl_jax.evaluation.over_draws import mean_over_fits
 from gcl_jax.pipeline import report
-from gcl_jax.pipeline.label_draws import fits
+from gcl_jax.pipeline.label_draws import draw_names, fits
 from gcl_jax.pipeline.prepared import Prepared
+
+PARTS = {"eval": "", "ood": "ood/"}  # and what stands before a metric's name
+# Metric -> start of the name of a difference, and what it is in words.
+DIFFERENCES = {"dice": ("gain", "Dice"), "hd95": ("hd95", "HD95 in mm")}
+FAILURE = 0.5  # Dice below which a class of a volume counts as failed
 
 
 def label(labelled: int) -> str:
@@ -21,7 +28,7 @@ def label(labelled: int) -> str:
 def scores_of(
   found: dict, config: ConfigDict, arm: str, labelled: int, part: str
 ) -> dict[str, np.ndarray]:
-  """{"dice/..": float64[fits, V]} of an arm, fits in order of draw and seed.
+  """{"dice/..": float64[fits, V]} of an arm, in the order of `fits`.
 
   Args:
     found: what `segment.run` left.
@@ -41,60 +48,96 @@ def scores_of(
 def metrics(
   found: dict, config: ConfigDict, arms: Sequence[str], against: Sequence[str]
 ) -> dict[str, dict]:
-  """Flat name -> {value, low, high, n}.
+  """Flat name -> entry of `mean_over_fits`.
 
   `segment/<arm>@<M>/...` of every arm, and without the arm the figures of the
-  method's own at the first M of `segment.labelled`. Intervals as in
-  `volumes.mean_over_fits`.
+  method's own at the first M of `segment.labelled`. Differences of one metric,
+  M and part are one family of comparisons.
 
   Args:
     found: what `segment.run` left.
     config: of the run.
     arms: the method's own last.
-    against: arms that every arm's Dice is compared with, paired by volume.
+    against: arms that every arm is compared with, paired by volume and fit; the
+      method's own is compared with all.
   """
   out = {}
   for labelled in config.segment.labelled:
-    for arm in arms:
-      others = [name for name in against if name in arms and name != arm]
-      out |= _of_arm(found, config, arm, labelled, others)
+    for part, prefix in PARTS.items():
+      scores = {
+        arm: scores_of(found, config, arm, labelled, part) for arm in arms
+      }
+      if scores[arms[-1]]:
+        mean = _mean_of(found, config, labelled, part)
+        name = f"segment/{{}}@{label(labelled)}/{prefix}"
+        for arm in arms:
+          out |= _of_arm(scores[arm], name.format(arm), mean)
+        out |= _differences(scores, pairs(arms, against), name, mean)
   ours = f"segment/{arms[-1]}@{label(config.segment.labelled[0])}/"
   for name in [name for name in out if name.startswith(ours)]:
     out[f"segment/{name.removeprefix(ours)}"] = out[name]
   return out
 
 
-def _of_arm(found, config, arm, labelled, others) -> dict[str, dict]:
-  out = {}
-  for part, prefix in (("eval", ""), ("ood", "ood/")):
-    name = f"segment/{arm}@{label(labelled)}/{prefix}"
-    scores = scores_of(found, config, arm, labelled, part)
-    if not scores:
-      continue
-    groups = found["tests"][part]["groups"]
-    for key, values in scores.items():
-      metric, _, kind = key.partition("/")
-      columns = _classes(scores, metric) if kind == "mean" else values[None]
-      out[name + key] = _interval(columns, groups, config)
-      if metric == "hd95":
-        missing = int(np.isnan(columns).sum())
-        out[f"{name}{key}/undefined"] = count(missing, columns.size)
-    for other in others:
-      theirs = scores_of(found, config, other, labelled, part)
-      difference = _classes(scores, "dice") - _classes(theirs, "dice")
-      gain = _interval(difference, groups, config)
-      out[f"{name}gain_over_{other}"] = gain
-  return out
+def pairs(arms: Sequence[str], against: Sequence[str]) -> list[tuple[str, str]]:
+  """Which arm is compared with which, each pair once.
+
+  The last, the method's own, is compared with all; the others with those of
+  `against`, and of two that are both in it the later with the earlier.
+  """
+  found = []
+  for k, arm in enumerate(arms[:-1]):
+    baselines = [name for name in arms[:-1] if name in against]
+    if arm in against:
+      baselines = [name for name in arms[:k] if name in against]
+    found += [(arm, other) for other in baselines]
+  return found + [(arms[-1], other) for other in arms[:-1]]
 
 
-def _interval(values, groups, config) -> dict:
-  return volumes.mean_over_fits(
-    values,
-    groups,
-    draws=len(config.segment.draws),
+def _mean_of(found, config, labelled, part) -> Callable[..., dict]:
+  """`mean_over_fits` of values float64[K, fits, V] of this M and part."""
+  each = [f for f in fits(config.segment, [""]) if f.labelled == labelled]
+  return functools.partial(
+    mean_over_fits,
+    groups=found["tests"][part]["groups"],
+    draws=draw_names(
+      labelled, [fit.draw for fit in each], [fit.seed for fit in each]
+    ),
     samples=config.report.bootstrap,
     seed=config.seed,
   )
+
+
+def _of_arm(scores, name, mean) -> dict[str, dict]:
+  """Means of an arm over classes and by class, and its share of failures."""
+  out = {}
+  for key, values in scores.items():
+    metric, _, kind = key.partition("/")
+    columns = _classes(scores, metric) if kind == "mean" else values[None]
+    out[name + key] = mean(columns)
+    if metric == "hd95":
+      missing = int(np.isnan(columns).sum())
+      out[f"{name}{key}/undefined"] = count(missing, columns.size)
+  dice = _classes(scores, "dice")
+  failed = np.where(np.isnan(dice), np.nan, dice < FAILURE)
+  return out | {f"{name}failures": mean(failed, scale="logit")}
+
+
+def _differences(scores, compared, name, mean) -> dict[str, dict]:
+  """Dice and HD95 of one arm less another's; a family for each of the two."""
+  out = {}
+  for metric, (word, _) in DIFFERENCES.items():
+    of_classes = {arm: _classes(scores[arm], metric) for arm in scores}
+    family = {}
+    for arm, other in compared:
+      difference = of_classes[arm] - of_classes[other]
+      key = f"{name.format(arm)}{word}_over_{other}"
+      family[key] = mean(difference, paired=True)
+      if metric == "hd95":
+        missing = int(np.isnan(difference).sum())
+        out[f"{key}/undefined"] = count(missing, difference.size)
+    out |= comparisons.family(family)
+  return out
 
 
 def _classes(scores: dict, metric: str) -> np.ndarray:

@@ -4,7 +4,6 @@ The patients with labels are drawn by seed, the same for every arm, and a draw
 of M lies inside every larger one.
 """
 
-import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,7 +14,9 @@ from gcl_jax.data import splits
 from gcl_jax.errors import DataError
 from gcl_jax.pipeline.prepared import Prepared
 
-SCRATCH = "scratch"  # the arm that is not pre-trained
+# Arms that are not pre-trained. The second is fine-tuned for as many steps as
+# the method's own arm takes in pre-training and fine-tuning together.
+SCRATCH, SCRATCH_LONG = UNTRAINED = ("scratch", "scratch_long")
 _NO_TESTS = (
   "no labelled volume is kept for evaluation: raise --config.data.eval_fraction"
   " or label more"
@@ -39,15 +40,34 @@ class Fit(NamedTuple):
 def fits(config: ConfigDict, arms: Sequence[str]) -> list[Fit]:
   """Every fine-tune of a run, arms next to each other.
 
+  Draw i goes with seed i modulo the number of seeds, and the other way round
+  where seeds are more: fits of different draws are independent, so nine draws
+  say more than three draws by three seeds, at the same cost.
+
   Args:
     config: `labelled`, `draws` and `seeds` of section `segment`.
     arms: their names.
   """
+  draws, seeds = tuple(config.draws), tuple(config.seeds)
   return [
-    Fit(arm, labelled, draw, seed)
-    for labelled, draw, seed, arm in itertools.product(
-      config.labelled, config.draws, config.seeds, arms
-    )
+    Fit(arm, labelled, draws[i % len(draws)], seeds[i % len(seeds)])
+    for labelled in config.labelled
+    for i in range(max(len(draws), len(seeds)))
+    for arm in arms
+  ]
+
+
+def draw_names(
+  labelled: int, draws: Sequence[int], seeds: Sequence[int]
+) -> list[str]:
+  """The draw of labelled patients of each fit, as `mean_over_fits` wants it.
+
+  Fits that share one are not independent. Where all patients are labelled
+  (0), no patients are drawn, and every fit has a name of its own.
+  """
+  return [
+    f"{draw}, {seed}" if labelled == 0 else str(draw)
+    for draw, seed in zip(draws, seeds, strict=True)
   ]
 
 
@@ -59,12 +79,15 @@ class Test(NamedTuple):
     rows: of each volume, first slice first.
     truths: label map of each, uint8[S, H, W].
     spacings: of each, (z, y, x) in mm.
+    in_mm: bool of each, whether that spacing is known to be right: not where
+      the table has a column `spacing_known` with a 0.
   """
 
   names: list[str]
   rows: list[np.ndarray]
   truths: list[np.ndarray]
   spacings: list[tuple[float, float, float]]
+  in_mm: list[bool]
 
 
 def tests_of(images: Prepared) -> dict[str, Test]:
@@ -74,6 +97,7 @@ def tests_of(images: Prepared) -> dict[str, Test]:
     DataError: no labelled volume is kept for evaluation.
   """
   found, table = {}, images.table
+  known = table.get("spacing_known", np.ones(len(images)))
   for part in ("eval", "ood"):
     if of_part := images.volumes(part):
       rows = list(of_part.values())
@@ -85,6 +109,7 @@ def tests_of(images: Prepared) -> dict[str, Test]:
           tuple(float(table[f"spacing_{axis}"][r[0]]) for axis in "zyx")
           for r in rows
         ],
+        [bool(known[r[0]] != 0) for r in rows],
       )
   if "eval" not in found:
     raise DataError(_NO_TESTS)

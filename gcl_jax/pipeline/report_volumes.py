@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from gcl_jax.engine import results
 from gcl_jax.engine.context import Context
-from gcl_jax.pipeline import gains
+from gcl_jax.pipeline import gains, report_gains
 from gcl_jax.pipeline.label_draws import SCRATCH, Fit, fits, labelled_patients
 from gcl_jax.pipeline.prepared import Prepared
 from gcl_jax.pipeline.report import Metrics, words
@@ -19,8 +19,13 @@ _COLUMNS = {
   "dice/mean": "Dice",
   "gain_over_scratch": "gain over scratch",
   "hd95/mean": "HD95 in mm",
+  "surface_dice/mean": "surface Dice",
+  "failures": "failed",
   "ood/dice/mean": "Dice, other data",
 }
+
+_BY_CLASS = {"dice": "Dice", "hd95": "HD95 in mm"}
+_BY_CLASS |= {"surface_dice": "surface Dice"}
 
 
 def cards(config: ConfigDict) -> list[tuple[str, str, str]]:
@@ -108,6 +113,7 @@ def sections(
   """
   return [
     _segmentation(context, images, found, metrics, arms),
+    *report_gains.section(context.config, metrics, arms),
     _examples(context, images, found, arms),
     _classes(context, images, metrics, arms),
   ]
@@ -125,14 +131,20 @@ def _segmentation(context, images, found, metrics, arms) -> html.Section:
       if gain := metrics.get(f"{name}/gain_over_{SCRATCH}"):
         by_arm[f"{arm}, M = {m}"] = gain
   caption = (
-    "M patients with labels. Means over test volumes, classes, draws and"
-    " seeds; intervals over test patients, draws and seeds (none where there"
-    " was one fine-tune only); the sd is over draws and seeds."
+    "M patients with labels. Means over test volumes, classes and fine-tunes;"
+    " intervals over test patients and draws of labelled patients, below five"
+    " draws the range of their means; the sd is over fine-tunes. Failed: the"
+    f" share of volumes and classes with a Dice below {gains.FAILURE}."
   )
+  if tolerance := config.segment.tolerance:
+    caption += (
+      f" Surface Dice: the share of both surfaces within {tolerance:g} mm of"
+      " the other, where the size of a voxel is known."
+    )
   headers = ("M", "arm", *_COLUMNS.values(), "sd of fits")
   blocks: list[Any] = [html.Table(headers, rows, caption)]
   if by_arm:
-    blocks.append(_gains(by_arm, arms[-1]))
+    blocks.append(report_gains.figure(by_arm, arms[-1]))
   if len(config.segment.labelled) > 1:
     curves = charts.curves(
       _by_labels(context, images, metrics, arms),
@@ -142,20 +154,6 @@ def _segmentation(context, images, found, metrics, arms) -> html.Section:
     caption = "Mean Dice on test volumes by the number of labelled patients."
     blocks.append(html.Figure(curves, caption))
   return html.Section("Segmentation with few labels", blocks)
-
-
-def _gains(by_arm, own) -> html.Figure:
-  picture = charts.bars(
-    by_arm,
-    xlabel="gain in Dice over scratch",
-    highlight=[name for name in by_arm if name.startswith(f"{own},")],
-    reference=("no gain", 0.0),
-  )
-  return html.Figure(
-    picture,
-    "Difference to the same U-Net trained from random weights on the same"
-    " labelled patients with the same seeds, paired by volume.",
-  )
 
 
 def _by_labels(context, images, metrics, arms) -> dict[str, tuple]:
@@ -201,16 +199,11 @@ def _classes(context, images, metrics, arms) -> html.Section:
     for arm in arms:
       name = f"segment/{arm}@{gains.label(labelled)}"
       for kind in images.classes:
-        scores = [metrics.get(f"{name}/{m}/{kind}") for m in ("dice", "hd95")]
+        scores = [metrics.get(f"{name}/{m}/{kind}") for m in _BY_CLASS]
         missing = metrics[f"{name}/hd95/{kind}/undefined"]["value"]
-        cells = [
-          gains.label(labelled),
-          arm,
-          kind,
-          *map(results.interval, scores),
-        ]
+        cells = [gains.label(labelled), arm, kind, *map(words, scores)]
         rows.append([*cells, missing])
-  headers = ("M", "arm", "class", "Dice", "HD95 in mm", "volumes without HD95")
+  headers = ("M", "arm", "class", *_BY_CLASS.values(), "volumes without HD95")
   return html.Section("By class", [html.Table(headers, rows)])
 
 

@@ -9,11 +9,12 @@ import functools
 import json
 import pathlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from gcl_jax import disk
 from gcl_jax.data import slice_geometry
@@ -24,7 +25,7 @@ from gcl_jax.engine.tables import pack
 from gcl_jax.evaluation import volumes
 from gcl_jax.losses.segmentation import inverse_frequency
 from gcl_jax.pipeline.label_draws import (
-  SCRATCH,
+  UNTRAINED,
   Test,
   example_rows,
   fits,
@@ -42,32 +43,34 @@ from gcl_jax.pipeline.segmentation import (
 CHECKS = 10  # evaluations on the inner patient in a fine-tune
 
 
-def run(context: Context, arms: Sequence[str]) -> dict[str, Any]:
+def run(
+  context: Context,
+  arms: Sequence[str],
+  steps: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
   """Trains and scores; what is finished of an interrupted stage is kept.
 
   Args:
     context: of the stage; sections `segment` and `unet`, `preprocess.spacing`
       and `report.overlays`.
-    arms: names; each but "scratch" is a stage that left `encoder`.
+    arms: names; each but those of `label_draws.UNTRAINED` is a stage that left
+      `encoder`.
+    steps: arm -> steps of its fine-tunes, where not `segment.steps`; arms that
+      do not run may be named.
 
   Returns:
-    `fits`: per fine-tune and part (`eval`, `ood`) {"dice/..", "hd95/.."}
-    float64 per volume; `tests`: `volumes` and `groups` of both parts;
-    `examples`: rows of a few slices, and per arm their predicted classes;
-    `features`: float32[N, D] of the own encoder; `networks`: of the method's
-    own arm, the last one, and of `segment.keep`, `variables` of the first
-    fine-tune and the classes that it gives the test slices, `rows` int[R] and
-    `maps` uint8[R, H, W].
+    `fits`: per fine-tune and part (`eval`, `ood`) {"dice/..", "hd95/..",
+    "surface_dice/.."} float64 per volume; `tests`: `volumes` and `groups` of
+    both parts; `examples`: rows of a few slices, and per arm their predicted
+    classes; `features`: float32[N, D] of the own encoder; `networks`: of the
+    method's own arm, the last one, and of `segment.keep`, `variables` of the
+    first fine-tune and the classes that it gives the test slices, `rows` int[R]
+    and `maps` uint8[R, H, W].
   """
   images, config = Prepared(context), context.config
   tests = tests_of(images)
   statistics = images.pixel_statistics()
-  segmenter = Segmenter(
-    config.segment,
-    config.unet,
-    len(images.classes) + 1,
-    views_of(config.segment.views, *statistics),
-  )
+  segmenters = _segmenters(config, images, statistics, arms, steps or {})
   shown = example_rows(tests["eval"], config.report.overlays)
   results, examples, kept = {}, {}, {}
   for fit in fits(config.segment, arms):
@@ -75,6 +78,7 @@ def run(context: Context, arms: Sequence[str]) -> dict[str, Any]:
     keep = first and fit.arm in (arms[-1], *config.segment.keep)
     done = context.folder / "done" / f"{fit.name}.json"
     if not done.exists():
+      segmenter = segmenters[fit.arm]
       found, network = _one(context, images, segmenter, fit, tests, shown)
       # All processes hold the same figures; one of them writes.
       distributed.on_main(
@@ -92,7 +96,7 @@ def run(context: Context, arms: Sequence[str]) -> dict[str, Any]:
     "fits": results,
     "networks": kept,
     "features": context.map(
-      pooled(segmenter.network, *statistics),
+      pooled(segmenters[arms[-1]].network, *statistics),
       context.load(arms[-1])["encoder"],
       {"image": images.pixels},
       batch_size=PREDICTED,
@@ -109,6 +113,21 @@ def run(context: Context, arms: Sequence[str]) -> dict[str, Any]:
   }
 
 
+def _segmenters(config, images, statistics, arms, steps) -> dict:
+  """Arm -> its U-Net; arms of as many steps share one, and its programs."""
+  views = views_of(config.segment.views, *statistics)
+  made, found = {}, {}
+  for arm in arms:
+    section = ConfigDict(config.segment.to_dict())
+    section.steps = steps.get(arm, section.steps)
+    if section.steps not in made:
+      made[section.steps] = Segmenter(
+        section, config.unet, len(images.classes) + 1, views
+      )
+    found[arm] = made[section.steps]
+  return found
+
+
 def _one(context, images, segmenter, fit, tests, shown) -> tuple[dict, dict]:
   """Figures of one fine-tune, as JSON, and its network with predictions."""
   variables = _train(context, images, segmenter, fit)
@@ -122,12 +141,14 @@ def _one(context, images, segmenter, fit, tests, shown) -> tuple[dict, dict]:
   )
   by_row = dict(zip(rows.tolist(), predicted, strict=True))
   target = tuple(context.config.preprocess.spacing) or None
-  found = {
-    part: {
-      name: values.tolist()
-      for name, values in score(images, by_row, test, target).items()
-    }
+  tolerance = context.config.segment.tolerance
+  scores = {
+    part: score(images, by_row, test, target, tolerance)
     for part, test in tests.items()
+  }
+  found = {
+    part: {name: values.tolist() for name, values in of_part.items()}
+    for part, of_part in scores.items()
   }
   found["examples"] = [by_row[row].tolist() for row in shown.tolist()]
   variables = jax.tree.map(np.asarray, variables)
@@ -136,7 +157,7 @@ def _one(context, images, segmenter, fit, tests, shown) -> tuple[dict, dict]:
 
 def _train(context, images, segmenter, fit) -> dict[str, Any]:
   """Parameters and batch statistics of one fine-tuned U-Net."""
-  settings = context.config.segment
+  settings = segmenter.config
   rows, inner = labelled_rows(images, fit)
   checked = {}
   if segmenter.keep_best:
@@ -149,7 +170,7 @@ def _train(context, images, segmenter, fit) -> dict[str, Any]:
   if settings.class_weights:
     weights = inverse_frequency(images.masks[rows], segmenter.classes)
   encoder = None
-  if fit.arm != SCRATCH:
+  if fit.arm not in UNTRAINED:
     encoder = context.load(fit.arm)["encoder"]
   checkpoints = context.checkpoints(f"fits/{fit.name}", keep=1)
   state = segmenter.fit(
@@ -199,6 +220,7 @@ def score(
   predicted: dict[int, np.ndarray],
   test: Test,
   spacing: tuple[float, float] | None,
+  tolerance: float = 0.0,
 ) -> dict[str, np.ndarray]:
   """Scores of every volume of a part, on the grids of the stored slices.
 
@@ -207,9 +229,11 @@ def score(
     predicted: row -> uint8[H, W], the predicted classes.
     test: the part.
     spacing: (y, x) in mm that the slices were prepared to; None kept theirs.
+    tolerance: of the surface Dice in mm, 0 for none.
 
   Returns:
-    "dice/.." and "hd95/.." float64[V], as `volumes.volume_scores`.
+    "dice/..", "hd95/.." and "surface_dice/.." float64[V], as
+    `volumes.volume_scores`.
   """
   restored = [
     np.stack(
@@ -226,7 +250,12 @@ def score(
     for rows, truth in zip(test.rows, test.truths, strict=True)
   ]
   return volumes.volume_scores(
-    test.truths, restored, test.spacings, images.classes
+    test.truths,
+    restored,
+    test.spacings,
+    images.classes,
+    tolerance=tolerance,
+    in_mm=test.in_mm,
   )
 
 

@@ -213,7 +213,10 @@ def programs(
   views: dict[str, Any],
   shape: tuple[int, ...],
 ) -> list[Program]:
-  """The programs "segment" and "predict" of fine-tuning, from shapes alone."""
+  """The programs "segment" and "predict" of fine-tuning, from shapes alone.
+
+  An arm of more steps runs the same program with a longer schedule.
+  """
   segmenter = Segmenter(config, unet, classes, views)
   fit = step_of("segment", segmenter.training(shape))
   variables = {

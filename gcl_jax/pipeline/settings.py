@@ -206,8 +206,11 @@ def segment() -> ConfigDict:
   section = ConfigDict(
     dict(
       labelled=(2,),  # patients with labels; 0 = all
-      draws=(0,),  # which patients: a seed each
+      # Which patients: a seed each. Draw i goes with seed i, the shorter of the
+      # two lists from its start again. Intervals need five draws or more.
+      draws=(0,),
       seeds=(0,),  # of decoder, order and views
+      tolerance=1.0,  # of the surface Dice, in mm; 0 = none
       keep=(),  # arms besides the method's own whose network is kept
       batch_size=16,
       steps=200,

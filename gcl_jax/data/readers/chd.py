@@ -10,7 +10,8 @@ above 7 are not part of the heart, follow public code that reads them; the order
 of the values 1 to 7 follows the authors' list of structures and code for their
 later ImageCHD. According to a third party, all files state a spacing of 1 mm in
 every direction and have voxels from 0 to 4095. It is not verified that these
-are Hounsfield units, or that the spacing is right.
+are Hounsfield units, or that the spacing is right: column `spacing_known` is 0,
+and there is no surface Dice.
 """
 
 import dataclasses
@@ -69,6 +70,7 @@ def read(
     if not label:
       raise DataError(f"{image}: no {name}_label.nii.gz below {path}")
     facts = {"codes": CODES, "patient": name, "modality": "ct"}
+    facts |= {"columns": {"spacing_known": 0}}
     volume = nifti_volume(name, image, label, axis=axis, **facts)
     read = functools.partial(_heart, volume.label.read)
     label = dataclasses.replace(volume.label, read=read)

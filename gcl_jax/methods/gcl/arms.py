@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from gcl_jax.pipeline import arms
-from gcl_jax.pipeline.label_draws import SCRATCH
+from gcl_jax.pipeline.label_draws import SCRATCH, SCRATCH_LONG, UNTRAINED
 
 OWN = "gcl"
 # The plain sum with a head per label is the baseline a mitigator must beat.
@@ -35,9 +35,10 @@ def _only(column: str) -> Callable[[Any], dict]:
   return changes
 
 
-# Changes of config.pretrain; scratch is not pre-trained at all.
+# Changes of config.pretrain; the first two are not pre-trained at all.
 ARMS: arms.Arms = {
-  SCRATCH: _of({}),
+  **{name: _of({}) for name in UNTRAINED},
+  "permuted": _of(dict(permute=True)),
   "simclr": _of(_MEAN, labels=()),
   **{name: _only(name) for name in COLUMNS},
   "partition": _of(_MEAN, labels=("position/4",)),
@@ -73,4 +74,9 @@ def names(config: ConfigDict) -> tuple[str, ...]:
 
 def trained(config: ConfigDict) -> list[str]:
   """The arms that are a stage of pre-training."""
-  return [arm for arm in names(config) if arm != SCRATCH]
+  return [arm for arm in names(config) if arm not in UNTRAINED]
+
+
+def steps(config: ConfigDict) -> dict[str, int]:
+  """Arms whose fine-tunes have another number of steps -> that number."""
+  return {SCRATCH_LONG: config.pretrain.steps + config.segment.steps}

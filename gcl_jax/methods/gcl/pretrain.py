@@ -37,6 +37,9 @@ def run(context: Context, arm: str) -> dict[str, Any]:
   for rule in map(rules.parse, settings.labels):
     arrays[rule.text] = rules.values_of(rule, images.table)
   rows_at = sampler(images, settings, config.protocol, config.seed)
+  if settings.permute:
+    pool = np.flatnonzero(images.pool(config.protocol))
+    arrays, rows_at = permuted(arrays, rows_at, pool, config.seed)
   state = context.fit(
     training(
       config, settings, images.pixels.shape[1:], images.pixel_statistics()
@@ -59,6 +62,37 @@ def run(context: Context, arm: str) -> dict[str, Any]:
     "batch_stats": {"encoder": state.extra["batch_stats"]},
   }
   return {"encoder": jax.tree.map(np.asarray, variables)}
+
+
+def permuted(
+  arrays: dict[str, np.ndarray],
+  rows_at: sampling.Sampler,
+  pool: np.ndarray,
+  seed: int,
+) -> tuple[dict[str, np.ndarray], sampling.Sampler]:
+  """Gives each slice of the pool the meta labels of another one.
+
+  All labels move together, and batches are drawn by the labels: a batch then
+  has the same positive pairs, and the same contradictions between labels, as
+  without the permutation, on other slices.
+
+  Args:
+    arrays: `image` and the values of every meta label, from `rules.values_of`.
+    rows_at: the sampler.
+    pool: int[P], the rows that pre-training may see.
+    seed: of the permutation.
+
+  Returns:
+    The arrays and the sampler of the permuted slices.
+  """
+  place = np.arange(len(arrays["image"]))
+  place[pool] = np.random.default_rng((seed, len(pool))).permutation(pool)
+  moved = dict(arrays)
+  for name, values in arrays.items():
+    if name != "image":  # a slice keeps its own number, the second entry
+      moved[name] = values.copy()
+      moved[name][place, 0] = values[:, 0]
+  return moved, lambda step: place[rows_at(step)]
 
 
 def training(

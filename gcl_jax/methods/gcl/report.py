@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from gcl_jax.engine import results
 from gcl_jax.engine.context import Context
 from gcl_jax.methods.gcl import arms
-from gcl_jax.pipeline import gains, report, report_volumes
+from gcl_jax.pipeline import gains, report, report_gains, report_volumes
 from gcl_jax.pipeline.prepared import Prepared
 from gcl_jax.report import charts, html
 
@@ -26,6 +26,8 @@ def run(context: Context) -> dict[str, Any]:
   metrics = gains.metrics(found, config, names, arms.BASELINES)
   if rate := conflict_rate(context):
     metrics["gcl/conflict_rate"] = rate
+  for line in report_gains.lines(config, metrics, names):
+    context.telemetry.say(line)
   gains.write_tables(context, images, found, names)
   tuned = [arm for arm in (*arms.BASELINES, arms.OWN) if arm in names]
   return report.write(

@@ -1,6 +1,6 @@
 """The stages of GCL, in order, and what each of them reads.
 
-data -> gcl and every arm but scratch -> segment -> report
+data -> gcl and every arm that is pre-trained -> segment -> report
 """
 
 import functools
@@ -17,7 +17,8 @@ from gcl_jax.pipeline.report import LEAVES
 HEADLINE = "segment/dice/mean"  # the figure to compare runs by
 PROMISED = (
   *("segment/dice/mean", "segment/dice/LV", "segment/hd95/mean"),
-  *("segment/gain_over_scratch", "segment/ood/dice/mean"),
+  *("segment/gain_over_scratch", "segment/hd95_over_scratch"),
+  *("segment/surface_dice/mean", "segment/failures", "segment/ood/dice/mean"),
   "gcl/conflict_rate",
 )
 SMOOTH = ("segment",)  # metrics that are alike in every parallel mode
@@ -50,7 +51,9 @@ def stages(config: ConfigDict) -> tuple[Stage, ...]:
     *pretraining,
     Stage(
       "segment",
-      functools.partial(segment.run, arms=arms.names(config)),
+      functools.partial(
+        segment.run, arms=arms.names(config), steps=arms.steps(config)
+      ),
       ("data", *trained),
       (*COMMON, "segment", "arms", "report.overlays", "preprocess"),
     ),
