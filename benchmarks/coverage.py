@@ -3,8 +3,9 @@
   python benchmarks/coverage.py --trials=2000
 
 Prints one row for each figure and number of groups: the share of trials in
-which the interval of the jackknife (`gcl_jax.evaluation.intervals`) and that of
-the percentile bootstrap cover the truth, and how often the truth lies below or
+which the interval of the jackknife (`gcl_jax.evaluation.intervals`, over draws
+of labelled patients that of `over_draws`, none below five) and that of the
+percentile bootstrap cover the truth, and how often the truth lies below or
 above that of the jackknife; then the power of paired differences beside that of
 the rule "the two intervals do not overlap". 3 minutes on one core.
 """
@@ -19,6 +20,7 @@ import scipy.stats
 from scipy import special
 
 from gcl_jax.evaluation import by_label, comparisons, fits, intervals, metrics
+from gcl_jax.evaluation.over_draws import mean_over_fits, weighted_mean
 
 IMAGES = 3  # of a patient
 SHARED = 0.6  # of the variance of a score lies between patients
@@ -144,6 +146,21 @@ def seeds(rng, counts, truth) -> tuple[dict, None]:
   return fits.over_fits(np.stack(list(each.values())), support), None
 
 
+def draws(rng, counts, truth) -> tuple[dict, dict]:
+  """Mean Dice over `counts` draws of labelled patients and test patients; the
+  bootstrap resamples both."""
+  values = truth + 0.05 * rng.normal(size=(counts[0], 1))
+  values = values + 0.03 * rng.normal(size=counts[1])
+  values = (values + 0.03 * rng.normal(size=counts))[None]
+  weights = [
+    rng.multinomial(count, np.full(count, 1 / count), DRAWS) for count in counts
+  ]
+  means = weighted_mean(values, *weights)
+  low, high = np.quantile(means, (0.025, 0.975))
+  found = mean_over_fits(values, np.arange(counts[1]), samples=DRAWS)
+  return found, {"low": low, "high": high}
+
+
 class Case(NamedTuple):
   """A figure, the numbers of patients and its true value."""
 
@@ -167,7 +184,11 @@ CASES = (
   Case(paired, (98, 14), (0.94, 0.91)),
   Case(paired, (12, 12), (0.8, 0.8)),
   Case(seeds, (98, 14), 0.85),
+  Case(draws, (5, 20), 0.8),
+  Case(draws, (9, 20), 0.8),
+  Case(draws, (9, 12), 0.8),
 )
+THREE_DRAWS = Case(draws, (3, 20), 0.8)  # too few for an interval
 
 
 def coverage(case: Case, trials: int, seed: int = 0) -> dict[str, float]:
@@ -176,24 +197,31 @@ def coverage(case: Case, trials: int, seed: int = 0) -> dict[str, float]:
   Returns:
     `jackknife`, `bootstrap` (nan where it is not tried), `below` and `above`:
     trials in which the truth lies below or above the jackknife's interval;
-    `none`: trials without one, which count for nothing else.
+    `none`: trials without one, which count for nothing else but the bootstrap
+    over draws.
   """
   rng = np.random.default_rng(seed)
   truth = np.subtract(*case.truth) if case.figure is paired else case.truth
   found = [case.figure(rng, case.counts, case.truth) for _ in range(trials)]
-  known = [(one, other) for one, other in found if one["low"] is not None]
-  below = np.mean([truth < one["low"] for one, _ in known])
-  above = np.mean([truth > one["high"] for one, _ in known])
+  known = [one for one, _ in found if one["low"] is not None]
+  below = _share([truth < one["low"] for one in known])
+  above = _share([truth > one["high"] for one in known])
   others = [
-    other["low"] <= truth <= other["high"] for _, other in known if other
+    other["low"] <= truth <= other["high"]
+    for one, other in found
+    if other and (one["low"] is not None or case.figure is draws)
   ]
   return {
     "jackknife": 1 - below - above,
-    "bootstrap": np.mean(others) if others else np.nan,
+    "bootstrap": _share(others),
     "below": below,
     "above": above,
     "none": 1 - len(known) / trials,
   }
+
+
+def _share(hits: list[bool]) -> float:
+  return float(np.mean(hits)) if hits else np.nan
 
 
 def power(
@@ -224,7 +252,7 @@ def main() -> int:
   heads = ("jackknife", "bootstrap", "below", "above", "none")
   print("| figure | groups | truth |", " | ".join(heads), "|")
   print("|" + " --- |" * (len(heads) + 3))
-  for case in CASES:
+  for case in (*CASES, THREE_DRAWS):
     found = coverage(case, trials)
     cells = " | ".join(f"{found[head]:.3f}" for head in heads)
     name = case.figure.__name__
