@@ -14,6 +14,7 @@ import numpy as np
 
 from gcl_jax.errors import DataError
 from gcl_jax.evaluation import comparisons, draws, intervals, weighted
+from gcl_jax.evaluation.checked import binary, once, pair
 from gcl_jax.evaluation.overlap import dice as dice
 from gcl_jax.evaluation.overlap import hd95 as hd95
 
@@ -32,7 +33,7 @@ def auroc(labels: np.ndarray, scores: np.ndarray) -> float | None:
     >>> auroc(np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.35, 0.8]))
     0.75
   """
-  return _once(weighted.auroc, *_binary(labels, scores))
+  return once(weighted.auroc, *binary(labels, scores))
 
 
 def average_precision(labels: np.ndarray, scores: np.ndarray) -> float | None:
@@ -44,27 +45,55 @@ def average_precision(labels: np.ndarray, scores: np.ndarray) -> float | None:
     labels: [N] of 1/0.
     scores: float[N].
   """
-  return _once(weighted.average_precision, *_binary(labels, scores))
+  return once(weighted.average_precision, *binary(labels, scores))
+
+
+def sensitivity_at_specificity(
+  labels: np.ndarray, scores: np.ndarray, specificity: float = 0.9
+) -> float | None:
+  """Largest sensitivity of a threshold whose specificity is high enough.
+
+  A row is called positive from a threshold of its score on; one above all
+  scores always counts. The threshold is chosen on the rows that it is judged
+  by; `jackknife` chooses it anew without each group.
+
+  Args:
+    labels: [N] of 1/0.
+    scores: float[N].
+    specificity: least share of negative rows below the threshold.
+
+  Returns:
+    A number in [0, 1], or None if only one class is present.
+
+  Raises:
+    ValueError: `specificity` is not in [0, 1].
+  """
+  if not 0 <= specificity <= 1:
+    raise ValueError(f"specificity must be in [0, 1]: {specificity}")
+  return once(
+    lambda y, x, w: weighted.sensitivity_at_specificity(y, x, w, specificity),
+    *binary(labels, scores),
+  )
 
 
 def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float | None:
   """Share of rows in which both agree (any classes); None without rows."""
-  return _once(weighted.accuracy, *_pair(labels, predictions))
+  return once(weighted.accuracy, *pair(labels, predictions))
 
 
 def sensitivity(labels: np.ndarray, predictions: np.ndarray) -> float | None:
   """TP / (TP + FN), also called recall; None without a positive label."""
-  return _once(weighted.sensitivity, *_binary(labels, predictions, True))
+  return once(weighted.sensitivity, *binary(labels, predictions, True))
 
 
 def specificity(labels: np.ndarray, predictions: np.ndarray) -> float | None:
   """TN / (TN + FP); None without a negative label."""
-  return _once(weighted.specificity, *_binary(labels, predictions, True))
+  return once(weighted.specificity, *binary(labels, predictions, True))
 
 
 def f1(labels: np.ndarray, predictions: np.ndarray) -> float | None:
   """2 TP / (2 TP + FP + FN) of pooled counts; None if all three are 0."""
-  return _once(weighted.f1, *_binary(labels, predictions, True))
+  return once(weighted.f1, *binary(labels, predictions, True))
 
 
 def kappa(
@@ -101,13 +130,13 @@ def kappa(
     raise ValueError(
       f"kappa weights must be None, linear or quadratic: {weights}"
     )
-  labels, predictions = _pair(labels, predictions)
+  labels, predictions = pair(labels, predictions)
   if grades is not None:
     both = np.concatenate([labels, predictions])
     odd = both[~np.isin(both, np.arange(grades))]
     if len(odd):
       raise DataError(f"grades must be 0 to {grades - 1}, found {odd[0]:g}")
-  return _once(
+  return once(
     lambda a, b, w: weighted.kappa(a, b, w, weights),
     labels,
     predictions,
@@ -116,7 +145,7 @@ def kappa(
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float | None:
   """Rank correlation in [-1, 1] with average ranks; None if one is constant."""
-  return _once(weighted.spearman, *_pair(first, second))
+  return once(weighted.spearman, *pair(first, second))
 
 
 def jackknife(
@@ -242,43 +271,10 @@ def _of_weights(metric, arrays, weights) -> np.ndarray:
   return np.array([np.nan if v is None else v for v in values], np.float64)
 
 
-def _once(function, *arrays) -> float | None:
-  """Weighted metric with weight 1 for every row."""
-  if not len(arrays[0]):
-    return None
-  value = function(*arrays, np.ones((1, len(arrays[0]))))[0]
-  return None if np.isnan(value) else float(value)
-
-
-def _pair(first, second) -> tuple[np.ndarray, np.ndarray]:
-  first, second = np.asarray(first), np.asarray(second)
-  if first.ndim != 1 or first.shape != second.shape:
-    raise DataError(
-      f"a metric needs two vectors of one length, got {first.shape} and"
-      f" {second.shape}"
-    )
-  first, second = first.astype(np.float64), second.astype(np.float64)
-  bad = int(np.sum(~(np.isfinite(first) & np.isfinite(second))))
-  if bad:
-    raise DataError(
-      f"{bad} of {len(first)} rows hold a NaN or infinite label or score:"
-      " drop them first"
-    )
-  return first, second
-
-
-def _binary(labels, other, both: bool = False) -> tuple[np.ndarray, np.ndarray]:
-  labels, other = _pair(labels, other)
-  for name, values in [("labels", labels), ("predictions", other)][: 1 + both]:
-    if not np.isin(values, (0.0, 1.0)).all():
-      odd = values[~np.isin(values, (0.0, 1.0))][0]
-      raise DataError(f"{name} must be 0 or 1, found {odd:g}")
-  return labels, other
-
-
 _WEIGHTED = {
   auroc: weighted.auroc,
   average_precision: weighted.average_precision,
+  sensitivity_at_specificity: weighted.sensitivity_at_specificity,
   accuracy: weighted.accuracy,
   sensitivity: weighted.sensitivity,
   specificity: weighted.specificity,
@@ -294,6 +290,7 @@ _SCALES = dict.fromkeys(_WEIGHTED, "logit") | {
 _SIDES = {
   auroc: (1, 0),
   average_precision: (1, 0),
+  sensitivity_at_specificity: (1, 0),
   f1: (1, 0),
   sensitivity: (1,),
   specificity: (0,),

@@ -27,6 +27,19 @@ def average_precision(labels, scores, weights) -> np.ndarray:
   return _ratio((positive * precision).sum(1), hits[:, -1])
 
 
+def sensitivity_at_specificity(
+  labels, scores, weights, specificity=0.9
+) -> np.ndarray:
+  """Largest sensitivity of a threshold with at least this specificity."""
+  positive, negative = _by_threshold(labels, scores, weights)
+  hits, total = positive.sum(1), negative.sum(1)
+  below = np.cumsum(negative, 1) - negative
+  enough = below >= specificity * total[:, None] * (1 - 1e-12)
+  called = np.cumsum(positive[:, ::-1], 1)[:, ::-1]
+  best = np.where(enough, called, 0).max(1)
+  return np.where(total > 0, _ratio(best, hits), np.nan)
+
+
 def accuracy(labels, predictions, weights) -> np.ndarray:
   """Share of the weight on rows whose prediction is the label."""
   same = (labels == predictions).astype(np.float64)
