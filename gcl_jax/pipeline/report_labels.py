@@ -91,10 +91,12 @@ def card(
   """
   for arm in arms:
     key = f"probe/macro_auroc_over_{arm}"
-    if arm in context.config.arms and metrics.get(key):
-      return [
-        (key, f"Probe over {arm}", f"macro AUROC: {verdict(metrics[key])}")
-      ]
+    entry = metrics.get(key)
+    if arm in context.config.arms and entry:
+      note = f"macro AUROC: {verdict(entry)}"
+      if entry["p"] is not None:
+        note += f", p by Holm {entry['p_holm']:.2g}"
+      return [(key, f"Probe over {arm}", note)]
   return []
 
 

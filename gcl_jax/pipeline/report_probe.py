@@ -1,6 +1,6 @@
 """Tables and curves of encoders judged with few labels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,23 +16,38 @@ _BY_ENCODER = {
   "macro_f1": "macro F1",
   "macro_f1_constant": "F1 of all positive",
   "knn_macro_auroc": "kNN macro AUROC",
-  "knn_macro_f1": "kNN macro F1",
 }
-_BY_LABEL = {
-  "auroc": "AUROC",
-  "ap": "AP",
-  "sensitivity_at_90_specificity": "sensitivity at 90 % specificity",
-  "brier": "Brier",
-  "brier_prevalence": "Brier of prevalence",
-  "calibration_slope": "calibration slope",
-}
-_BY_CALL = {
-  "f1": "F1",
-  "f1_constant": "F1 of all positive",
-  "sensitivity": "sensitivity",
-  "specificity": "specificity",
-  "accuracy": "accuracy",
-}
+_ALONE = ("macro_f1_constant", "f1_constant", "brier_prevalence")  # no interval
+_BY_LABEL = (
+  (
+    {
+      "auroc": "AUROC",
+      "ap": "AP",
+      "sensitivity_at_90_specificity": "sensitivity at 90 % specificity",
+    },
+    "Each label, this method's frozen encoder, the largest fraction.",
+  ),
+  (
+    {
+      "f1": "F1",
+      "f1_constant": "F1 of all positive",
+      "sensitivity": "sensitivity",
+      "specificity": "specificity",
+      "accuracy": "accuracy",
+    },
+    "The same at the threshold that was chosen out of fold.",
+  ),
+  (
+    {
+      "brier": "Brier",
+      "brier_prevalence": "Brier of prevalence",
+      "calibration_slope": "calibration slope",
+    },
+    "Calibration of the same. Probabilities are those of balanced classes with"
+    " the intercept brought back to the share of positives; a slope below 1"
+    " says that they are too extreme.",
+  ),
+)
 
 
 def left_out(metrics: Metrics) -> dict[str, str]:
@@ -58,27 +73,41 @@ def learning_curves(
     names: of the encoders.
     fractions: of the labelled training groups, ascending.
   """
-  x, lines, bands = np.log(fractions), {}, {}
-  for name in names:
-    entries = [metrics[f"probe/{name}@{f:g}/macro_auroc"] for f in fractions]
-    value, low, high = (
-      [entry[key] for entry in entries] for key in ("value", "low", "high")
-    )
-    lines[name], bands[name] = (x, value), (low, high)
-  picture = charts.curves(
-    lines,
-    "macro AUROC",
-    xlabel="labelled training groups",
-    bands=bands,
-    ticks={at: f"{100 * f:g} %" for at, f in zip(x, fractions, strict=True)},
-  )
+  entries = {
+    name: {f: metrics[f"probe/{name}@{f:g}/macro_auroc"] for f in fractions}
+    for name in names
+  }
   return html.Figure(
-    picture,
+    curves(entries, "macro AUROC"),
     "Linear probes by share of the labelled training groups, with 95 %"
     " intervals. supervised = the same network trained end to end. The same"
     " evaluation groups serve all lines: whether two differ is in the table of"
     " paired differences, not in their bands.",
   )
+
+
+def curves(entries: Mapping[str, Mapping[float, dict]], ylabel: str) -> bytes:
+  """Lines over label fractions with the intervals of their entries, as SVG.
+
+  Args:
+    entries: name of a line -> fraction of the groups -> entry of `intervals`.
+    ylabel: name of the figure.
+  """
+  lines, bands = {}, {}
+  fractions = sorted({f for of_line in entries.values() for f in of_line})
+  ticks = {float(np.log(f)): f"{100 * f:g} %" for f in fractions}
+  step = 0.008 * (max(ticks) - min(ticks)) if ticks else 0
+  for number, (name, of_line) in enumerate(entries.items()):
+    found = sorted(of_line.items())
+    # A little apart, so that every interval is seen.
+    at = step * (number - (len(entries) - 1) / 2)
+    x = [np.log(fraction) + at for fraction, _ in found]
+    value, low, high = (
+      [entry[key] for _, entry in found] for key in ("value", "low", "high")
+    )
+    lines[name], bands[name] = (x, value), (low, high)
+  xlabel = "labelled training groups"
+  return charts.curves(lines, ylabel, xlabel=xlabel, bands=bands, ticks=ticks)
 
 
 def differences(
@@ -100,9 +129,8 @@ def per_encoder(
   rows = []
   for name in names:
     for fraction in fractions:
-      prefix = f"probe/{name}@{fraction:g}"
-      found = [metrics.get(f"{prefix}/{column}") for column in _BY_ENCODER]
-      rows.append([name, f"{100 * fraction:g} %", *map(words, found)])
+      found = _cells(metrics, f"probe/{name}@{fraction:g}", _BY_ENCODER)
+      rows.append([name, f"{100 * fraction:g} %", *found])
   caption = (
     "Share of the labelled training groups. Penalty and thresholds are chosen"
     " by cross-fitting inside them. F1 of all positive: of calling every image"
@@ -116,32 +144,28 @@ def per_encoder(
 
 
 def per_label(labels: Sequence[str], metrics: Metrics) -> list[html.Table]:
-  """Each label by the own frozen encoder and all labels, in two tables."""
-  skipped = left_out(metrics)
-  tables = []
-  for columns, caption in (
-    (
-      _BY_LABEL,
-      "Each label, this method's frozen encoder, the largest fraction: ranking"
-      " and calibration. Probabilities are those of balanced classes with the"
-      " intercept brought back to the share of positives; a slope below 1 says"
-      " that they are too extreme.",
-    ),
-    (_BY_CALL, "The same at the threshold chosen out of fold."),
-  ):
-    rows = [
-      [n, *(words(metrics.get(f"probe/{n}/{c}")) for c in columns)]
-      + ([skipped.get(n, "")] if skipped else [])
-      for n in labels
-    ]
-    headers = (
-      "label",
-      *columns.values(),
-      *["not in the means"][: bool(skipped)],
-    )
+  """Each label by the own frozen encoder and all labels, in three tables."""
+  skipped, tables = left_out(metrics), []
+  for columns, caption in _BY_LABEL:
+    rows = [[n, *_cells(metrics, f"probe/{n}", columns)] for n in labels]
+    headers = ["label", *columns.values()]
+    if skipped:
+      headers.append("not in the means")
+      rows = [[*row, skipped.get(row[0], "")] for row in rows]
     align = "l" + "r" * len(columns) + "l" * bool(skipped)
     tables.append(html.Table(headers, rows, caption, align=align))
   return tables
+
+
+def _cells(metrics: Metrics, prefix: str, columns: Iterable[str]) -> list[str]:
+  """Words of several figures; those of a constant guess without interval."""
+  found = []
+  for column in columns:
+    entry = metrics.get(f"{prefix}/{column}")
+    if entry and column in _ALONE:
+      entry = entry | {"low": None, "high": None}
+    found.append(words(entry))
+  return found
 
 
 def chosen(

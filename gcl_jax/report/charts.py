@@ -84,7 +84,7 @@ def _band(axes: Any, x: np.ndarray, band: tuple, colour: str) -> None:
   """Shades between low and high, with a bar where a point is alone."""
   low, high = map(numbers, band)
   same_length(x=x, low=low, high=high)
-  axes.fill_between(x, low, high, color=colour, alpha=0.1, linewidth=0)
+  axes.fill_between(x, low, high, color=colour, alpha=0.07, linewidth=0)
   axes.vlines(x, low, high, color=colour, linewidth=1.2, alpha=0.7)
 
 
