@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from gcl_jax.engine.context import Context
-from gcl_jax.evaluation.comparisons import verdict
 from gcl_jax.pipeline import few_labels, report, report_probe
 from gcl_jax.pipeline.prepared import Prepared
 from gcl_jax.pipeline.report import Metrics
@@ -77,27 +76,6 @@ def undefined_labels(images: Prepared, metrics: Metrics) -> list[str]:
     return []
   each = "; ".join(f"{name} ({why})" for name, why in left_out.items())
   return [f"Means over labels leave out {each}."]
-
-
-def card(
-  context: Context, metrics: Metrics, arms: Sequence[str]
-) -> list[tuple[str, str, str]]:
-  """The card of the paired difference from the first of the arms in the run.
-
-  Args:
-    context: of the report stage; `config.arms`.
-    metrics: of the run.
-    arms: the opponents that matter, the first of them first.
-  """
-  for arm in arms:
-    key = f"probe/macro_auroc_over_{arm}"
-    entry = metrics.get(key)
-    if arm in context.config.arms and entry:
-      note = f"macro AUROC: {verdict(entry)}"
-      if entry["p"] is not None:
-        note += f", p by Holm {entry['p_holm']:.2g}"
-      return [(key, f"Probe over {arm}", note)]
-  return []
 
 
 def embedding(

@@ -26,7 +26,7 @@ def run(context: Context) -> dict[str, Any]:
     metrics,
     title=f"Severity labels: {config.preset}",
     subtitle=_subtitle(context, images),
-    cards=_cards(context, metrics),
+    cards=_cards(context),
     sections=_sections(context, images, grades["scores"], metrics),
     warnings=[
       *report.data_warnings(context, images),
@@ -55,7 +55,7 @@ def _subtitle(context, images) -> str:
   )
 
 
-def _cards(context, metrics) -> list[tuple[str, str, str]]:
+def _cards(context) -> list[tuple[str, str, str]]:
   """Headline figures, ours beside its opponent."""
   config = context.config
   fraction = max(config.probe.fractions)
@@ -69,7 +69,10 @@ def _cards(context, metrics) -> list[tuple[str, str, str]]:
       (f"probe/{n}@{fraction:g}/macro_auroc", f"Probe on {n}", "all labels")
       for n in others[:1]
     ),
-    *report_labels.card(context, metrics, ("simclr", "supervised", "random")),
+    *(
+      (f"probe/macro_auroc_over_{n}", f"Probe over {n}", "macro AUROC, paired")
+      for n in others[:1]
+    ),
   ]
 
 
