@@ -7,21 +7,31 @@ then has its own bins, encoder and probe from the same scores:
       --data=$GCL_DATA/oct_octdl_96x264.npz --out=runs/grid --seeds=0,1,2
 
 Prints one JSON object per condition and seed (macro AUROC and macro F1 of the
-frozen probe per label fraction) and, last, tables of mean and standard
-deviation and of paired differences. Finished conditions are reused, so it can
-be stopped and resumed.
+frozen probe per label fraction) and, last, tables of the means over seeds and
+of paired differences. A seed also draws which patients are labelled. Intervals
+are over seeds and evaluation patients (`evaluation.fits`), from the probability
+of every image that stage `probe` leaves. --picture=FILE.svg draws the macro
+AUROC over label fractions. Finished conditions are reused, so it can be stopped
+and resumed.
 """
 
 import argparse
-import collections
 import json
 import pathlib
 import shutil
 import sys
+from typing import NamedTuple
 
 import launching
 import numpy as np
-import scipy.stats
+
+from gcl_jax.engine import results
+from gcl_jax.engine.context import read_stage
+from gcl_jax.engine.tables import unpack
+from gcl_jax.evaluation import by_label, comparisons, fits
+from gcl_jax.evaluation.intervals import Support
+from gcl_jax.methods.severity.config import OWN
+from gcl_jax.pipeline import report_comparisons, report_probe
 
 BINS = {
   f"supcon, {count} bins": {
@@ -63,6 +73,21 @@ CONDITIONS = {
   },
 }
 SHARED = ("data", "gradcon", "score")
+FIGURES = ("macro_auroc", "macro_f1")
+OPPONENTS = ("simclr", "supcon, our rule")
+DRAWN = ("supcon, our rule", "random", "simclr", "supervised")
+
+
+class Figure(NamedTuple):
+  """One figure of one condition and label fraction, a row for every seed.
+
+  Attributes:
+    values: seed -> float64[1 + G], whole and without each evaluation patient.
+    support: what it rests on.
+  """
+
+  values: dict[str, np.ndarray]
+  support: Support
 
 
 def main() -> int:
@@ -83,8 +108,15 @@ def main() -> int:
         share(base, folder)
         settings = common | {"arms": (), **CONDITIONS[name]}
         launching.run(arguments.config, folder, settings)
-      print(json.dumps({"seed": seed, **read(folder, name)}), flush=True)
-  table(arguments.out)
+      found = {
+        f"{key[0]}, {key[1]} at {key[2]:g}": round(float(values[0]), 4)
+        for key, (values, _) in read(folder, name).items()
+      }
+      print(json.dumps({"seed": seed, **found}), flush=True)
+  figures = gathered(pathlib.Path(arguments.out))
+  tables(figures)
+  if arguments.picture:
+    draw(figures, names, pathlib.Path(arguments.picture))
   return 0
 
 
@@ -99,6 +131,11 @@ def parse() -> argparse.Namespace:
   parser.add_argument("--seeds", default="0,1,2")
   parser.add_argument(
     "--only", default="", help="parts of condition names, split by ;"
+  )
+  parser.add_argument(
+    "--picture",
+    default="",
+    help="an SVG of learning curves: of our rule, or of --only, and the arms",
   )
   parser.add_argument(
     "overrides", nargs="*", help="further settings, name=value"
@@ -118,72 +155,124 @@ def share(base: pathlib.Path, folder: pathlib.Path) -> None:
       shutil.copytree(base / stage, folder / stage)
 
 
-def read(folder: pathlib.Path, name: str) -> dict:
-  """Figures {condition: {fraction: ...}} of one finished run."""
-  report = json.loads((folder / "report.json").read_text())
-  found = collections.defaultdict(dict)
-  for key, metric in report["metrics"].items():
-    parts = key.split("/")
-    if parts[0] == "probe" and "@" in parts[1] and len(parts) == 3:
-      encoder, fraction = parts[1].split("@")
-      if parts[2] in ("macro_auroc", "macro_f1"):
-        label = name if encoder == "severity" else encoder
-        found[label][f"{parts[2]}@{fraction}"] = metric["value"]
-  return {"conditions": found}
+def read(
+  folder: pathlib.Path, name: str
+) -> dict[tuple, tuple[np.ndarray, Support]]:
+  """(figure, condition or arm, fraction) -> values and support of one run."""
+  found, artifact, data = {}, read_stage(folder, "probe"), None
+  if "chosen" not in artifact:
+    raise SystemExit(
+      f"{folder} is of an older version, which kept no probability of every"
+      " label fraction: remove it, or take another --out"
+    )
+  data = read_stage(folder, "data")
+  table, rows = unpack(data["table"]), artifact["rows"]
+  labels = [str(label) for label in data["labels"]]
+  truths = {n: np.asarray(table[n], float)[rows] for n in labels}
+  for encoder, by_fraction in artifact["probabilities"].items():
+    for fraction, values in by_fraction.items():
+      thresholds = artifact["chosen"][encoder][fraction]["threshold"]
+      made = by_label.table(
+        truths,
+        {
+          n: None if np.isnan(column).all() else column
+          for n, column in zip(labels, values.T, strict=True)
+        },
+        table["group"][rows],
+        thresholds=dict(zip(labels, thresholds, strict=True)),
+      )
+      for figure in FIGURES:
+        key = figure, name if encoder == OWN else encoder, float(fraction)
+        found[key] = made.values[figure], made.supports[figure]
+  return found
 
 
-def table(out: str) -> None:
-  """Prints mean and standard deviation over seeds, one row per condition, then
-  the differences from SimCLR and from our rule, paired by seed."""
-  rows = collections.defaultdict(lambda: collections.defaultdict(dict))
-  for folder in sorted(pathlib.Path(out).glob("seed*/*")):
+def gathered(out: pathlib.Path) -> dict[tuple, Figure]:
+  """The figures of every finished condition, the seeds side by side.
+
+  Raises:
+    SystemExit: seeds were not tested on the same patients.
+  """
+  found: dict[tuple, Figure] = {}
+  for folder in sorted(out.glob("seed*/*")):
     if folder.name == "base" or not (folder / "report.json").exists():
       continue
     name = next(n for n in CONDITIONS if folder_name(n) == folder.name)
-    for label, values in read(folder, name)["conditions"].items():
-      for key, value in values.items():
-        if value is not None:
-          rows[label][key][folder.parent.name] = value
-  keys = sorted({key for values in rows.values() for key in values})
-  _print("mean (standard deviation) over seeds", rows, keys, _spread)
-  for other in ("simclr", "supcon, our rule"):
-    if other not in rows:
-      continue
-    differences = {
-      label: {key: _minus(values[key], rows[other][key]) for key in keys}
-      for label, values in rows.items()
-      if label != other
-    }
-    title = f"difference from {other}, same seed, 95 % by Student's t"
-    _print(title, differences, keys, _interval)
+    for key, (values, support) in read(folder, name).items():
+      figure = found.setdefault(key, Figure({}, support))
+      if figure.support != support:
+        raise SystemExit(
+          f"{folder}: {support} is not what other seeds were tested on,"
+          f" {figure.support}: give all the same data.split_seed"
+        )
+      figure.values[folder.parent.name] = values
+  return found
 
 
-def _print(title, rows, keys, cell) -> None:
-  print(f"\n{title}\n")
-  print("| pre-training | seeds |", " | ".join(keys), "|")
-  print("|" + " --- |" * (len(keys) + 2))
-  for label, values in rows.items():
-    seeds = max(len(v) for v in values.values())
-    cells = [cell(list(values[key].values())) for key in keys]
-    print(f"| {label} | {seeds} |", " | ".join(cells), "|")
+def entry_of(figure: Figure) -> dict:
+  """Mean over seeds, with its interval over seeds and patients."""
+  return fits.over_fits(np.stack(list(figure.values.values())), figure.support)
 
 
-def _minus(one: dict, other: dict) -> dict:
-  return {seed: one[seed] - other[seed] for seed in one if seed in other}
+def difference_of(ours: Figure, theirs: Figure) -> dict | None:
+  """Paired difference over the seeds that both have; None without any."""
+  seeds = [seed for seed in ours.values if seed in theirs.values]
+  if not seeds:
+    return None
+  values = [ours.values[seed] - theirs.values[seed] for seed in seeds]
+  return fits.over_fits(np.stack(values), ours.support, paired=True)
 
 
-def _spread(values: list[float]) -> str:
-  if not values:
-    return "-"
-  return f"{np.mean(values):.3f} ({np.std(values, ddof=len(values) > 1):.3f})"
+def tables(figures: dict[tuple, Figure]) -> None:
+  """Prints the means of every condition, then families of differences."""
+  for figure in FIGURES:
+    of_figure = {key[1:]: f for key, f in figures.items() if key[0] == figure}
+    print(f"\n{figure}: mean over seeds, 95 % over seeds and patients\n")
+    print(
+      "| pre-training | share of groups | seeds | mean |\n" + "| --- " * 4 + "|"
+    )
+    for (name, fraction), found in sorted(of_figure.items()):
+      text = results.interval(entry_of(found))
+      print(f"| {name} | {fraction:g} | {len(found.values)} | {text} |")
+    for other in OPPONENTS:
+      _print_family(figure, other, of_figure)
 
 
-def _interval(values: list[float]) -> str:
-  if len(values) < 2:
-    return "-"
-  half = scipy.stats.t.ppf(0.975, len(values) - 1)
-  half *= np.std(values, ddof=1) / np.sqrt(len(values))
-  return f"{np.mean(values):+.3f} ± {half:.3f}"
+def _print_family(figure, other, of_figure) -> None:
+  """Differences of every condition and arm from one of them."""
+  entries = {
+    f"{name} over {other}, {100 * fraction:g} % of groups": difference_of(
+      found, of_figure[other, fraction]
+    )
+    for (name, fraction), found in sorted(of_figure.items())
+    if name != other and (other, fraction) in of_figure
+  }
+  entries = {name: entry for name, entry in entries.items() if entry}
+  if not entries:
+    return
+  made = report_comparisons.table(comparisons.family(entries), figure)
+  print(f"\n{made.caption}\n")
+  print("| " + " | ".join(made.headers) + " |")
+  print("|" + " --- |" * len(made.headers))
+  for row in made.rows:
+    cells = [
+      "-" if cell is None else cell if isinstance(cell, str) else f"{cell:.3f}"
+      for cell in row
+    ]
+    print("| " + " | ".join(cells) + " |")
+
+
+def draw(
+  figures: dict[tuple, Figure], names: list[str], path: pathlib.Path
+) -> None:
+  """Writes the learning curves as SVG, with their intervals as bands."""
+  shown = DRAWN if len(names) == len(CONDITIONS) else (*names, *DRAWN[1:])
+  entries: dict[str, dict[float, dict]] = {}
+  for name in shown:
+    for (figure, of, fraction), found in figures.items():
+      if figure == "macro_auroc" and of == name:
+        entries.setdefault(name, {})[fraction] = entry_of(found)
+  path.write_bytes(report_probe.curves(entries, "macro AUROC"))
 
 
 if __name__ == "__main__":

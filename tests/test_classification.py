@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from gcl_jax.losses import cross_entropy, ordinal_probabilities
+from gcl_jax.losses import balanced, cross_entropy, ordinal_probabilities
 
 pytestmark = pytest.mark.compiles
 
@@ -83,6 +83,34 @@ def test_value_and_gradient_are_the_loops(kind, weights):
   chex.assert_trees_all_close(gradient, np.float32(expected), atol=1e-6)
   missing = np.isnan(target)
   assert missing.any() and not np.any(np.asarray(gradient)[missing])
+
+
+def test_both_values_of_a_label_weigh_the_same():
+  logits, target = batch("sigmoid", 40)
+  target[:, 1] = np.where(target[:, 1] == 1, np.nan, target[:, 1])  # one class
+  weights = balanced(target)
+  above = below = 0.0
+  for k, column in enumerate(target.T):
+    known = [
+      (z, y) for z, y in zip(logits[:, k], column, strict=True) if y == y
+    ]
+    totals = {0: 0.0, 1: 0.0}
+    for z, y in known:
+      same = sum(other == y for _, other in known)
+      weight = 1.0 if same == len(known) else len(known) / 2 / same
+      share = 1 / (1 + math.exp(-z if y else z))
+      above -= weight * math.log(share)
+      below += weight
+      totals[int(y)] += weight
+    if k != 1:
+      assert totals[0] == pytest.approx(totals[1])
+  loss = functools.partial(cross_entropy, kind="sigmoid")
+  value = loss(logits, target, class_weights=weights)
+  np.testing.assert_allclose(value, above / below, 2e-6)
+  assert abs(value - loss(logits, target)) > 1e-3
+  assert weights[1].tolist() == [1, 1]
+  with pytest.raises(ValueError, match="class_weights"):
+    cross_entropy(logits, target[:, 0], kind="softmax", class_weights=weights)
 
 
 @pytest.mark.parametrize("kind", ["softmax", "ordinal"])

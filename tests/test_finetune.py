@@ -83,6 +83,84 @@ def test_grades_are_learned_from_the_known_ones(tmp_path, kind):
   )
 
 
+class Noted(Exception):
+  """Ends a fit with what it was given."""
+
+
+def fitted(tmp_path, monkeypatch, kind="sigmoid", rows=None, **options):
+  """The `Training` of a fit and the batches that it would draw."""
+  context = context_of(tmp_path, kind)
+  context.config.finetune.update(options.pop("settings", {}))
+
+  def note(training, batches, **_):
+    raise Noted(training, batches)
+
+  monkeypatch.setattr(context, "fit", note)
+  targets = options.pop("targets")
+  with pytest.raises(Noted) as noted:
+    finetune.fit(
+      context,
+      context.config.finetune,
+      encoders.make(section()),
+      np.zeros((len(targets), 8, 8, 1), np.uint8),
+      targets,
+      np.arange(len(targets)) if rows is None else rows,
+      views={},
+      ids=np.arange(len(targets)).astype(str),
+      name="toy",
+      **options,
+    )
+  return noted.value.args
+
+
+def test_labels_of_the_rows_are_balanced_by_default(tmp_path, monkeypatch):
+  draw = np.random.default_rng(0)
+  targets = (draw.random((40, 3)) < [0.1, 0.5, 0.8]) * 1.0
+  targets[draw.random((40, 3)) < 0.2] = np.nan
+  targets[:, 2] = np.where(targets[:, 2] == 1, 1, np.nan)  # one class
+  rows = np.arange(5, 40)  # others do not count
+  training, _ = fitted(tmp_path, monkeypatch, targets=targets, rows=rows)
+  weights = training.arguments[0]
+  for k in range(2):
+    y = targets[rows, k]
+    totals = [
+      sum(weights[k, value] for label in y if label == value)
+      for value in (0, 1)
+    ]
+    known = int((~np.isnan(y)).sum())
+    assert totals == pytest.approx([known / 2, known / 2], rel=1e-6)
+  assert weights[2].tolist() == [1, 1]
+  plain, _ = fitted(
+    tmp_path, monkeypatch, targets=targets, settings={"balanced": False}
+  )
+  assert (plain.arguments[0] == 1).all()
+  given, _ = fitted(
+    tmp_path, monkeypatch, targets=targets, class_weights=np.arange(3)
+  )
+  assert given.arguments[0].tolist() == [0, 1, 2]
+
+
+def test_grades_are_balanced_by_default(tmp_path, monkeypatch):
+  grades = np.array([0.0, 0, 0, 1, 1, 2, np.nan, -1])
+  training, _ = fitted(
+    tmp_path, monkeypatch, "ordinal", targets=grades, labels=GRADES
+  )
+  np.testing.assert_allclose(training.arguments[0], [2 / 3, 1, 2], rtol=1e-6)
+
+
+def test_few_rows_fill_the_batch_of_many(tmp_path, monkeypatch):
+  """The fits of the folds then share the program of the whole fit."""
+  targets = np.tile([[0.0], [1.0]], (20, 1))
+  whole, _ = fitted(tmp_path, monkeypatch, targets=targets)
+  rows = np.arange(10, 16)
+  fold, batches = fitted(
+    tmp_path, monkeypatch, targets=targets, rows=rows, batch_rows=40
+  )
+  assert whole.batch == fold.batch and fold.batch["image"].shape[0] == 16
+  drawn = next(batches(0))["index"]
+  assert drawn.shape == (16,) and set(drawn) == set(rows)
+
+
 @pytest.mark.parametrize(
   ("grades", "labels", "message"),
   [

@@ -16,7 +16,14 @@ import chex
 import numpy as np
 import pytest
 
-from gcl_jax.report import canvas, charts, distributions, projection, tiles
+from gcl_jax.report import (
+  canvas,
+  charts,
+  distributions,
+  projection,
+  reliability,
+  tiles,
+)
 from gcl_jax.report import html as page
 from gcl_jax.report.style import COLOURS
 from gcl_jax.report.words import number
@@ -129,6 +136,13 @@ NORMAL = {
   "curves": lambda: charts.curves(
     {"loss": ([0, 1, 2], [3, NAN, 1])}, "J", references={"mean": 2.0}
   ),
+  "bands": lambda: charts.curves(
+    {"a": ([0, 1], [0.6, 0.7]), "b": ([0, 1], [0.5, NAN])},
+    "AUROC",
+    bands={"a": ([0.5, 0.6], [0.7, 0.8]), "b": ([0.4, NAN], [0.6, NAN])},
+    ticks={0: "10 %", 1: "100 %"},
+  ),
+  "reliability": lambda: reliability.reliability({"x": (TRUTH, SCORES**2)}),
   "log curves": lambda: charts.curves(
     {"a": ([0, 1], [1, 0]), "b": ([0, 1], [9e-9, 2])}, "loss", log=True
   ),
@@ -176,6 +190,7 @@ EMPTY = {
   "no positive": lambda: charts.curves({"a": ([0], [0])}, "loss", log=True),
   "no points": lambda: distributions.embedding(np.zeros((0, 2)), []),
   "no roc": lambda: charts.roc({}),
+  "no reliability": lambda: reliability.reliability({}),
   "one class": lambda: charts.roc({"a": ([1, 1], [0.1, 0.2])}),
   "no bars": lambda: charts.bars({}),
   "undefined": lambda: charts.bars({"a": {"value": None}}),
@@ -264,6 +279,20 @@ def test_roc_leaves_nan_pairs_out_and_refuses_other_labels():
     charts.roc_points([0, 2], [1, 2])
   with pytest.raises(ValueError, match="lengths differ"):
     charts.roc_points([0, 1], [1, 2, 3])
+
+
+def test_bands_and_ticks_are_drawn_where_they_are_given():
+  lines = {"a": ([0, 1], [0.6, 0.7]), "b": ([0, 1], [0.5, 0.5])}
+  band = {"a": ([0.5, 0.6], [0.7, 0.8])}
+  plain, banded = (
+    charts.curves(lines, "AUROC", bands=bands, ticks={0: "5 %", 1: "all"})
+    for bands in (None, band)
+  )
+  assert "5 %" in words(plain) and "all" in words(plain)
+  count = [len(elements(picture, "path")) for picture in (plain, banded)]
+  assert count[1] > count[0]
+  with pytest.raises(ValueError, match="lengths differ"):
+    charts.curves(lines, "AUROC", bands={"a": ([0.5], [0.7])})
 
 
 def test_roc_marks_the_undefined():

@@ -16,7 +16,7 @@ from gcl_jax.errors import ConfigError, DataError
 from gcl_jax.methods.severity import data as reading
 from gcl_jax.methods.severity import grade
 from gcl_jax.methods.severity.config import get_config
-from gcl_jax.pipeline import few_labels, prepared, sources
+from gcl_jax.pipeline import judge, prepared, sources
 
 pytestmark = pytest.mark.compiles
 
@@ -269,8 +269,11 @@ def test_kermany_columns_do_not_collide_with_ours(tmp_path):
 
 def test_one_class_in_training_is_undefined_for_every_encoder():
   targets = np.array([[0.0, 1], [1, 1], [1, np.nan]])
-  found = few_labels.of_two_classes(targets, np.ones((2, 2)))
-  np.testing.assert_array_equal(found, [[1, np.nan]] * 2)
+  fold = np.array([0, 1, 2])
+  found = judge.settled(targets, np.full((3, 2), 0.5), fold, True)
+  assert found[1] is None and found[0].folds == 0
+  chosen = judge.chosen_of(found)["threshold"]
+  np.testing.assert_allclose(chosen, [2 / 3, np.nan])
 
 
 def test_words_and_gaps_in_the_truth_are_no_spearman():

@@ -144,13 +144,17 @@ def label_draw(groups: np.ndarray, count: int, seed: int) -> np.ndarray:
   return np.isin(groups, names[:count])
 
 
-def folds(groups: np.ndarray, k: int, seed: int) -> np.ndarray:
+def folds(
+  groups: np.ndarray, k: int, seed: int, stratify: np.ndarray | None = None
+) -> np.ndarray:
   """Assigns whole groups to k folds with nearly equal numbers of rows.
 
   Args:
     groups: [N], the group of each row.
     k: number of folds, at least 2.
     seed: of the draw.
+    stratify: as in `split_by_group`; the groups of a class are spread over the
+      folds, in numbers that differ by one at most.
 
   Returns:
     int32 [N], the fold of each row, 0 .. k - 1; no fold is empty.
@@ -159,16 +163,21 @@ def folds(groups: np.ndarray, k: int, seed: int) -> np.ndarray:
     DataError: fewer groups than folds, or k below 2.
   """
   groups = one_forms(groups, "groups of a split")
-  ((names, sizes),) = _strata(groups, seed, None)
-  if k < 2 or len(names) < k:
-    raise DataError(f"{len(names)} groups cannot make {k} folds")
+  strata = _strata(groups, seed, stratify)
+  count = sum(len(names) for names, _ in strata)
+  if k < 2 or count < k:
+    raise DataError(f"{count} groups cannot make {k} folds")
   loads, fold = np.zeros(k, int), {}
-  # Largest first onto the lightest fold; the sort is stable, so groups of
-  # one size stay in random order.
-  for i in np.argsort(-sizes, kind="stable"):
-    lightest = int(np.argmin(loads))
-    fold[names[i]] = lightest
-    loads[lightest] += sizes[i]
+  for names, sizes in strata:
+    taken = np.zeros(k, int)
+    # Largest first onto the lightest fold; the sort is stable, so groups of
+    # one size stay in random order.
+    for i in np.argsort(-sizes, kind="stable"):
+      fewest = taken == taken.min() if stratify is not None else loads >= 0
+      lightest = int(np.flatnonzero(fewest)[np.argmin(loads[fewest])])
+      fold[names[i]] = lightest
+      loads[lightest] += sizes[i]
+      taken[lightest] += 1
   return np.array([fold[name] for name in groups.tolist()], "i4")
 
 

@@ -6,17 +6,27 @@ from typing import NamedTuple
 import numpy as np
 
 from gcl_jax.errors import DataError
-from gcl_jax.evaluation import comparisons, intervals, weighted
+from gcl_jax.evaluation import calibration, comparisons, intervals, weighted
 
-_SCORED = {"auroc": weighted.auroc, "ap": weighted.average_precision}
+_SCORED = {
+  "auroc": weighted.auroc,
+  "ap": weighted.average_precision,
+  "sensitivity_at_90_specificity": weighted.sensitivity_at_specificity,
+  "brier": calibration.brier,
+  "brier_prevalence": calibration.brier_prevalence,
+  "calibration_slope": calibration.slope,
+}
 _CALLED = {
   "f1": weighted.f1,
+  "f1_constant": lambda y, _, weights: weighted.f1_constant(y, weights),
   "accuracy": weighted.accuracy,
   "sensitivity": weighted.sensitivity,
   "specificity": weighted.specificity,
 }
 _SIDES = {"sensitivity": (1,), "specificity": (0,)}  # others need both
-MEANS = ("macro_auroc", "macro_f1", "weighted_auroc")
+# Names of figures that are no shares in [0, 1] with a spread at both ends.
+_PLAIN = ("brier", "brier_prevalence", "calibration_slope")
+MEANS = ("macro_auroc", "macro_f1", "macro_f1_constant", "weighted_auroc")
 
 
 class Table(NamedTuple):
@@ -50,13 +60,16 @@ def evaluate(
       not given.
 
   Returns:
-    Flat dict: `<label>/auroc`, `/ap`, `/f1`, `/accuracy`, `/sensitivity`,
-    `/specificity`, and `macro_auroc`, `macro_f1`, `weighted_auroc` (weighted by
-    the number of positives, its n being the rows with any label). Each is an
-    entry of `intervals`; its groups with a positive and with a negative row
-    are, of a mean, those of the label that has fewest. Means leave out labels
-    with fewer than 5 positive or negative groups, and name them under
-    `skipped`.
+    Flat dict: `<label>/auroc`, `/ap`, `/sensitivity_at_90_specificity`, the
+    calibration `/brier`, `/brier_prevalence` (of giving every row the share of
+    positives) and `/calibration_slope`, and at the threshold `/f1`,
+    `/f1_constant` (of calling every row positive), `/accuracy`, `/sensitivity`,
+    `/specificity`; and the means `macro_auroc`, `macro_f1`,
+    `macro_f1_constant`, `weighted_auroc` (weighted by the number of positives,
+    its n being the rows with any label). Each is an entry of `intervals`; its
+    groups with a positive and with a negative row are, of a mean, those of the
+    label that has fewest. Means leave out labels with fewer than 5 positive or
+    negative groups, and name them under `skipped`.
 
   Raises:
     DataError: lengths differ, or a probability is not finite.
@@ -67,7 +80,11 @@ def evaluate(
 def entries(found: Table) -> dict[str, dict]:
   """Every figure of a table with its interval, as from `evaluate`."""
   result = {
-    name: intervals.interval(values, found.supports[name])
+    name: intervals.interval(
+      values,
+      found.supports[name],
+      "plain" if name.endswith(_PLAIN) else "logit",
+    )
     for name, values in found.values.items()
   }
   for mean in MEANS if found.skipped else ():
@@ -205,13 +222,14 @@ def _all_metrics(calls, kept, weights) -> dict[str, np.ndarray]:
       result[f"{name}/{metric}"] = function(label, called, used)
   if not kept:
     return result | dict.fromkeys(MEANS, undefined)
-  auroc, f1 = (
+  auroc, f1, constant = (
     np.stack([result[f"{name}/{metric}"] for name in kept])
-    for metric in ("auroc", "f1")
+    for metric in ("auroc", "f1", "f1_constant")
   )
   support = np.stack([positives[name] for name in kept])
   return result | {
     "macro_auroc": auroc.mean(0),
     "macro_f1": f1.mean(0),
+    "macro_f1_constant": constant.mean(0),
     "weighted_auroc": (auroc * support).sum(0) / support.sum(0),
   }

@@ -24,7 +24,7 @@ from gcl_jax.evaluation.by_label import evaluate as evaluate
 
 # The paper's linear probe, from its released code.
 EPOCHS, BATCH, LEARNING_RATE, MOMENTUM = 25, 64, 0.001, 0.9
-INVERSE_PENALTY = 0.1  # C of the logistic regression, fixed and never tuned
+INVERSE_PENALTY = 0.1  # C of the logistic regression where none is chosen
 
 
 class Head(NamedTuple):
@@ -50,13 +50,15 @@ def fit_linear(
   *,
   solver: str = "lbfgs",
   seed: int = 0,
+  penalty: float = INVERSE_PENALTY,
+  tolerance: float = 1e-6,
 ) -> dict[str, Head | None]:
   """Linear classifiers of several binary labels.
 
   "lbfgs" (default): features standardised on the labelled training rows,
-  logistic regression with an L2 penalty (C = 0.1) and classes weighted to the
-  same total, one label at a time (for a linear model the joint problem
-  separates). Nothing is tuned on labels, and there are no random numbers.
+  logistic regression with an L2 penalty and classes weighted to the same total,
+  one label at a time (for a linear model the joint problem separates). There
+  are no random numbers. `crossfit.linear` chooses the penalty.
 
   "sgd": the paper's probe. Linear D -> L on the unscaled features with
   sigmoids (one label: D -> 2 with a softmax), cross-entropy averaged over the
@@ -70,6 +72,8 @@ def fit_linear(
     labels: name -> float[N] of 1, 0 or NaN.
     solver: "lbfgs" or "sgd".
     seed: for "sgd": initial weights and order.
+    penalty: for "lbfgs": C, the inverse of the strength of the penalty.
+    tolerance: for "lbfgs": largest slope of the loss at which it stops.
 
   Returns:
     name -> `Head`, or None where training holds one class only.
@@ -86,7 +90,9 @@ def fit_linear(
   if solver == "sgd":
     found = _sgd(x, known, seed) if known else {}
   elif solver == "lbfgs":
-    found = {name: _lbfgs(x, y) for name, y in known.items()}
+    found = {
+      name: _lbfgs(x, y, penalty, tolerance) for name, y in known.items()
+    }
   else:
     raise ConfigError(f"solver must be lbfgs or sgd, got {solver!r}")
   return {name: found.get(name) for name in checked}
@@ -149,7 +155,7 @@ def _features(x: np.ndarray) -> np.ndarray:
   return x
 
 
-def _lbfgs(train_x, train_y) -> Head:
+def _lbfgs(train_x, train_y, penalty, tolerance) -> Head:
   # Imported here: it takes a second, which training does not need.
   from sklearn.exceptions import ConvergenceWarning
   from sklearn.linear_model import LogisticRegression
@@ -159,7 +165,7 @@ def _lbfgs(train_x, train_y) -> Head:
   mean, spread = train_x.mean(0), train_x.std(0)
   spread = np.where(spread > 0, spread, 1)
   model = LogisticRegression(
-    C=INVERSE_PENALTY, class_weight="balanced", max_iter=2000, tol=1e-6
+    C=penalty, class_weight="balanced", max_iter=2000, tol=tolerance
   )
   # One thread: the products are small, and on a busy machine several threads
   # took thirty times as long.

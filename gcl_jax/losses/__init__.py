@@ -3,6 +3,7 @@
 from gcl_jax.losses import pacing
 from gcl_jax.losses.affinities import kernel, threshold
 from gcl_jax.losses.classification import (
+  balanced,
   cross_entropy,
   ordinal_probabilities,
 )
@@ -16,6 +17,7 @@ from gcl_jax.losses.prototypes import prototype_nce
 
 __all__ = [
   "anchor_losses",
+  "balanced",
   "cross_entropy",
   "info_nce",
   "kernel",

@@ -48,10 +48,11 @@ def cross_entropy(
       with -1 or nan for a missing one; any other value gives a loss of nan.
       "sigmoid": float[B, K] of 0, 1, and nan for a missing label.
     kind: one of `KINDS`.
-    class_weights: float[K] >= 0, weights of the labels in the mean, by their
-      grade or, with "sigmoid", by their column. None means all 1.
-      `segmentation.inverse_frequency(grades, K)` gives every grade the same
-      total weight.
+    class_weights: weights >= 0 of the labels in the mean: float[K] by their
+      grade or, with "sigmoid", by their column; float[K, 2] with "sigmoid" by
+      their column and value, 0 then 1. None means all 1. `balanced(target)` and
+      `segmentation.inverse_frequency(grades, K)` give both values, or every
+      grade, the same total weight.
     axis_name: mapped axis over which the batch is split, equally many rows on
       each device.
 
@@ -75,10 +76,31 @@ def cross_entropy(
   weights = known.astype(losses.dtype)
   if class_weights is not None:
     classes = jnp.asarray(class_weights, losses.dtype)
-    weights *= classes if kind == "sigmoid" else classes[label.astype(int)]
+    weights *= _of_labels(classes, label, kind)
   total = pmean(weights.mean(), axis_name)
   weighted = jnp.where(known, losses * weights, 0.0)
   return weighted.mean() / jnp.where(total > 0, total, 1)
+
+
+def balanced(target: np.ndarray) -> np.ndarray:
+  """Weights of binary labels: each value of a label has the same total.
+
+      w_kc = n_k / (2 n_kc)
+
+  with n_k known labels of column k and n_kc of value c among them. A column of
+  one value has weights 1; the mean weight of a known label is 1.
+
+  Args:
+    target: float[N, K] of 0, 1, and nan for a missing label.
+
+  Returns:
+    float32[K, 2], for `class_weights` of `cross_entropy`.
+  """
+  target = np.asarray(target, np.float64)
+  counts = np.stack([(target == value).sum(0) for value in (0, 1)], 1)
+  weights = counts.sum(1, keepdims=True) / np.maximum(2 * counts, 1)
+  both = (counts > 0).all(1, keepdims=True)
+  return np.where(both, weights, 1).astype(np.float32)
 
 
 def ordinal_probabilities(logits: jax.Array) -> jax.Array:
@@ -107,6 +129,15 @@ def ordinal_probabilities(logits: jax.Array) -> jax.Array:
   ends = [(0, 0)] * (logits.ndim - 1)
   upper = jnp.pad(above, [*ends, (1, 0)], constant_values=1)
   return upper - jnp.pad(above, [*ends, (0, 1)])
+
+
+def _of_labels(classes, label, kind):
+  """Weights of labels, shaped to multiply their losses."""
+  if kind != "sigmoid":
+    return classes[label.astype(int)]
+  if classes.ndim == 1:
+    return classes
+  return jnp.where(label == 1, classes[:, 1], classes[:, 0])
 
 
 def _of_grades(logits, grade, kind):
@@ -138,7 +169,8 @@ def _check(logits, target, kind, class_weights):
       f" got {target.shape}"
     )
   classes = logits.shape[1] + (kind == "ordinal")
-  if class_weights is not None and np.shape(class_weights) != (classes,):
+  allowed = [(classes,), *([(classes, 2)] if kind == "sigmoid" else [])]
+  if class_weights is not None and np.shape(class_weights) not in allowed:
     raise ValueError(
       f"class_weights must be float[{classes}], one per class, got"
       f" {np.shape(class_weights)}"

@@ -81,6 +81,10 @@ def check(
     known["finetune.loss"] = ("sigmoid",)
   check_choices(config, known | dict(choices))
   above = [n for n in found if n.rsplit(".", 1)[-1] in POSITIVE]
+  if found.get("finetune.folds") in (0, 1):
+    above.remove("finetune.folds")
+    if found["finetune.folds"]:
+      raise ConfigError("finetune.folds 1: 2 or more parts, or 0 for none")
   numbers = [n for n in found if n.rsplit(".", 1)[-1] not in SIGNED]
   check_numbers(config, [*above, *positive], numbers)
   at_most = [n for n in found if n.rsplit(".", 1)[-1] in SHARES]

@@ -4,146 +4,21 @@ From pre-trained weights this is a full fine-tune; from random weights it is
 the supervised reference.
 """
 
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 
-from gcl_jax import augment, losses
+from gcl_jax import losses
 from gcl_jax.engine import feed, parallel
 from gcl_jax.engine.context import Context
-from gcl_jax.engine.optim import make_optimizer
-from gcl_jax.engine.state import State, create, descend
-from gcl_jax.engine.train import Step, Training, batch_of
 from gcl_jax.errors import DataError
+from gcl_jax.losses.segmentation import inverse_frequency
 from gcl_jax.models import heads
 from gcl_jax.pipeline import encoders
-
-
-def classify_step(
-  encoder: Any,
-  head: Any,
-  optimizer: optax.GradientTransformation,
-  *,
-  views: dict[str, Any],
-  kind: str = "sigmoid",
-) -> Step:
-  """One step of classification on augmented images.
-
-  batch["target"] is float32[B, K] of 1, 0 or nan = missing for "sigmoid", and
-  float32[B] of grades 0 to K - 1 or nan for "softmax" and "ordinal"; the mean
-  is over the labels that are there, in the whole batch over all devices.
-
-  Args:
-    encoder, head: models; batch statistics live in state.extra.
-    optimizer: an optax transformation.
-    views: keywords of `augment.crop`.
-    kind: of `losses.cross_entropy`; weights float32[K] of the classes are in
-      state.extra["class_weights"] where there are any.
-  """
-
-  def step(state, batch, *, axis_name=None):
-    keys = augment.sample_keys(state.key, state.step, batch["index"])
-    images = augment.crop(keys, batch["image"], **views)
-
-    def objective(params):
-      features, stats = encoder.apply(
-        {
-          "params": params["encoder"],
-          "batch_stats": state.extra["batch_stats"],
-        },
-        images,
-        train=True,
-        axis_name=axis_name,
-      )
-      value = losses.cross_entropy(
-        head.apply(params["head"], features),
-        batch["target"],
-        kind=kind,
-        class_weights=state.extra.get("class_weights"),
-        axis_name=axis_name,
-      )
-      return value, stats
-
-    state, value = descend(state, objective, optimizer, axis_name)
-    return state, {"loss": value}
-
-  return step
-
-
-def outputs(kind: str, labels: int) -> int:
-  """Number of logits: one less than the grades for "ordinal"."""
-  return labels - 1 if kind == "ordinal" else labels
-
-
-def training(
-  config: ConfigDict,
-  encoder: Any,
-  shape: tuple[int, ...],
-  labels: int,
-  views: dict[str, Any],
-  variables: Any = None,
-  batch_size: int | None = None,
-  class_weights: np.ndarray | None = None,
-) -> Training:
-  """Encoder and head on binary labels, or on grades.
-
-  Args:
-    config: `batch_size`, `steps`, `learning_rate`, `optimizer`, `loss`; a
-      short warm-up, then cosine.
-    encoder: from `encoders.make`.
-    shape: (H, W, C) of the images.
-    labels: K, the number of labels, or of grades.
-    views: keywords of `augment.crop`.
-    variables: the encoder's start; None draws it.
-    batch_size: where it is not the configured one.
-    class_weights: float[K]; None weighs all the same.
-  """
-  kind = config.loss
-  head = heads.linear(outputs(kind, labels))
-  optimizer = make_optimizer(
-    config.optimizer,
-    config.learning_rate,
-    steps=config.steps,
-    warmup_steps=config.steps // 20,
-    schedule="cosine",
-    weight_decay=1e-4,
-  )
-  return Training(
-    classify_step(encoder, head, optimizer, views=views, kind=kind),
-    _initial(encoder, head, optimizer, shape, class_weights),
-    batch_of(
-      batch_size or config.batch_size,
-      image=(np.uint8, *shape),
-      target=(np.float32, *([labels] if kind == "sigmoid" else [])),
-    ),
-    () if variables is None else (variables,),
-  )
-
-
-def _initial(
-  encoder, head, optimizer, shape, class_weights
-) -> Callable[..., State]:
-  def init(key, variables=None):
-    for_encoder, for_head, for_steps = jax.random.split(key, 3)
-    begin = variables
-    if begin is None:
-      begin = encoder.init(for_encoder, shape)
-    params = {
-      "encoder": begin["params"],
-      "head": head.init(for_head, (encoder.feature_dim,)),
-    }
-    extra = {"batch_stats": begin["batch_stats"]}
-    if class_weights is not None:
-      extra["class_weights"] = jnp.asarray(class_weights, jnp.float32)
-    return create(params, optimizer, for_steps, extra)
-
-  return init
+from gcl_jax.pipeline.finetune_steps import outputs, training
 
 
 def fit(
@@ -160,14 +35,16 @@ def fit(
   variables: Any = None,
   labels: int | None = None,
   class_weights: np.ndarray | None = None,
+  batch_rows: int | None = None,
 ) -> dict[str, Any]:
   """Trains encoder and head on the labelled ones among the rows.
 
-  A stopped run goes on from the last checkpoint of the fit of this name.
+  A batch has as many rows as configured, or as there are. A stopped run goes on
+  from the last checkpoint of the fit of this name.
 
   Args:
     context: of the stage.
-    config: as in `training`.
+    config: as in `finetune_steps.training`, and `balanced`.
     encoder: from `encoders.make`.
     pixels: uint8[N, H, W, C].
     targets: float[N, K] of 1, 0, nan = missing; or float[N] of grades.
@@ -177,7 +54,10 @@ def fit(
     name: of the fit.
     variables: the encoder's start; None draws it.
     labels: K of grades; binary labels have as many as columns.
-    class_weights: as in `training`.
+    class_weights: as in `finetune_steps.training`; None takes those of
+      `config.balanced`.
+    batch_rows: number of rows that sets the size of a batch instead; rows are
+      then drawn as often as it takes.
 
   Returns:
     `encoder` (params, batch_stats) and `head` variables, numpy.
@@ -191,7 +71,11 @@ def fit(
   rows = rows[~missing.reshape(len(rows), -1).all(1)]
   if len(rows) < 2:
     raise DataError(f"{name}: {len(rows)} labelled images are too few to train")
-  size = parallel.divisible(min(config.batch_size, len(rows)), context.mesh)
+  size = min(config.batch_size, batch_rows or len(rows))
+  size = parallel.divisible(size, context.mesh)
+  drawn = np.tile(rows, -(-size // len(rows)))
+  if class_weights is None and config.balanced:
+    class_weights = _balanced(targets[rows], labels)
   arrays = {"image": pixels, "target": np.asarray(targets, np.float32)}
   seed = context.config.seed
   state = context.fit(
@@ -206,7 +90,7 @@ def fit(
       class_weights,
     ),
     lambda start: feed.batches(
-      arrays, size, seed=seed, start=start, steps=config.steps, rows=rows
+      arrays, size, seed=seed, start=start, steps=config.steps, rows=drawn
     ),
     steps=config.steps,
     name=name,
@@ -223,6 +107,14 @@ def fit(
     "head": state.params["head"],
   }
   return jax.tree.map(np.asarray, found)
+
+
+def _balanced(targets: np.ndarray, labels: int | None) -> np.ndarray:
+  """Class weights: both values of a label, or every grade, weigh the same."""
+  if targets.ndim == 2:
+    return losses.balanced(targets)
+  known = np.where(np.isnan(targets), -1, targets).astype(int)
+  return inverse_frequency(known, labels)
 
 
 def _grades(targets: np.ndarray, labels: int | None, name: str) -> np.ndarray:
@@ -265,7 +157,7 @@ def predict(
     trained: from `fit`.
     pixels: uint8[N, H, W, C].
     labels: K, of labels or grades.
-    kind: as in `classify_step`.
+    kind: of `losses.cross_entropy`.
     statistics: mean and standard deviation of training pixels in [0, 1].
     batch_size: images at a time.
     name: of the progress bar and the throughput record.

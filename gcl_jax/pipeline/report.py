@@ -10,6 +10,7 @@ import numpy as np
 from gcl_jax import disk
 from gcl_jax.engine import results
 from gcl_jax.engine.context import Context
+from gcl_jax.evaluation.comparisons import verdict
 from gcl_jax.pipeline.census import census
 from gcl_jax.pipeline.prepared import Prepared
 from gcl_jax.report import charts, html, tiles
@@ -139,6 +140,11 @@ def files() -> html.Section:
 
 
 def _card(metric: dict, label: str, note: str) -> html.Card:
+  """A headline figure; a paired difference with its verdict."""
+  if metric.get("p") is not None:
+    note += f": {verdict(metric)}"
+    if metric.get("p_holm") is not None:
+      note += f", p by Holm {metric['p_holm']:.2g}"
   interval = None if metric["low"] is None else (metric["low"], metric["high"])
   return html.Card(label, metric["value"], interval, note)
 

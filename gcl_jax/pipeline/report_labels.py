@@ -1,30 +1,15 @@
 """Sections of a report about encoders judged with few labels."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from gcl_jax.engine.context import Context
-from gcl_jax.pipeline import few_labels, report
+from gcl_jax.pipeline import few_labels, report, report_probe
 from gcl_jax.pipeline.prepared import Prepared
-from gcl_jax.pipeline.report import Metrics, words
+from gcl_jax.pipeline.report import Metrics
 from gcl_jax.report import charts, distributions, html, projection
-
-_BY_ENCODER = {
-  "macro_auroc": "macro AUROC",
-  "weighted_auroc": "weighted AUROC",
-  "macro_f1": "macro F1",
-  "knn_macro_auroc": "kNN macro AUROC",
-}
-_BY_LABEL = {
-  "auroc": "AUROC",
-  "ap": "AP",
-  "f1": "F1",
-  "sensitivity": "sensitivity",
-  "specificity": "specificity",
-  "accuracy": "accuracy",
-}
+from gcl_jax.report.reliability import reliability
 
 
 def classes_of(images: Prepared) -> np.ndarray:
@@ -49,6 +34,9 @@ def write_tables(
 ) -> None:
   """Writes scores.csv, predictions.csv and features.npz, by id.
 
+  predictions.csv has the probabilities of the largest label fraction; those of
+  every fraction are in the artifact of stage `probe`.
+
   Args:
     context: of stage `report`, with stage `probe` among its inputs.
     images: the prepared images.
@@ -59,7 +47,8 @@ def write_tables(
   report.write_table(context, "scores.csv", columns | scores)
   rows = found["rows"]
   columns = {n: table[n][rows] for n in (*columns, *images.labels)}
-  for encoder, values in found["probabilities"].items():
+  for encoder, by_fraction in found["probabilities"].items():
+    values = by_fraction[max(by_fraction, key=float)]
     for k, label in enumerate(images.labels):
       columns[f"{label} by {encoder}"] = values[:, k]
   report.write_table(context, "predictions.csv", columns)
@@ -79,20 +68,14 @@ def data_table(images: Prepared) -> html.Table:
 
 
 def undefined_labels(images: Prepared, metrics: Metrics) -> list[str]:
-  """A warning on labels whose AUROC is undefined, or that there is no probe."""
+  """A warning on labels that the means leave out, or that there is no probe."""
   if missing := few_labels.nothing_to_probe(images):
     return [f"No probe: {missing}."]
-  undefined = [
-    name
-    for name in images.labels
-    if (metrics.get(f"probe/{name}/auroc") or {}).get("value") is None
-  ]
-  if not undefined:
+  left_out = report_probe.left_out(metrics)
+  if not left_out:
     return []
-  return [
-    f"AUROC is undefined for {', '.join(undefined)}: one class only in the"
-    " evaluation or training part. Means are over the other labels."
-  ]
+  each = "; ".join(f"{name} ({why})" for name, why in left_out.items())
+  return [f"Means over labels leave out {each}."]
 
 
 def embedding(
@@ -146,68 +129,41 @@ def probe(
   title = "What the encoder is worth"
   if missing := few_labels.nothing_to_probe(images):
     return html.Section(title, [html.Text(f"No probe: {missing}.")])
-  blocks: list[Any] = []
-  for fraction in sorted(context.config.probe.fractions, reverse=True):
-    bars = {n: metrics[f"probe/{n}@{fraction:g}/macro_auroc"] for n in names}
-    picture = charts.bars(
-      bars,
-      xlabel="macro AUROC",
-      highlight=names[0],
-      reference=("chance", 0.5),
-    )
-    blocks.append(
+  config = context.config.probe
+  fractions = sorted(config.fractions)
+  artifact, named = context.load("probe"), list(names)
+  if config.finetune:
+    named += [name + few_labels.FINETUNED for name in names]
+  named = [name for name in named if name in artifact["probabilities"]]
+  key = f"{max(fractions):g}"
+  own = artifact["probabilities"][names[0]][key]
+  truths = _truths(images, artifact["rows"], own)
+  return html.Section(
+    title,
+    [
+      report_probe.learning_curves(metrics, named, fractions),
+      *report_probe.differences(metrics, names, fractions),
+      report_probe.per_encoder(metrics, named, fractions),
+      *report_probe.per_label(images.labels, metrics),
       html.Figure(
-        picture,
-        f"Linear probe on {fraction:.0%} of the labelled training groups."
-        " supervised = the same network trained end to end.",
-      )
-    )
-  blocks.append(_per_encoder(context, metrics, names))
-  blocks.append(_per_label(images, metrics))
-  blocks.append(_roc(context, images, names[0]))
-  return html.Section(title, blocks)
-
-
-def _per_encoder(context, metrics, names) -> html.Table:
-  """One row for each encoder, frozen or fine-tuned, and label fraction."""
-  if context.config.probe.finetune:
-    names = [*names, *(f"{n}+finetune" for n in names)]
-  rows = []
-  for name in names:
-    for fraction in sorted(context.config.probe.fractions):
-      prefix = f"probe/{name}@{fraction:g}"
-      found = [metrics.get(f"{prefix}/{column}") for column in _BY_ENCODER]
-      if any(found):
-        rows.append([name, f"{fraction:.0%}", *map(words, found)])
-  return html.Table(
-    ("encoder", "groups", *_BY_ENCODER.values()),
-    rows,
-    "Share of the labelled training groups; undefined labels are left out of"
-    " the means.",
-    align="lrrrrr",
+        charts.roc(truths), "ROC of the linear probe, one curve a label."
+      ),
+      html.Figure(
+        reliability(truths),
+        "Reliability of the linear probe: bins of equally many evaluation"
+        " images. The probe is fitted to balanced classes; its intercept is"
+        " then moved so that the mean probability out of fold is the share of"
+        " positives among the labelled training images.",
+      ),
+      report_probe.chosen(images.labels, artifact["chosen"]),
+    ],
   )
 
 
-def _per_label(images, metrics) -> html.Table:
-  rows = [
-    [n, *(words(metrics.get(f"probe/{n}/{column}")) for column in _BY_LABEL)]
-    for n in images.labels
-  ]
-  return html.Table(
-    ("label", *_BY_LABEL.values()),
-    rows,
-    "Each label, this method's frozen encoder, the largest fraction.",
-    align="lrrrrrr",
-  )
-
-
-def _roc(context, images, name) -> html.Figure:
-  artifact = context.load("probe")
-  values, rows = artifact["probabilities"][name], artifact["rows"]
-  curves = {}
-  for i, label in enumerate(images.labels[:6]):
-    truth = np.asarray(images.table[label], float)[rows]
-    if not np.isnan(values[:, i]).any():
-      curves[label] = (truth, values[:, i])
-  picture = charts.roc(curves)
-  return html.Figure(picture, "ROC of the linear probe, one curve a label.")
+def _truths(images, rows, values) -> dict[str, tuple]:
+  """Label and probability of the first labels that have a classifier."""
+  return {
+    label: (np.asarray(images.table[label], float)[rows], values[:, i])
+    for i, label in enumerate(images.labels[:6])
+    if not np.isnan(values[:, i]).any()
+  }

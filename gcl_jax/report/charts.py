@@ -29,11 +29,16 @@ def curves(
   xlabel: str = "step",
   log: bool = False,
   references: Mapping[str, float] | None = None,
+  bands: Mapping[str, tuple[Any, Any]] | None = None,
+  ticks: Mapping[float, str] | None = None,
 ) -> bytes:
   """Draws lines over a common x, such as losses over steps.
 
   Args:
     series: name -> (x [N], y [N]); a y that is not finite makes a gap.
+    bands: name -> (low [N], high [N]) of a shaded area about a line, such as
+      its intervals; a gap where one is not finite.
+    ticks: x -> words below it, instead of numbers; points are then marked.
     ylabel: name of y, with its unit.
     xlabel: name of x.
     log: logarithmic y; values of 0 or less make a gap.
@@ -44,7 +49,7 @@ def curves(
     SVG bytes.
 
   Raises:
-    ValueError: an x and its y differ in length.
+    ValueError: an x and its y or band differ in length.
   """
   lines = {}
   for name, (x, y) in series.items():
@@ -57,8 +62,10 @@ def curves(
     return nothing("no finite point" + " above zero" * log)
   with drawing(340) as (figure, axes):
     for i, (name, (x, y)) in enumerate(lines.items()):
-      marker = "o" if np.isfinite(y).sum() < 3 else ""
+      marker = "o" if ticks or np.isfinite(y).sum() < 3 else ""
       axes.plot(x, y, marker=marker, label=clean(name, 40), **_line(i))
+      if name in (bands or {}):
+        _band(axes, x, bands[name], _line(i)["color"])
     if log:
       _log_scale(axes)
     for name, value in (references or {}).items():
@@ -66,9 +73,19 @@ def curves(
         _reference_line(axes, value, name, "horizontal")
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.margins(x=0.02)
+    if ticks:
+      axes.set_xticks(list(ticks), [clean(w, 20) for w in ticks.values()])
     if len(lines) > 1 or ylabel not in lines:
       legend(axes)
     return save(figure)
+
+
+def _band(axes: Any, x: np.ndarray, band: tuple, colour: str) -> None:
+  """Shades between low and high, with a bar where a point is alone."""
+  low, high = map(numbers, band)
+  same_length(x=x, low=low, high=high)
+  axes.fill_between(x, low, high, color=colour, alpha=0.07, linewidth=0)
+  axes.vlines(x, low, high, color=colour, linewidth=1.2, alpha=0.7)
 
 
 def _line(i: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from gcl_jax.engine.context import Context
 from gcl_jax.errors import ConfigError
 from gcl_jax.gradients import classifier_scores
 from gcl_jax.models import heads
-from gcl_jax.pipeline import contrast, encoders, few_labels, finetune
+from gcl_jax.pipeline import contrast, encoders, finetune, judge
 from gcl_jax.pipeline.prepared import Prepared
 
 SOURCES = ("msp", "odin", "mahalanobis")
@@ -45,7 +45,8 @@ def scores(
       f" not a label column; there are: {', '.join(images.labels) or 'none'}"
     )
   settings = config.finetune.copy_and_resolve_references()
-  settings.steps = config.classifier.steps
+  # As published: classes not weighted.
+  settings.update(steps=config.classifier.steps, balanced=False)
   statistics = images.pixel_statistics()
   rows = np.flatnonzero(images.train)
   trained = finetune.fit(
@@ -53,7 +54,7 @@ def scores(
     settings,
     encoders.make(config.supcon),
     images.pixels,
-    few_labels.targets_of(images, (label,)),
+    judge.targets_of(images, (label,)),
     rows,
     views=contrast.views_of(config.supcon, *statistics),
     ids=images.ids,

@@ -76,6 +76,10 @@ def _cards(context) -> list[tuple[str, str, str]]:
       (f"probe/{n}@{fraction:g}/macro_auroc", f"Probe on {n}", "all labels")
       for n in others[:1]
     ),
+    *(
+      (f"probe/macro_auroc_over_{n}", f"Probe over {n}", "macro AUROC, paired")
+      for n in others[:1]
+    ),
   ]
 
 

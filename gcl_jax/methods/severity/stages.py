@@ -27,7 +27,7 @@ from gcl_jax.methods.severity import (
   score,
 )
 from gcl_jax.methods.severity.config import OWN, check
-from gcl_jax.pipeline import contrast, encoders, few_labels, finetune
+from gcl_jax.pipeline import contrast, encoders, few_labels, finetune_steps
 from gcl_jax.pipeline.report import LEAVES
 
 HEADLINE = "probe/macro_auroc"  # the figure to compare runs by
@@ -122,7 +122,9 @@ def programs(config: ConfigDict) -> list[Program]:
       )
   encoder = encoders.make(section)
   views = contrast.views_of(section, *STATISTICS)
-  tuned = finetune.training(config.finetune, encoder, shape, LABELS, views)
+  tuned = finetune_steps.training(
+    config.finetune, encoder, shape, LABELS, views
+  )
   features = Program(
     "features",
     "map",
