@@ -43,10 +43,7 @@ BINS = {
 }
 RULE = {"bin.rule": "choose"}
 CONDITIONS = {
-  "supcon, our rule": {
-    **RULE,
-    "arms": ("random", "simclr", "supervised"),
-  },
+  "supcon, our rule": RULE,
   **BINS,
   "supcon, our rule, shuffled bins": {
     **RULE,
@@ -66,7 +63,11 @@ CONDITIONS = {
     "supcon.labels": ("severity.recon", "severity.grad", "severity.gradcon"),
     "supcon.label_weights": (0.34, 0.33, 0.33),
   },
-  "supcon, finest bins with a positive": {"bin.rule": "finest"},
+  # The preset's own rule, with what all conditions are compared with.
+  "supcon, finest bins with a positive": {
+    "bin.rule": "finest",
+    "arms": ("random", "simclr", "supervised"),
+  },
   "supcon, 50 bins, bin-aware sampler": {
     **BINS["supcon, 50 bins"],
     "supcon.images_per_bin": 4,
@@ -200,13 +201,24 @@ def gathered(out: pathlib.Path) -> dict[tuple, Figure]:
     name = next(n for n in CONDITIONS if folder_name(n) == folder.name)
     for key, (values, support) in read(folder, name).items():
       figure = found.setdefault(key, Figure({}, support))
-      if figure.support != support:
-        raise SystemExit(
-          f"{folder}: {support} is not what other seeds were tested on,"
-          f" {figure.support}: give all the same data.split_seed"
-        )
       figure.values[folder.parent.name] = values
+      found[key] = figure._replace(
+        support=_common(figure.support, support, folder)
+      )
   return found
+
+
+def _common(first: Support, second: Support, where: pathlib.Path) -> Support:
+  """What two seeds rest on: the same patients; of the degrees of freedom of a
+  mean over labels, which depend on the figures, the fewer."""
+  degrees = [s.degrees for s in (first, second) if s.degrees is not None]
+  first, second = first._replace(degrees=None), second._replace(degrees=None)
+  if first != second:
+    raise SystemExit(
+      f"{where}: {second} is not what other seeds were tested on, {first}: give"
+      " all the same data.split_seed"
+    )
+  return first._replace(degrees=min(degrees, default=None))
 
 
 def entry_of(figure: Figure) -> dict:

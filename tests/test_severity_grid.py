@@ -65,6 +65,18 @@ def test_seeds_with_other_patients_are_refused(tmp_path, monkeypatch):
     gathered(tmp_path, monkeypatch, read)
 
 
+def test_a_mean_has_the_fewest_degrees_of_freedom_of_its_seeds(
+  tmp_path, monkeypatch
+):
+  def read(folder, name):
+    degrees = {"seed0": 9.0, "seed1": 6.5}[folder.parent.name]
+    support = SUPPORT._replace(degrees=degrees)
+    return {("macro_auroc", name, 1.0): (np.zeros(13), support)}
+
+  (only,) = gathered(tmp_path, monkeypatch, read).values()
+  assert only.support == SUPPORT._replace(degrees=6.5)
+
+
 def test_tables_and_curves_come_from_the_same_entries(tmp_path, capsys):
   figures = {
     (figure_, name, fraction): figure(("seed0", "seed1"), shift, draw)
