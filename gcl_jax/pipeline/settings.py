@@ -215,7 +215,9 @@ def segment() -> ConfigDict:
       # two lists from its start again. Intervals need five draws or more.
       draws=(0,),
       seeds=(0,),  # of decoder, order and views
-      tolerance=1.0,  # of the surface Dice, in mm; 0 = none
+      # Of the surface Dice, in mm; below the size of a voxel only surfaces that
+      # coincide count. 0 = none.
+      tolerance=1.0,
       keep=(),  # arms besides the method's own whose network is kept
       batch_size=16,
       steps=200,
