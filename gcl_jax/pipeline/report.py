@@ -145,6 +145,9 @@ def _card(metric: dict, label: str, note: str) -> html.Card:
     note += f": {verdict(metric)}"
     if metric.get("p_holm") is not None:
       note += f", p by Holm {metric['p_holm']:.2g}"
+  if metric.get("range"):
+    low, high = metric["range"]
+    note += f"; range over draws {low:.3f} to {high:.3f}"
   interval = None if metric["low"] is None else (metric["low"], metric["high"])
   return html.Card(label, metric["value"], interval, note)
 
