@@ -365,3 +365,66 @@ def test_networks_are_cut_by_probabilities_out_of_fold():
   chosen = judge.chosen_of(found)
   np.testing.assert_array_equal(chosen["folds"], [2, 0, np.nan])
   assert np.isnan(chosen["penalty"]).all()
+
+
+def networks(monkeypatch, images, parts, **options):
+  """A judge whose networks are noted: rows and name of every fit."""
+  found, fits = judge_of(images), []
+  found.context.config.finetune = settings.finetune()
+  found.context.config.finetune.update(folds=parts)
+  images.ids, images.pixels = np.arange(120).astype(str), np.arange(120)
+  found.encoder = found.views = found.statistics = found.batch_size = None
+
+  def fit(_, config, encoder, pixels, targets, rows, **others):
+    fits.append((others["name"], rows, others["batch_rows"]))
+    head = {"params": {"bias": np.zeros(2, np.float32)}}
+    return {"encoder": None, "head": head}
+
+  def predict(_, encoder, trained, pixels, **others):
+    logit = images.features[pixels, :2] + trained["head"]["params"]["bias"]
+    return special.expit(logit)
+
+  monkeypatch.setattr(judge.finetune, "fit", fit)
+  monkeypatch.setattr(judge.finetune, "predict", predict)
+  return found, fits
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_networks_are_refitted_without_each_part_of_the_groups(
+  monkeypatch, parts
+):
+  images = FakeImages()
+  found, fits = networks(monkeypatch, images, parts)
+  rows = found.fractions()[1.0]
+  values, chosen = found.finetuned(rows, "supervised@1")
+  (whole, drawn, _), *others = fits
+  assert whole == "supervised@1" and np.array_equal(drawn, rows)
+  left_out = []
+  for _, drawn, batch_rows in others:
+    assert batch_rows == len(rows) and set(drawn) < set(rows)
+    out = np.setdiff1d(rows, drawn)
+    assert not set(images.groups[out]) & set(images.groups[drawn])
+    left_out += out.tolist()
+  assert len(others) == parts and sorted(left_out) == sorted(rows)
+  # Every fit predicts alike here: what is chosen, and where it goes, is plain.
+  for k, name in enumerate(images.labels):
+    p = special.expit(images.features[:, k])
+    choice = crossfit.settle(images.table[name][rows], p[rows], True)
+    assert chosen["shift"][k] == pytest.approx(choice.shift)
+    assert chosen["threshold"][k] == pytest.approx(choice.threshold)
+    assert chosen["folds"][k] == parts
+    np.testing.assert_allclose(
+      values[:, k], crossfit.shifted(p[found.rows], choice.shift), rtol=1e-5
+    )
+  kept = found.classifiers["supervised@1"]["head"]["params"]["bias"]
+  np.testing.assert_allclose(kept, chosen["shift"], rtol=1e-6)
+
+
+def test_networks_without_folds_are_cut_at_a_balanced_half(monkeypatch):
+  images = FakeImages()
+  found, fits = networks(monkeypatch, images, 0)
+  rows = found.fractions()[1.0]
+  _, chosen = found.finetuned(rows, "supervised@1")
+  assert len(fits) == 1 and (chosen["folds"] == 0).all()
+  share = [images.table[n][rows].mean() for n in images.labels]
+  np.testing.assert_allclose(chosen["threshold"], share)
