@@ -22,6 +22,7 @@ from gcl_jax.report import (
   distributions,
   projection,
   reliability,
+  render,
   tiles,
 )
 from gcl_jax.report import html as page
@@ -598,6 +599,17 @@ def test_cards_show_value_interval_and_the_undefined(tmp_path):
   assert "12,346" in outline.text and "108,309" in outline.text
   assert text.count('class="track"') == 1
   assert "left:75.0%;width:12.5%" in text and "left:81.2%" in text
+
+
+def test_differences_have_a_sign_and_no_scale():
+  cards = [
+    page.Card("a", 0.04, (0.01, 0.07), signed=True),
+    page.Card("b", -0.04, (-0.07, 0.01), signed=True),
+  ]
+  text = render.render_cards(cards)
+  assert 'class="track"' not in text
+  assert "+0.040<" in text and "+0.010 to +0.070" in text
+  assert "\u22120.040<" in text and "\u22120.070 to +0.010" in text
 
 
 def test_tables_align_numbers_right_and_share_decimals(tmp_path):

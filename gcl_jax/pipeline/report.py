@@ -149,7 +149,7 @@ def _card(metric: dict, label: str, note: str) -> html.Card:
     low, high = metric["range"]
     note += f"; range over draws {low:.3f} to {high:.3f}"
   interval = None if metric["low"] is None else (metric["low"], metric["high"])
-  return html.Card(label, metric["value"], interval, note)
+  return html.Card(label, metric["value"], interval, note, "p" in metric)
 
 
 def words(metric: dict | None) -> str:

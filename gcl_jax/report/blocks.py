@@ -74,12 +74,14 @@ class Card:
     interval: (low, high), or None. When value, low and high all lie in
       [0, 1], the card also draws them on a scale from 0 to 1.
     note: a short explanation under the number.
+    signed: for differences: the numbers have a sign, and there is no scale.
   """
 
   label: str
   value: float | None
   interval: tuple[float, float] | None = None
   note: str = ""
+  signed: bool = False
 
 
 def settings(values: Mapping[str, Any]) -> Section:

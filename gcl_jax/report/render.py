@@ -159,14 +159,15 @@ def render_cards(cards: Sequence[Card]) -> str:
 
 def _card(card: Card) -> str:
   kind, value, interval = "value", "undefined", ""
+  show = _signed if card.signed else number
   if card.value is None or not math.isfinite(card.value):
     kind = "value words absent"
   else:
-    value = number(card.value)
+    value = show(card.value)
   if card.interval is not None:
     low, high = card.interval
-    scale = _scale(card.value, low, high)
-    words = f"{number(low)} to {number(high)}"
+    scale = "" if card.signed else _scale(card.value, low, high)
+    words = f"{show(low)} to {show(high)}"
     interval = f'<dd class="interval">{scale}{words}</dd>'
   return (
     f'<dl class="card"><dt>{escape(card.label)}</dt>'
@@ -174,6 +175,10 @@ def _card(card: Card) -> str:
     + (f'<dd class="note">{escape(card.note)}</dd>' if card.note else "")
     + "</dl>\n"
   )
+
+
+def _signed(value: float) -> str:
+  return ("+" if value > 0 else "") + number(value)
 
 
 def _scale(value: Any, low: float, high: float) -> str:
