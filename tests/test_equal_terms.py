@@ -48,6 +48,16 @@ def test_folds_spread_the_rarer_class_over_whole_groups():
       assert {0.0, 1.0} <= set(y[known & (fold != k)])
 
 
+def test_a_patient_written_in_two_ways_is_in_one_fold():
+  groups = np.repeat(["u\u0308", "\u00fc", "a", "b", "c"], 3)
+  y = np.repeat([1.0, 1, 1, 0, 0], 3)
+  fold = crossfit.folds_of(y, groups)
+  assert set(fold) == {0, 1, 2, 3} and len(set(fold[:6])) == 1
+  # Both ways are the only positive ones: a class of one patient.
+  y = np.repeat([1.0, 1, 0, 0, 0], 3)
+  assert crossfit.folds_of(y, groups) is None
+
+
 @pytest.mark.parametrize(
   ("y", "groups"),
   [
