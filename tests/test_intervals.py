@@ -7,6 +7,7 @@ from scipy import stats
 
 from gcl_jax.errors import DataError
 from gcl_jax.evaluation import comparisons, fits, intervals, metrics
+from gcl_jax.evaluation.over_draws import mean_over_fits
 
 
 def sample(seed=0, positive=9, negative=14):
@@ -170,6 +171,17 @@ def test_a_difference_is_paired_and_tested():
   assert (same["value"], same["p"], same["low"]) == (0, 1, 0)
   few = metrics.paired(metrics.auroc, *(x[:9] for x in (labels, first, second)))
   assert few["p"] is None and few["low"] is None
+
+
+def test_a_spread_that_is_rounding_is_none():
+  """0.8 - 0.7 in every fit and patient: sums round, and nothing varies."""
+  values = np.full((3, 9, 20), 0.8) - np.full((3, 9, 20), 0.7)
+  found = mean_over_fits(values, np.arange(20), paired=True)
+  assert found["value"] == pytest.approx(0.1)
+  assert found["p"] is found["low"] is found["smallest"] is None
+  support = intervals.Support(20, 20)
+  none = comparisons.difference(np.linspace(1, 3, 21) * 1e-17, support)
+  assert (none["p"], none["smallest"]) == (1, 0)
 
 
 def test_holm_equals_a_loop_over_sorted_values():
