@@ -143,6 +143,12 @@ def test_undefined_has_neither_value_nor_interval():
   assert found["positive_groups"] == 0
 
 
+@pytest.mark.parametrize("metric", metrics._WEIGHTED, ids=lambda m: m.__name__)
+def test_no_rows_are_undefined(metric):
+  found = metrics.jackknife(metric, np.zeros(0), np.zeros(0))
+  assert found["value"] is found["low"] is None and found["groups"] == 0
+
+
 def test_groups_must_be_as_many_as_rows():
   with pytest.raises(DataError, match="3 groups for 4 rows"):
     metrics.jackknife(
