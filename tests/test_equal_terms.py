@@ -306,7 +306,20 @@ def test_every_fraction_is_kept_and_scored_at_its_own_thresholds():
       assert found.metrics[f"probe/own@{key}/{name}/f1"]["value"] == (
         pytest.approx(f1)
       )
+      entry = found.metrics[f"probe/own@{key}/{name}/threshold"]
+      assert entry == {
+        "value": chosen["threshold"][k],
+        "low": None,
+        "high": None,
+        "n": 60,
+        "folds": 5,
+        "penalty": chosen["penalty"][k],
+      }
   assert "probe/own@0.3/knn_macro_f1" in found.metrics
+  unchosen = {f: np.full(2, np.nan) for f in crossfit.Choice._fields}
+  found.record("one", 1.0, np.full((60, 2), np.nan), unchosen)
+  assert "probe/one@1/a/threshold" not in found.metrics
+  json.dumps(found.metrics)
 
 
 def slow_table(images, values, threshold):
