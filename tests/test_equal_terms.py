@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from gcl_jax.data import splits
 from gcl_jax.evaluation import by_label, comparisons, crossfit, probe
-from gcl_jax.pipeline import few_labels, judge, settings
+from gcl_jax.pipeline import few_labels, judge, report_probe, settings
 
 pytestmark = pytest.mark.compiles
 
@@ -364,6 +364,31 @@ def test_differences_are_paired_and_corrected_over_arms_and_fractions():
   assert entries["probe/own@0.3/macro_f1_over_other"]["family"] == 3
   assert entries["probe/own@1/b/auroc_over_other"]["value"] > 0.1
   json.dumps(entries)
+
+
+def test_a_table_says_which_labels_its_means_leave_out():
+  images = FakeImages()
+  images.table["b"][60:] = 0
+  images.table["b"][60:68] = 1  # four positive evaluation patients
+  found = judged(images)
+  values = found.probabilities["own"]["0.3"].copy()
+  values[:, 0] = np.nan  # as if the labelled images had one class of a
+  found.record("own", 0.3, values, found.chosen["own"]["0.3"])
+  found.metrics |= {
+    f"probe/{n.removeprefix('probe/own@1/')}": entry
+    for n, entry in found.metrics.items()
+    if n.startswith("probe/own@1/")
+  }
+  assert found.metrics["probe/own@1/macro_auroc"]["skipped"] == ["b"]
+  assert found.metrics["probe/own@0.3/macro_auroc"]["skipped"] == ["a", "b"]
+  arguments = found.metrics, ("own", "other"), (0.3, 1.0)
+  for block in (
+    report_probe.per_encoder(*arguments),
+    report_probe.learning_curves(*arguments),
+  ):
+    assert "Means leave out b (4 positive evaluation groups)." in block.caption
+    assert "At 30 % of the groups they also leave out a (" in block.caption
+    assert "At 100 %" not in block.caption
 
 
 def test_fine_tunes_are_compared_with_fine_tunes():
