@@ -196,6 +196,24 @@ def test_every_cell_of_a_run_by_hand(tmp_path):
   assert "somebody" not in str(found)  # a path can name a person
 
 
+def test_thresholds_and_balanced_losses_of_a_run_are_said(tmp_path):
+  """Names and entries as `pipeline.judge` and `settings.finetune` have them."""
+  changed, config = copy.deepcopy(REPORT), copy.deepcopy(CONFIG)
+  before = says(written(tmp_path, report_=changed))["Method of the intervals"]
+  entry = {"value": 0.375, "low": None, "high": None, "n": 25, "folds": 5}
+  changed["metrics"]["probe/fluid/threshold"] = entry
+  changed["metrics"]["probe/toy@0.1/fluid/threshold"] = entry
+  config["config"]["finetune"] = {"steps": 3, "balanced": True}
+  found = says(written(tmp_path, config, changed))
+  lines = found["Output and thresholds"].split("<br>")
+  assert lines[0] == "probe/fluid/threshold 0.375 (n 25, folds 5)"
+  assert len(lines) == 2  # and the rule among the settings
+  weights = found["Imbalance of classes: weights"].split("<br>")
+  assert "finetune: balanced yes" in weights
+  # A threshold is no figure that could have an interval.
+  assert found["Method of the intervals"] == before
+
+
 def test_what_only_the_authors_know_is_blank(tmp_path):
   found = rows_of(checklist.main([str(written(tmp_path))]))
   blank = {item.text for item in ITEMS if item.found is None}

@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from gcl_jax.data import splits
 from gcl_jax.evaluation import by_label, comparisons, crossfit, probe
-from gcl_jax.pipeline import few_labels, judge, settings
+from gcl_jax.pipeline import few_labels, judge, report_probe, settings
 
 pytestmark = pytest.mark.compiles
 
@@ -46,6 +46,16 @@ def test_folds_spread_the_rarer_class_over_whole_groups():
     assert len(set(fold[y == 1])) == min(5, holders)
     for k in set(fold[known]):
       assert {0.0, 1.0} <= set(y[known & (fold != k)])
+
+
+def test_a_patient_written_in_two_ways_is_in_one_fold():
+  groups = np.repeat(["u\u0308", "\u00fc", "a", "b", "c"], 3)
+  y = np.repeat([1.0, 1, 1, 0, 0], 3)
+  fold = crossfit.folds_of(y, groups)
+  assert set(fold) == {0, 1, 2, 3} and len(set(fold[:6])) == 1
+  # Both ways are the only positive ones: a class of one patient.
+  y = np.repeat([1.0, 1, 0, 0, 0], 3)
+  assert crossfit.folds_of(y, groups) is None
 
 
 @pytest.mark.parametrize(
@@ -296,7 +306,20 @@ def test_every_fraction_is_kept_and_scored_at_its_own_thresholds():
       assert found.metrics[f"probe/own@{key}/{name}/f1"]["value"] == (
         pytest.approx(f1)
       )
+      entry = found.metrics[f"probe/own@{key}/{name}/threshold"]
+      assert entry == {
+        "value": chosen["threshold"][k],
+        "low": None,
+        "high": None,
+        "n": 60,
+        "folds": 5,
+        "penalty": chosen["penalty"][k],
+      }
   assert "probe/own@0.3/knn_macro_f1" in found.metrics
+  unchosen = {f: np.full(2, np.nan) for f in crossfit.Choice._fields}
+  found.record("one", 1.0, np.full((60, 2), np.nan), unchosen)
+  assert "probe/one@1/a/threshold" not in found.metrics
+  json.dumps(found.metrics)
 
 
 def slow_table(images, values, threshold):
@@ -341,6 +364,31 @@ def test_differences_are_paired_and_corrected_over_arms_and_fractions():
   assert entries["probe/own@0.3/macro_f1_over_other"]["family"] == 3
   assert entries["probe/own@1/b/auroc_over_other"]["value"] > 0.1
   json.dumps(entries)
+
+
+def test_a_table_says_which_labels_its_means_leave_out():
+  images = FakeImages()
+  images.table["b"][60:] = 0
+  images.table["b"][60:68] = 1  # four positive evaluation patients
+  found = judged(images)
+  values = found.probabilities["own"]["0.3"].copy()
+  values[:, 0] = np.nan  # as if the labelled images had one class of a
+  found.record("own", 0.3, values, found.chosen["own"]["0.3"])
+  found.metrics |= {
+    f"probe/{n.removeprefix('probe/own@1/')}": entry
+    for n, entry in found.metrics.items()
+    if n.startswith("probe/own@1/")
+  }
+  assert found.metrics["probe/own@1/macro_auroc"]["skipped"] == ["b"]
+  assert found.metrics["probe/own@0.3/macro_auroc"]["skipped"] == ["a", "b"]
+  arguments = found.metrics, ("own", "other"), (0.3, 1.0)
+  for block in (
+    report_probe.per_encoder(*arguments),
+    report_probe.learning_curves(*arguments),
+  ):
+    assert "Means leave out b (4 positive evaluation groups)." in block.caption
+    assert "At 30 % of the groups they also leave out a (" in block.caption
+    assert "At 100 %" not in block.caption
 
 
 def test_fine_tunes_are_compared_with_fine_tunes():

@@ -7,6 +7,7 @@ from scipy import stats
 
 from gcl_jax.errors import DataError
 from gcl_jax.evaluation import comparisons, fits, intervals, metrics
+from gcl_jax.evaluation.over_draws import mean_over_fits
 
 
 def sample(seed=0, positive=9, negative=14):
@@ -142,6 +143,12 @@ def test_undefined_has_neither_value_nor_interval():
   assert found["positive_groups"] == 0
 
 
+@pytest.mark.parametrize("metric", metrics._WEIGHTED, ids=lambda m: m.__name__)
+def test_no_rows_are_undefined(metric):
+  found = metrics.jackknife(metric, np.zeros(0), np.zeros(0))
+  assert found["value"] is found["low"] is None and found["groups"] == 0
+
+
 def test_groups_must_be_as_many_as_rows():
   with pytest.raises(DataError, match="3 groups for 4 rows"):
     metrics.jackknife(
@@ -170,6 +177,17 @@ def test_a_difference_is_paired_and_tested():
   assert (same["value"], same["p"], same["low"]) == (0, 1, 0)
   few = metrics.paired(metrics.auroc, *(x[:9] for x in (labels, first, second)))
   assert few["p"] is None and few["low"] is None
+
+
+def test_a_spread_that_is_rounding_is_none():
+  """0.8 - 0.7 in every fit and patient: sums round, and nothing varies."""
+  values = np.full((3, 9, 20), 0.8) - np.full((3, 9, 20), 0.7)
+  found = mean_over_fits(values, np.arange(20), paired=True)
+  assert found["value"] == pytest.approx(0.1)
+  assert found["p"] is found["low"] is found["smallest"] is None
+  support = intervals.Support(20, 20)
+  none = comparisons.difference(np.linspace(1, 3, 21) * 1e-17, support)
+  assert (none["p"], none["smallest"]) == (1, 0)
 
 
 def test_holm_equals_a_loop_over_sorted_values():

@@ -323,6 +323,13 @@ def test_differences_are_paired_and_corrected_by_family():
   assert "no AUROC without texture of pca, pca_layers: few scans" in lines
 
 
+def test_a_truth_that_no_evaluation_scan_has_gives_no_correlation():
+  images, scores, adjusted = graded()
+  images.table["severity"][images.evaluation] = np.nan
+  found = grade.measure(images, scores, adjusted)
+  assert found and not any("spearman" in name for name in found)
+
+
 def test_one_class_and_bad_scores():
   images, scores, adjusted = graded()
   images.diseased[:] = False

@@ -106,8 +106,11 @@ def intervals(run: Run) -> Found:
   Entries of the jackknife say how many groups they rest on. An older run has
   none that does: its bootstrap has a number of resamples in the settings.
   """
-  every = mapping(run.report, "metrics").values()
-  every = [entry for entry in every if isinstance(entry, dict)]
+  every = [
+    entry
+    for name, entry in mapping(run.report, "metrics").items()
+    if isinstance(entry, dict) and not name.endswith("/threshold")
+  ]
   if not every:
     return [], ""
   has = [entry for entry in every if entry.get("low") is not None]

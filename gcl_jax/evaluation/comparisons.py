@@ -14,6 +14,7 @@ from gcl_jax.evaluation.intervals import (
 )
 
 POWER = 0.8  # with which `smallest` would be found
+_ROUNDING = 1e-12  # standard errors and differences below are rounding
 
 
 def difference(values: np.ndarray, support: Support) -> dict[str, float | None]:
@@ -62,8 +63,8 @@ def family(entries: Mapping[str, dict]) -> dict[str, dict]:
 
 def verdict(found: Mapping[str, float | None]) -> str:
   """A word on a difference by its interval: "above", "below" or "not told
-  apart"; with `p_holm` above 0.05
-  it adds that the difference does not survive the correction."""
+  apart"; with `p_holm` above 0.05 it adds that the difference does not survive
+  the correction."""
   low, high, p = found.get("low"), found.get("high"), found.get("p_holm")
   if low is None or low <= 0 <= high:
     return "not told apart"
@@ -87,10 +88,11 @@ def tested(
   found |= {"p": None, "smallest": None}
   if found["low"] is None:
     return found
-  if not error:
+  if error < _ROUNDING:
     # The same figure whoever is left out: no spread to compare with.
+    same = abs(value) < _ROUNDING
     missing = {"low": None, "high": None}
-    return found | (missing if value else {"p": 1.0, "smallest": 0.0})
+    return found | ({"p": 1.0, "smallest": 0.0} if same else missing)
   reach = quantile(freedom, (1 + LEVEL) / 2) + quantile(freedom, POWER)
   p = 2 * special.stdtr(freedom, -abs(value) / error)
   return found | {"p": float(p), "smallest": float(reach * error)}

@@ -18,6 +18,7 @@ import numpy as np
 from scipy import optimize, special
 
 from gcl_jax.data import splits
+from gcl_jax.data.text import one_forms
 from gcl_jax.evaluation import probe
 
 # C of the logistic regression: one fixed where folds are impossible, or one of
@@ -62,7 +63,7 @@ def folds_of(
     a class, which is so if a class has fewer than two groups.
   """
   known = ~np.isnan(y)
-  y, of_known = y[known], np.asarray(groups)[known]
+  y, of_known = y[known], one_forms(groups, "groups")[known]
   having = [np.unique(of_known[y == side]) for side in (1, 0)]
   rarer = np.isin(of_known, min(having, key=len))
   count = len(np.unique(of_known))

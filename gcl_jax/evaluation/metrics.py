@@ -263,6 +263,8 @@ def bootstrap(
 def of_weights(metric, arrays, weights) -> np.ndarray:
   """A metric of each weighting, float64[S]: all at once if `weighted` has it,
   else one by one on rows repeated by their weights; nan where undefined."""
+  if not len(arrays[0]):
+    return np.full(len(weights), np.nan)
   if fast := _WEIGHTED.get(metric):
     return fast(*(a.astype(np.float64) for a in arrays), weights)
   positions = np.arange(len(arrays[0]))

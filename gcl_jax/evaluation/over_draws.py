@@ -36,7 +36,7 @@ def mean_over_fits(
   (draws and patients resampled, each separately) divided by the quantile of t.
   The interval is then that of Student's t, and as wide as the wider of both; p
   and `smallest` come from the same error and fit to it. With three draws the
-  bootstrap alone covers 0.75 of the time, so no interval is given below five.
+  bootstrap alone covers 0.8 of the time, so no interval is given below five.
 
   Args:
     values: float64[K, F, V] of K classes, F fine-tunes, V volumes; nan if

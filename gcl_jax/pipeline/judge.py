@@ -81,6 +81,20 @@ def settled(
   return choices
 
 
+def _threshold(choice: Mapping[str, float], rows: int) -> dict[str, Any]:
+  """Entry of a threshold in report.json: no figure, and so no interval.
+
+  Args:
+    choice: fields of `crossfit.Choice`.
+    rows: number of evaluation images that it is applied to.
+  """
+  found = {"value": float(choice["threshold"]), "low": None, "high": None}
+  found |= {"n": rows, "folds": int(choice["folds"])}
+  if np.isnan(choice["penalty"]):
+    return found
+  return found | {"penalty": float(choice["penalty"])}
+
+
 class Judge:
   """Measures encoders on the labelled images of a run.
 
@@ -254,6 +268,11 @@ class Judge:
         for metric, entry in by_label.entries(table).items()
       }
     )
+    for k, label in enumerate(self.images.labels):
+      if not np.isnan(chosen["threshold"][k]):
+        rows = table.supports[f"{label}/auroc"].rows
+        entry = _threshold({field: of[k] for field, of in chosen.items()}, rows)
+        self.metrics[f"probe/{name}@{key}/{label}/threshold"] = entry
 
   def _columns(self, columns: list) -> np.ndarray:
     """Probabilities side by side; nan where a label could not be trained."""

@@ -63,6 +63,31 @@ def _why(auroc: Mapping[str, Any]) -> str:
   return "one class only in the training part"
 
 
+def left_out_in_words(
+  metrics: Metrics, names: Sequence[str], fractions: Sequence[float]
+) -> str:
+  """Sentences on the labels that means leave out, at some fractions or all.
+
+  Args:
+    metrics: of the run.
+    names: of the encoders, this method's own first.
+    fractions: of the labelled training groups.
+  """
+  always = left_out(metrics)
+  each = "; ".join(f"{name} ({why})" for name, why in always.items())
+  text = f" Means leave out {each}." if each else ""
+  for fraction in fractions:
+    mean = metrics.get(f"probe/{names[0]}@{fraction:g}/macro_auroc") or {}
+    more = [name for name in mean.get("skipped", ()) if name not in always]
+    if more:
+      text += (
+        f" At {100 * fraction:g} % of the groups they also leave out"
+        f" {', '.join(more)} (one class only among the labelled images), so"
+        " they are not means of the same labels."
+      )
+  return text
+
+
 def learning_curves(
   metrics: Metrics, names: Sequence[str], fractions: Sequence[float]
 ) -> html.Figure:
@@ -82,7 +107,8 @@ def learning_curves(
     "Linear probes by share of the labelled training groups, with 95 %"
     " intervals. supervised = the same network trained end to end. The same"
     " evaluation groups serve all lines: whether two differ is in the table of"
-    " paired differences, not in their bands.",
+    " paired differences, not in their bands."
+    + left_out_in_words(metrics, names, fractions),
   )
 
 
@@ -135,10 +161,8 @@ def per_encoder(
     "Share of the labelled training groups. Penalty and thresholds are chosen"
     " by cross-fitting inside them. F1 of all positive: of calling every image"
     " positive, which an F1 has to beat."
+    + left_out_in_words(metrics, names, fractions)
   )
-  if skipped := left_out(metrics):
-    each = "; ".join(f"{name} ({why})" for name, why in skipped.items())
-    caption += f" Means leave out {each}."
   headers = ("encoder", "groups", *_BY_ENCODER.values())
   return html.Table(headers, rows, caption, align="lr" + "r" * len(_BY_ENCODER))
 

@@ -94,7 +94,8 @@ def measure(
       found |= _figures(key, sick, chosen, images.groups, rows)
   if truth is not None:
     rows = images.evaluation & np.isfinite(truth)
-    found |= _figures("spearman", truth, scores, images.groups, rows)
+    if rows.any():
+      found |= _figures("spearman", truth, scores, images.groups, rows)
   return found
 
 
