@@ -6,7 +6,13 @@ import pytest
 from scipy import stats
 
 from gcl_jax.errors import DataError
-from gcl_jax.evaluation import comparisons, fits, intervals, metrics
+from gcl_jax.evaluation import (
+  by_label,
+  comparisons,
+  fits,
+  intervals,
+  metrics,
+)
 from gcl_jax.evaluation.over_draws import mean_over_fits
 
 
@@ -137,6 +143,27 @@ def test_fewer_than_five_patients_of_a_class_have_no_interval():
       assert ("positive_groups" in entry) == (metric is metrics.sensitivity)
 
 
+def test_a_figure_that_no_patient_changes_has_no_interval():
+  """One right and one wrong call in every patient: no spread to judge by."""
+  labels, calls = np.tile([1, 1], 8), np.tile([1, 0], 8)
+  groups = np.repeat(np.arange(8), 2)
+  found = metrics.jackknife(metrics.sensitivity, labels, calls, groups=groups)
+  assert (found["value"], found["low"]) == (0.5, None)
+
+
+def test_sensitivity_at_a_specificity_needs_twenty_negative_patients():
+  metric = metrics.sensitivity_at_specificity
+  for negative, known in ((19, False), (20, True)):
+    labels, (score, _), groups = sample(3, 9, negative)
+    found = metrics.jackknife(metric, labels, score, groups=groups)
+    assert (found["low"] is not None) == known
+    probability = {"a": 1 / (1 + np.exp(-score))}
+    by_name = by_label.evaluate({"a": labels}, probability, groups)
+    key = "a/sensitivity_at_90_specificity"
+    assert by_name[key] == pytest.approx(found)
+    assert by_name["a/auroc"]["low"] is not None
+
+
 def test_undefined_has_neither_value_nor_interval():
   found = metrics.jackknife(metrics.auroc, np.zeros(8), np.arange(8.0))
   assert found["value"] is None and found["low"] is None
@@ -174,7 +201,8 @@ def test_a_difference_is_paired_and_tested():
   back = metrics.paired(metrics.auroc, labels, second, first, groups)
   assert back["value"] == -found["value"] and back["p"] == found["p"]
   same = metrics.paired(metrics.auroc, labels, first, first, groups)
-  assert (same["value"], same["p"], same["low"]) == (0, 1, 0)
+  assert (same["value"], same["p"], same["low"]) == (0, 1, None)
+  assert same["smallest"] is None
   few = metrics.paired(metrics.auroc, *(x[:9] for x in (labels, first, second)))
   assert few["p"] is None and few["low"] is None
 
@@ -187,7 +215,7 @@ def test_a_spread_that_is_rounding_is_none():
   assert found["p"] is found["low"] is found["smallest"] is None
   support = intervals.Support(20, 20)
   none = comparisons.difference(np.linspace(1, 3, 21) * 1e-17, support)
-  assert (none["p"], none["smallest"]) == (1, 0)
+  assert (none["p"], none["smallest"], none["low"]) == (1, None, None)
 
 
 def test_holm_equals_a_loop_over_sorted_values():

@@ -24,6 +24,7 @@ _CALLED = {
   "specificity": weighted.specificity,
 }
 _SIDES = {"sensitivity": (1,), "specificity": (0,)}  # others need both
+_NEEDED = {"sensitivity_at_90_specificity": intervals.FEWEST_IN_TAIL}
 # Names of figures that are no shares in [0, 1] with a spread at both ends.
 _PLAIN = ("brier", "brier_prevalence", "calibration_slope")
 MEANS = ("macro_auroc", "macro_f1", "macro_f1_constant", "weighted_auroc")
@@ -161,7 +162,10 @@ def _supports(labels, groups) -> dict[str, intervals.Support]:
     known = ~np.isnan(y)
     for metric in (*_SCORED, *_CALLED):
       found[f"{name}/{metric}"] = intervals.support_of(
-        groups[known], y[known], _SIDES.get(metric, (1, 0))
+        groups[known],
+        y[known],
+        _SIDES.get(metric, (1, 0)),
+        _NEEDED.get(metric, intervals.FEWEST),
       )
   return found
 

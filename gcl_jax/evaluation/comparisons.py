@@ -7,6 +7,7 @@ from scipy import special
 
 from gcl_jax.evaluation.intervals import (
   LEVEL,
+  ROUNDING,
   Support,
   entry,
   quantile,
@@ -14,7 +15,6 @@ from gcl_jax.evaluation.intervals import (
 )
 
 POWER = 0.8  # with which `smallest` would be found
-_ROUNDING = 1e-12  # standard errors and differences below are rounding
 
 
 def difference(values: np.ndarray, support: Support) -> dict[str, float | None]:
@@ -83,16 +83,16 @@ def tested(
     support: what both figures rest on.
     error: its standard error, nan where there is none.
     freedom: degrees of freedom of Student's t.
+
+  Returns:
+    As from `difference`. Where no group changes the difference there is no
+    interval, and p is 1 if it is 0.
   """
   found = entry(value, support, "plain", error, freedom)
   found |= {"p": None, "smallest": None}
   if found["low"] is None:
-    return found
-  if error < _ROUNDING:
-    # The same figure whoever is left out: no spread to compare with.
-    same = abs(value) < _ROUNDING
-    missing = {"low": None, "high": None}
-    return found | ({"p": 1.0, "smallest": 0.0} if same else missing)
+    same = support.enough and error < ROUNDING and abs(value) < ROUNDING
+    return found | ({"p": 1.0} if same else {})
   reach = quantile(freedom, (1 + LEVEL) / 2) + quantile(freedom, POWER)
   p = 2 * special.stdtr(freedom, -abs(value) / error)
   return found | {"p": float(p), "smallest": float(reach * error)}

@@ -212,7 +212,9 @@ def _left_out(metric, arrays, groups) -> tuple[np.ndarray, intervals.Support]:
   )
   groups = np.arange(rows) if groups is None else groups
   labels = None if sides is None else arrays[0]
-  support = intervals.support_of(groups, labels, sides or ())
+  tail = metric is sensitivity_at_specificity
+  needed = intervals.FEWEST_IN_TAIL if tail else intervals.FEWEST
+  support = intervals.support_of(groups, labels, sides or (), needed)
   return values[""], support
 
 

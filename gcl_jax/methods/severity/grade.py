@@ -128,7 +128,9 @@ def left_out(
     groups,
   )
   labels = None if scale == "fisher" else truth
-  return values, intervals.support_of(groups, labels)
+  tail = key == "sensitivity_at_90_specificity"
+  needed = intervals.FEWEST_IN_TAIL if tail else intervals.FEWEST
+  return values, intervals.support_of(groups, labels, needed=needed)
 
 
 def _figures(key, truth, scores, groups, rows) -> dict[str, dict]:
