@@ -85,10 +85,12 @@ class Figure(NamedTuple):
   Attributes:
     values: seed -> float64[1 + G], whole and without each evaluation patient.
     support: what it rests on.
+    skipped: labels that the mean leaves out.
   """
 
   values: dict[str, np.ndarray]
   support: Support
+  skipped: tuple[str, ...] = ()
 
 
 def main() -> int:
@@ -158,8 +160,9 @@ def share(base: pathlib.Path, folder: pathlib.Path) -> None:
 
 def read(
   folder: pathlib.Path, name: str
-) -> dict[tuple, tuple[np.ndarray, Support]]:
-  """(figure, condition or arm, fraction) -> values and support of one run."""
+) -> dict[tuple, tuple[np.ndarray, Support, tuple[str, ...]]]:
+  """(figure, condition or arm, fraction) -> values, support, and labels that
+  the mean leaves out, of one run."""
   found, artifact, data = {}, read_stage(folder, "probe"), None
   if "chosen" not in artifact:
     raise SystemExit(
@@ -184,7 +187,7 @@ def read(
       )
       for figure in FIGURES:
         key = figure, name if encoder == OWN else encoder, float(fraction)
-        found[key] = made.values[figure], made.supports[figure]
+        found[key] = made.values[figure], made.supports[figure], made.skipped
   return found
 
 
@@ -192,15 +195,20 @@ def gathered(out: pathlib.Path) -> dict[tuple, Figure]:
   """The figures of every finished condition, the seeds side by side.
 
   Raises:
-    SystemExit: seeds were not tested on the same patients.
+    SystemExit: seeds were not tested on the same patients or labels.
   """
   found: dict[tuple, Figure] = {}
   for folder in sorted(out.glob("seed*/*")):
     if folder.name == "base" or not (folder / "report.json").exists():
       continue
     name = next(n for n in CONDITIONS if folder_name(n) == folder.name)
-    for key, (values, support) in read(folder, name).items():
-      figure = found.setdefault(key, Figure({}, support))
+    for key, (values, support, skipped) in read(folder, name).items():
+      figure = found.setdefault(key, Figure({}, support, skipped))
+      if figure.skipped != skipped:
+        raise SystemExit(
+          f"{folder}: means at {key[2]:g} leave out {skipped}, those of other"
+          f" seeds {figure.skipped}: take this fraction out of probe.fractions"
+        )
       figure.values[folder.parent.name] = values
       found[key] = figure._replace(
         support=_common(figure.support, support, folder)

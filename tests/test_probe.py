@@ -342,3 +342,7 @@ def test_evaluate_refuses_bad_probabilities():
     probe.evaluate(labels, probabilities | {"dme": np.full(120, np.nan)})
   with pytest.raises(DataError, match="dme"):
     probe.evaluate(labels, probabilities | {"dme": np.zeros(3)})
+  with pytest.raises(DataError, match="dme.*threshold nan"):
+    probe.evaluate(labels, probabilities, thresholds={"dme": np.nan})
+  with pytest.raises(DataError, match="at least one"):
+    probe.evaluate({}, {})

@@ -15,8 +15,8 @@ from gcl_jax.engine.settings import preset_names
 from gcl_jax.engine.telemetry import read_metrics
 from gcl_jax.errors import ConfigError, DataError
 from gcl_jax.methods.severity import (
-  crossfit,
   error_map,
+  folds,
   gradcon,
   grade,
   pretrain,
@@ -128,7 +128,7 @@ def test_healthy_training_scans_are_scored_by_a_model_that_never_saw_them(
   fold = trained["fold"]
   used = (table["healthy"] == 1) & (table["part"] == "train")
   np.testing.assert_array_equal(fold >= 0, used)
-  use = crossfit.usable(fold, 2)
+  use = folds.usable(fold, 2)
   for number in (0, 1):
     groups = set(table["group"][fold == number])
     assert groups and not groups & set(table["group"][fold == 1 - number])
@@ -144,12 +144,12 @@ def test_scores_of_models_are_levelled_before_they_are_averaged():
   rng = np.random.default_rng(0)
   true = rng.normal(size=40)
   values = np.stack([true, 3 * true + 7], 1)
-  levels = crossfit.levels_of(values, [np.arange(20), np.arange(20)])
-  level = crossfit.levelled(values, levels)
+  levels = folds.levels_of(values, [np.arange(20), np.arange(20)])
+  level = folds.levelled(values, levels)
   np.testing.assert_allclose(level[:, 0], level[:, 1])
   use = np.ones((40, 2), bool)
   use[:5, 0] = False
-  one_model = crossfit.combined(level, use)
+  one_model = folds.combined(level, use)
   np.testing.assert_allclose(one_model, level[:, 1])
 
 

@@ -29,7 +29,7 @@ def test_differences_are_paired_by_the_seeds_that_both_have():
 
 
 def run_of(values):
-  return {("macro_auroc", "random", 0.1): (values, SUPPORT)}
+  return {("macro_auroc", "random", 0.1): (values, SUPPORT, ())}
 
 
 def gathered(tmp_path, monkeypatch, read):
@@ -59,9 +59,22 @@ def test_finished_conditions_are_gathered_by_seed(tmp_path, monkeypatch):
 def test_seeds_with_other_patients_are_refused(tmp_path, monkeypatch):
   def read(folder, name):
     rows = 60 + int(folder.parent.name[-1])
-    return {("macro_auroc", name, 1.0): (np.zeros(13), Support(rows, 12, 7, 8))}
+    return {
+      ("macro_auroc", name, 1.0): (np.zeros(13), Support(rows, 12, 7, 8), ())
+    }
 
   with pytest.raises(SystemExit, match="data.split_seed"):
+    gathered(tmp_path, monkeypatch, read)
+
+
+def test_seeds_whose_means_are_over_other_labels_are_refused(
+  tmp_path, monkeypatch
+):
+  def read(folder, name):
+    skipped = ("rao",) if folder.parent.name == "seed1" else ()
+    return {("macro_auroc", name, 0.05): (np.zeros(13), SUPPORT, skipped)}
+
+  with pytest.raises(SystemExit, match="at 0.05 leave out .'rao'"):
     gathered(tmp_path, monkeypatch, read)
 
 
@@ -71,7 +84,7 @@ def test_a_mean_has_the_fewest_degrees_of_freedom_of_its_seeds(
   def read(folder, name):
     degrees = {"seed0": 9.0, "seed1": 6.5}[folder.parent.name]
     support = SUPPORT._replace(degrees=degrees)
-    return {("macro_auroc", name, 1.0): (np.zeros(13), support)}
+    return {("macro_auroc", name, 1.0): (np.zeros(13), support, ())}
 
   (only,) = gathered(tmp_path, monkeypatch, read).values()
   assert only.support == SUPPORT._replace(degrees=6.5)

@@ -18,8 +18,8 @@ from gcl_jax.errors import DataError
 from gcl_jax.evaluation import comparisons, metrics
 from gcl_jax.methods.severity import (
   bin,
-  crossfit,
   error_map,
+  folds,
   grade,
   opponents,
   report,
@@ -144,9 +144,9 @@ def test_without_autoencoders_one_pca_of_all_healthy_training_scans():
 
 def test_who_is_scored_by_a_model_that_was_fitted_to_it():
   fold = np.array([0, 1, 1, 0, -1])
-  assert not crossfit.seen_by_its_scorer(fold, [[1], [0]]).any()
+  assert not folds.seen_by_its_scorer(fold, [[1], [0]]).any()
   single = np.array([1, 1, -1, 1, -1])  # one model of the rows with a 1
-  found = crossfit.seen_by_its_scorer(single, [np.array([1])])
+  found = folds.seen_by_its_scorer(single, [np.array([1])])
   assert found.tolist() == [True, False, False, True, False]
 
 
@@ -246,8 +246,8 @@ def test_without_a_left_out_scan_fitted_scores_are_not_adjusted():
 
 def test_a_pca_that_remembers_its_scans_is_refused_and_a_cross_fitted_is_not():
   images = Scans()
-  for folds, used in ((1, False), (2, True)):
-    artifact = trained(images, folds)
+  for count, used in ((1, False), (2, True)):
+    artifact = trained(images, count)
     scores = opponents.scores(images, artifact)
     found, _ = texture.adjusted(images, scores, artifact, settings())
     assert ("pca" in found) == ("pca_layers" in found) == used

@@ -123,6 +123,11 @@ def table(
   thresholds: Mapping[str, float] | None = None,
 ) -> Table:
   """Figures on all rows and without each group; arguments of `evaluate`."""
+  if not labels:
+    raise DataError("no label: metrics need at least one")
+  for name, threshold in (thresholds or {}).items():
+    if name in probabilities and probabilities[name] is not None:
+      _check_threshold(name, threshold)
   rows = len(next(iter(labels.values())))
   labels = {name: check_label(name, y, rows) for name, y in labels.items()}
   calls = {
@@ -153,6 +158,11 @@ def check_label(name: str, y: np.ndarray, rows: int) -> np.ndarray:
   if len(odd):
     raise DataError(f"label {name!r} must be 1, 0 or missing, found {odd[0]:g}")
   return y
+
+
+def _check_threshold(name: str, threshold: float) -> None:
+  if not np.isfinite(threshold):
+    raise DataError(f"label {name!r}: threshold {threshold} is no number")
 
 
 def _supports(labels, groups) -> dict[str, intervals.Support]:

@@ -178,8 +178,14 @@ def training(run: Run) -> Found:
 
 
 def several(run: Run) -> Found:
-  """Models that are averaged or take turns."""
-  return _sections(run, _last_in(_SEVERAL)), "config.json: config"
+  """Models that are averaged or take turns, not those that set a threshold."""
+  found = fields(run, _last_in(_SEVERAL))
+  lines = [
+    f"{name}: {', '.join(values)}"
+    for name, values in found.items()
+    if name != "finetune"
+  ]
+  return lines, "config.json: config"
 
 
 def class_weights(run: Run) -> Found:
@@ -197,9 +203,15 @@ def tuned(run: Run) -> Found:
   found, where = at(run.config, "config.tuned"), "config.json: config.tuned"
   if not isinstance(found, list):
     return [], where
-  if not found:
-    return [f"nothing is declared; if something was tuned: {BLANK}"], where
   lines = []
+  if any(n.endswith("/threshold") for n in mapping(run.report, "metrics")):
+    lines.append(
+      "on training data: penalty, intercept and threshold of every classifier,"
+      " by cross-fitting inside the labelled rows"
+    )
+  if not found:
+    unsaid = f"nothing else is declared; if something was tuned: {BLANK}"
+    return [*lines, unsaid.replace("else ", "") if not lines else unsaid], where
   for sentence in map(str, found):
     training_only = sentence.startswith("training: ")
     place = "training" if training_only else "evaluation"

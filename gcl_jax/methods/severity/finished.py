@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gcl_jax.errors import DataError, UserError
-from gcl_jax.methods.severity import classifier, crossfit, data, score
+from gcl_jax.methods.severity import classifier, data, folds, score
 from gcl_jax.methods.severity.config import OWN
 from gcl_jax.methods.severity.gradcon import make_model, models_of
 from gcl_jax.pipeline import finished
@@ -59,7 +59,7 @@ class Run(finished.Finished):
     modes = score.mode_scores(error, grad, levels["beta"])
     values = modes[self.config.score.mode]
     levels = levels["mean"], levels["sd"]
-    return crossfit.levelled(values, levels).mean(1).astype(np.float32)
+    return folds.levelled(values, levels).mean(1).astype(np.float32)
 
   def predict(self, images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """Probability of every label, float64[N], by the run's linear probe."""

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from gcl_jax.evaluation import label_free
-from gcl_jax.methods.severity import crossfit, error_map
+from gcl_jax.methods.severity import error_map, folds
 from gcl_jax.methods.severity.gradcon import models_of
 from gcl_jax.pipeline.prepared import Prepared
 
@@ -56,9 +56,9 @@ def _pca(images: Prepared, trained: dict | None) -> dict[str, np.ndarray]:
   values = [_errors(images.pixels, rows) for rows in fits]
   if trained is None:
     return dict(zip(("pca", "pca_layers"), values[0].T, strict=True))
-  use = crossfit.usable(trained["fold"], len(fits))
+  use = folds.usable(trained["fold"], len(fits))
   return {
-    name: crossfit.scored(np.stack([v[:, k] for v in values], 1), unseen, use)
+    name: folds.scored(np.stack([v[:, k] for v in values], 1), unseen, use)
     for k, name in enumerate(("pca", "pca_layers"))
   }
 
@@ -71,7 +71,7 @@ def _rows(images: Prepared, trained: dict | None) -> tuple[list, list]:
   held_out, fold = validation_rows(trained), trained["fold"]
   return tuple(
     [rule(fold, number, rows) for number, rows in enumerate(held_out)]
-    for rule in (crossfit.fitted, crossfit.unseen_healthy)
+    for rule in (folds.fitted, folds.unseen_healthy)
   )
 
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from gcl_jax.engine.context import Context
 from gcl_jax.errors import DataError
 from gcl_jax.gradients import gradcon
-from gcl_jax.methods.severity import classifier, crossfit, error_map, steps
+from gcl_jax.methods.severity import classifier, error_map, folds, steps
 from gcl_jax.methods.severity.gradcon import make_model, models_of
 from gcl_jax.pipeline.prepared import Prepared
 
@@ -56,9 +56,7 @@ def autoencoder_scores(context: Context, images: Prepared) -> dict[str, Any]:
   fold, unseen, results = artifact["fold"], [], []
   for number, model in enumerate(models_of(artifact)):
     results.append(_sweep(context, images, model, f"score/{number}"))
-    unseen.append(
-      crossfit.unseen_healthy(fold, number, model["validation_rows"])
-    )
+    unseen.append(folds.unseen_healthy(fold, number, model["validation_rows"]))
   recon, pooled, cos = (
     np.stack([f[name] for f in results], 1)
     for name in ("recon", "error", "cos")
@@ -67,20 +65,20 @@ def autoencoder_scores(context: Context, images: Prepared) -> dict[str, Any]:
   published = mode_scores(recon, grad, _beta(config, recon, unseen))
   beta = _beta(config, pooled, unseen)
   chosen = mode_scores(pooled, grad, beta)[config.mode]
-  use = crossfit.usable(fold, len(results))
+  use = folds.usable(fold, len(results))
   out = {
-    mode: crossfit.scored(values, unseen, use)
+    mode: folds.scored(values, unseen, use)
     for mode, values in published.items()
   }
-  levels = crossfit.levels_of(chosen, unseen)
+  levels = folds.levels_of(chosen, unseen)
   facts = {
     "dead": np.sum([(f["norm"] == 0).sum(0) for f in results], axis=0),
     "engines": _engines(context, images, artifact["models"]),
     "levels": {"beta": beta, "mean": levels[0], "sd": levels[1]},
   }
   out["cos"] = np.where(use[..., None], cos, 0).sum(1) / use.sum(1)[:, None]
-  out["models"] = crossfit.levelled(chosen, levels)
-  out["score"] = crossfit.combined(out["models"], use)
+  out["models"] = folds.levelled(chosen, levels)
+  out["score"] = folds.combined(out["models"], use)
   facts["examples"] = _examples(context, images, out["score"], artifact)
   return facts | {name: np.asarray(v, np.float32) for name, v in out.items()}
 

@@ -23,7 +23,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gcl_jax.evaluation import label_free
-from gcl_jax.methods.severity import crossfit, opponents
+from gcl_jax.methods.severity import folds, opponents
 from gcl_jax.pipeline.prepared import Prepared
 
 ENOUGH = 10  # left-out scans for a feature, to use no others
@@ -110,7 +110,7 @@ def rows_of(images: Prepared, trained: dict | None, enough: int) -> Rows:
   seen = healthy
   if trained is not None:
     held_out = opponents.validation_rows(trained)
-    seen = healthy & crossfit.seen_by_its_scorer(trained["fold"], held_out)
+    seen = healthy & folds.seen_by_its_scorer(trained["fold"], held_out)
   left_out = np.flatnonzero(healthy & ~seen)
   if len(left_out) >= enough:
     return Rows(left_out, left_out, np.array([], int))
