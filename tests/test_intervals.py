@@ -295,7 +295,9 @@ def test_over_fits_is_the_two_way_analysis_of_a_mean(spread):
 
 # Shares of 200 trials lie within 0.04 of the truth 99 times in 100. Macro means
 # and few patients are covered more often than asked.
-@pytest.mark.parametrize("case", coverage.CASES, ids=str)
+@pytest.mark.parametrize(
+  "case", coverage.CASES, ids=lambda case: f"{case.figure.__name__}{case[1:]}"
+)
 def test_intervals_cover(case):
   found = coverage.coverage(case, 200)
   assert 0.90 <= found["jackknife"] <= 1.0
