@@ -10,7 +10,7 @@ import numpy as np
 from gcl_jax import disk
 from gcl_jax.engine import results
 from gcl_jax.engine.context import Context
-from gcl_jax.evaluation.comparisons import verdict
+from gcl_jax.pipeline import report_comparisons
 from gcl_jax.pipeline.census import census
 from gcl_jax.pipeline.prepared import Prepared
 from gcl_jax.report import charts, html, tiles
@@ -142,9 +142,7 @@ def files() -> html.Section:
 def _card(metric: dict, label: str, note: str) -> html.Card:
   """A headline figure; a paired difference with its verdict."""
   if metric.get("p") is not None:
-    note += f": {verdict(metric)}"
-    if metric.get("p_holm") is not None:
-      note += f", p by Holm {metric['p_holm']:.2g}"
+    note += f": {report_comparisons.conclusion(metric)}"
   if metric.get("range"):
     low, high = metric["range"]
     note += f"; range over draws {low:.3f} to {high:.3f}"

@@ -38,10 +38,21 @@ def table(entries: Mapping[str, dict], of: str) -> html.Table:
 def lines(entries: Mapping[str, dict], of: str) -> list[str]:
   """The same as lines of text, for the log."""
   return [
-    f"{name}, {of}: {results.interval(entry)}, p by Holm"
-    f" {_p(entry['p_holm'])}, {verdict(entry)}"
+    f"{name}, {of}: {results.interval(entry)}, {conclusion(entry)}"
     for name, entry in entries.items()
   ]
+
+
+def conclusion(entry: dict) -> str:
+  """Verdict, p by Holm and the smallest difference, in words."""
+  if entry.get("p") is None:
+    return verdict(entry)
+  words = [verdict(entry)]
+  if entry.get("p_holm") is not None:
+    words.append(f"p by Holm {_p(entry['p_holm'])}")
+  if entry.get("smallest") is not None:
+    words.append(f"{entry['smallest']:.3f} could be shown")
+  return ", ".join(words)
 
 
 def _p(value: float | None) -> str:
