@@ -30,11 +30,11 @@ def change(config):
   # within chance (docs/results.md).
   config.pretrain.update(labels=("position<0.1", "volume"), steps=2000)
   config.pretrain.level = "features"  # half the time of a step on parameters
-  # Too few for arm scratch, it turned out (docs/results.md): 2,400 steps gain
-  # 0.045 in Dice. Chosen for training from scratch, on 20 volumes of the training part (mean
+  # Chosen for training from scratch, on 20 volumes of the training part (mean
   # Dice of three draws of two): 400 steps of 8 slices 0.794 at a rate of 2e-3,
   # 0.801 at 4e-3, 0.791 at 8e-3; 300 steps of 16 at 2e-3 0.791. Widths of half
-  # the size give up a class in one draw of three.
+  # the size give up a class in one draw of three. Too few steps, it turned out:
+  # 2,400 from scratch gain 0.045 in Dice (docs/results.md, scratch_long).
   config.segment.update(labelled=(2, 1), draws=tuple(range(9)), seeds=(0, 1, 2))
   config.segment.update(batch_size=8, learning_rate=4e-3, steps=400)
   config.tuned = (
