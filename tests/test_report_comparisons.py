@@ -20,11 +20,11 @@ NONE = FOUND | dict.fromkeys(("low", "high", "p", "p_holm", "smallest"))
 @pytest.mark.parametrize(
   "entry, words",
   [
-    (FOUND, "above, p by Holm < 0.001, 0.031 could be shown"),
+    (FOUND, "above, p by Holm < 0.001, a difference of 0.031 could be shown"),
     (NONE, "not told apart"),
     (
       FOUND | {"low": -0.01, "p_holm": 0.25},
-      "not told apart, p by Holm 0.250, 0.031 could be shown",
+      "not told apart, p by Holm 0.250, a difference of 0.031 could be shown",
     ),
     (FOUND | {"low": None, "high": None, "p": 1.0, "smallest": None}, None),
   ],

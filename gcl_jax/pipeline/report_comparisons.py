@@ -51,7 +51,7 @@ def conclusion(entry: dict) -> str:
   if entry.get("p_holm") is not None:
     words.append(f"p by Holm {_p(entry['p_holm'])}")
   if entry.get("smallest") is not None:
-    words.append(f"{entry['smallest']:.3f} could be shown")
+    words.append(f"a difference of {entry['smallest']:.3f} could be shown")
   return ", ".join(words)
 
 
