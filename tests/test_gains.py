@@ -5,7 +5,7 @@ import pytest
 
 from gcl_jax.methods.gcl import arms
 from gcl_jax.methods.gcl.config import get_config
-from gcl_jax.pipeline import gains, label_draws, report_gains
+from gcl_jax.pipeline import gains, label_draws, report_gains, report_volumes
 
 
 def tiny(**changes):
@@ -158,3 +158,18 @@ def test_differences_are_paired_and_families_corrected():
     if line.startswith("gcl against scratch, Dice")
   ]
   assert "above" in line and "p by Holm < 0.001" in line
+
+
+def test_a_run_says_whether_pre_training_is_worth_its_steps():
+  """Below or not told apart from as many steps of fine-tuning, or not tried."""
+  (note,) = report_volumes.steps_warning({}, ("scratch", "toy"))
+  assert "scratch_long was not run" in note
+  arms = ("scratch", "scratch_long", "toy")
+  assert report_volumes.steps_warning({}, arms) == []
+  found = {"value": 0.1, "low": 0.02, "high": 0.2, "p": 0.01, "p_holm": 0.02}
+  key = "segment/gain_over_scratch_long"
+  assert report_volumes.steps_warning({key: found}, arms) == []
+  for low, high, word in ((-0.2, -0.1, "below"), (-0.2, 0.1, "not told apart")):
+    entry = found | {"value": low / 2, "low": low, "high": high}
+    (note,) = report_volumes.steps_warning({key: entry}, arms)
+    assert note.endswith(f"in Dice, {word}.") and "-0.200" in note

@@ -8,8 +8,15 @@ from ml_collections import ConfigDict
 
 from gcl_jax.engine import results
 from gcl_jax.engine.context import Context
+from gcl_jax.evaluation.comparisons import verdict
 from gcl_jax.pipeline import gains, report_gains
-from gcl_jax.pipeline.label_draws import SCRATCH, Fit, fits, labelled_patients
+from gcl_jax.pipeline.label_draws import (
+  SCRATCH,
+  SCRATCH_LONG,
+  Fit,
+  fits,
+  labelled_patients,
+)
 from gcl_jax.pipeline.prepared import Prepared
 from gcl_jax.pipeline.report import Metrics, words
 from gcl_jax.pipeline.sources import PARTS
@@ -77,6 +84,32 @@ def warnings(
       " the others."
     )
   return notes
+
+
+def steps_warning(metrics: Metrics, arms: Sequence[str]) -> list[str]:
+  """A warning unless pre-training is seen to be worth its steps.
+
+  Args:
+    metrics: of the run.
+    arms: names, the method's own last.
+  """
+  if SCRATCH_LONG not in arms:
+    return [
+      f"Arm {SCRATCH_LONG} was not run: a gain over {SCRATCH} does not say that"
+      " pre-training is worth its steps, which fine-tuning could have had"
+      f" (--config.arms=\"('{SCRATCH}','{SCRATCH_LONG}')\")."
+    ]
+  found = metrics.get(f"segment/gain_over_{SCRATCH_LONG}")
+  if not found or found["value"] is None:
+    return []
+  word = verdict(found)
+  if word.startswith("above"):
+    return []
+  return [
+    f"Pre-training against fine-tuning from random weights for as many steps as"
+    f" both together ({SCRATCH_LONG}): {results.interval(found)} in Dice,"
+    f" {word}."
+  ]
 
 
 def cropped(images: Prepared, part: str) -> tuple[int, float, int]:

@@ -53,6 +53,7 @@ def warnings_of(context: Context, images: Prepared, metrics: dict) -> list[str]:
   size = tuple(config.preprocess.size)
   notes = report.data_warnings(context, images)
   notes += report_volumes.warnings(images, size, metrics, arms.OWN)
+  notes += report_volumes.steps_warning(metrics, arms.names(config))
   for arm in arms.trained(config):
     if stuck := _not_learned(context, arm):
       notes.append(
