@@ -72,7 +72,14 @@ RUNS = {
 }
 # Of the tables of differences; the Mitigator must beat heads_mean, the filter
 # F0 and random.
-BASELINES = ("scratch", "simclr", "heads_mean", "pixel_F0", "pixel_random")
+BASELINES = (
+  "scratch",
+  "scratch_long",
+  "simclr",
+  "heads_mean",
+  "pixel_F0",
+  "pixel_random",
+)
 PARTS = {"eval": "test volumes", "ood": "out of distribution"}
 _FIT = re.compile(r"(\w+)-m(\d+)-d(\d+)-s(\d+)")
 
