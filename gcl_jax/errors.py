@@ -1,5 +1,8 @@
 """Exceptions that end a run early, each with its exit code."""
 
+import sys
+from collections.abc import Callable
+
 
 class UserError(ValueError):
   """Mistake that the user can correct: one line with the place and the remedy.
@@ -42,3 +45,17 @@ class MainProcessFailed(RuntimeError):
   def __init__(self, exit_code: int):
     super().__init__("process 0 stopped: its message says why")
     self.exit_code = exit_code
+
+
+def command(main: Callable[[], object]) -> None:
+  """Prints what a small command returns; for a mistake of the user one line and
+  exit code 2.
+
+  Args:
+    main: the command; parses its own arguments.
+  """
+  try:
+    print(main())
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)

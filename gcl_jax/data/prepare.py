@@ -16,7 +16,6 @@ import io
 import os
 import pathlib
 import re
-import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -27,7 +26,7 @@ from gcl_jax import data
 from gcl_jax.data import formats, preprocess
 from gcl_jax.data.readers.tfds import METADATA
 from gcl_jax.data.source import Dataset
-from gcl_jax.errors import ConfigError, DataError, UserError
+from gcl_jax.errors import ConfigError, DataError, command
 
 VERSION = "1.0.0"
 _LISTS = ("label_columns", "meta_columns")
@@ -311,11 +310,7 @@ def _size(text: str) -> tuple[int, int] | None:
 
 def entry() -> None:
   """`gcl-jax-prepare`: exit code 2 and one line for a mistake of the user."""
-  try:
-    print(main())
-  except UserError as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(error.exit_code)
+  command(main)
 
 
 if __name__ == "__main__":

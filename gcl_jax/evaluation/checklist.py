@@ -17,12 +17,11 @@ our own words; the numbers are those of
 import argparse
 import json
 import pathlib
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from gcl_jax import disk
-from gcl_jax.errors import DataError, UserError
+from gcl_jax.errors import DataError, UserError, command
 from gcl_jax.evaluation.checklist_facts import BLANK, Run, at
 from gcl_jax.evaluation.checklist_items import ITEMS, Item
 
@@ -143,11 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
 
 def entry() -> None:
   """Exit code 2 and one line for a mistake of the user."""
-  try:
-    print(main())
-  except UserError as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(error.exit_code)
+  command(main)
 
 
 if __name__ == "__main__":

@@ -174,6 +174,21 @@ def same_length(**arrays: Any) -> None:
     raise ValueError(f"lengths differ: {sizes}")
 
 
+def of_classes(truth: Any, values: Any) -> tuple[np.ndarray, np.ndarray]:
+  """Truth of 0 and 1 with a number each, pairs with a NaN left out.
+
+  Raises:
+    ValueError: lengths differ, or truth holds other values than 0 and 1.
+  """
+  truth, values = numbers(truth), numbers(values)
+  same_length(truth=truth, values=values)
+  good = ~(np.isnan(truth) | np.isnan(values))
+  truth, values = truth[good], values[good]
+  if not np.isin(truth, (0, 1)).all():
+    raise ValueError("truth must be 0 or 1")
+  return truth, values
+
+
 def left_out(bad: np.ndarray) -> str:
   """Suffix of an axis label with the number of rows left out, or nothing."""
   count = int(np.count_nonzero(bad))

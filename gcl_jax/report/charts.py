@@ -14,6 +14,7 @@ from gcl_jax.report.canvas import (
   legend,
   nothing,
   numbers,
+  of_classes,
   same_length,
   save,
 )
@@ -227,12 +228,7 @@ def roc_points(truth: Any, score: Any) -> tuple[Any, Any, float | None]:
   """
   from sklearn.metrics import auc, roc_curve
 
-  truth, score = numbers(truth), numbers(score)
-  same_length(truth=truth, score=score)
-  good = ~(np.isnan(truth) | np.isnan(score))
-  truth, score = truth[good], score[good]
-  if not np.isin(truth, (0, 1)).all():
-    raise ValueError("truth must be 0 or 1")
+  truth, score = of_classes(truth, score)
   if len(np.unique(truth)) < 2:
     return (), (), None
   rank = np.unique(score, return_inverse=True)[1]  # admits infinite scores

@@ -11,8 +11,7 @@ from gcl_jax.report.canvas import (
   drawing,
   legend,
   nothing,
-  numbers,
-  same_length,
+  of_classes,
   save,
 )
 from gcl_jax.report.words import clean
@@ -65,12 +64,7 @@ def reliability_points(truth: Any, probability: Any) -> tuple[Any, Any]:
   Raises:
     ValueError: lengths differ, or truth holds other values than 0 and 1.
   """
-  truth, probability = numbers(truth), numbers(probability)
-  same_length(truth=truth, probability=probability)
-  good = ~(np.isnan(truth) | np.isnan(probability))
-  truth, probability = truth[good], probability[good]
-  if not np.isin(truth, (0, 1)).all():
-    raise ValueError("truth must be 0 or 1")
+  truth, probability = of_classes(truth, probability)
   if not len(truth):
     return np.zeros(0), np.zeros(0)
   order = np.argsort(probability, kind="stable")
