@@ -33,6 +33,9 @@ class Dataset:
       background, i = `classes[i - 1]`; None if there are no masks. Raises
       `DataError` for a row without a mask or an undeclared class.
     classes: names of the classes 1..n of the masks.
+    read_boxes: row -> float32 [K, 5], boxes round the lesions of `read(row)`:
+      top, left, bottom, right in pixels (bottom and right excluded) and the
+      confidence in [0, 1]; None if there are no boxes.
   """
 
   name: str
@@ -42,6 +45,7 @@ class Dataset:
   meta: tuple[str, ...] = ()
   read_mask: Callable[[int], np.ndarray] | None = None
   classes: tuple[str, ...] = ()
+  read_boxes: Callable[[int], np.ndarray] | None = None
 
   def __post_init__(self):
     for column in ("id", "group", *self.labels, *self.meta):
@@ -86,13 +90,10 @@ class Dataset:
     """Returns the data set of these rows (positions or a boolean mask)."""
     rows = np.arange(len(self))[rows]
     table = {name: values[rows] for name, values in self.table.items()}
-    read, read_mask = self.read, self.read_mask
-    return dataclasses.replace(
-      self,
-      table=table,
-      read=lambda row: read(int(rows[row])),
-      read_mask=read_mask and (lambda row: read_mask(int(rows[row]))),
-    )
+    moved = {}
+    for name in ("read", "read_mask", "read_boxes"):
+      moved[name] = _of_rows(getattr(self, name), rows)
+    return dataclasses.replace(self, table=table, **moved)
 
   def fingerprint(self) -> str:
     """SHA-256 of the table: ids, groups and every label, in order."""
@@ -102,6 +103,10 @@ class Dataset:
       values = self.table[name]
       digest.update("\n".join(str(value) for value in values).encode())
     return digest.hexdigest()
+
+
+def _of_rows(read: Callable | None, rows: np.ndarray) -> Callable | None:
+  return read and (lambda row: read(int(rows[row])))
 
 
 def _check_lengths(name: str, table: dict[str, np.ndarray]) -> None:

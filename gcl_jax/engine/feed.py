@@ -134,7 +134,11 @@ def _sendable_pool(pool: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sendable(values: Any) -> Any:
-  """The array; a memory map by its file's name, for pickle copies it whole."""
+  """The array; memory maps by their files' names, for pickle copies them."""
+  if dataclasses.is_dataclass(values):  # an array made of arrays
+    names = [field.name for field in dataclasses.fields(values)]
+    parts = {name: _sendable(getattr(values, name)) for name in names}
+    return dataclasses.replace(values, **parts)
   if isinstance(values, np.memmap) and isinstance(values.base, mmap.mmap):
     return _Mapped(
       str(values.filename), values.dtype, values.shape, values.offset

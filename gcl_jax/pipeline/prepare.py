@@ -38,12 +38,16 @@ class Row(NamedTuple):
     columns: further facts: a number becomes a column of the table, a vector a
       row of an array of the artifact.
     truth: uint8 [h, w], the class map as stored; None without one.
+    lists: facts of which an image has any number, float [K, D] by name (boxes):
+      an array [sum of K, D] of the artifact, and `<name>_row` int[sum of K],
+      the row of the table that each belongs to.
   """
 
   images: np.ndarray
   masks: np.ndarray | None = None
   columns: dict[str, Any] = {}
   truth: np.ndarray | None = None
+  lists: dict[str, np.ndarray] = {}
 
 
 def run(
@@ -96,6 +100,7 @@ def run(
     "overlapping_groups": np.array(overlap or [], dtype=str),
     "fingerprint": np.array(first.fingerprint()),
     **vectors,
+    **stored.lists_of(left),
     **stored.keep(left),
     "near_copies": np.array(_near_copies(context, table), dtype=str),
     "preparation": _preparation(context, table),
@@ -161,7 +166,7 @@ class _Stored:
       self.files["masks"] = self._open("masks", (total, *shape[:2]))
       self.truths = open(self.folder / "truths.bin", "wb")
     self.rows = [[] for _ in sources]
-    self.columns, self.bad, self.count = {}, [], 0
+    self.columns, self.lists, self.bad, self.count = {}, {}, [], 0
 
   def _open(self, name, shape):
     path = self.folder / f"{name}.npy"
@@ -208,6 +213,8 @@ class _Stored:
       columns |= self._truth(found, self.sources[number].part[row])
     for name, value in columns.items():
       self.columns.setdefault(name, []).append(value)
+    for name, values in found.lists.items():
+      self.lists.setdefault(name, {})[self.count] = values
     self.rows[number].append(row)
     self.count += 1
 
@@ -249,6 +256,18 @@ class _Stored:
     """The facts that are vectors, float[N, D]."""
     found = {name: np.array(v) for name, v in self.columns.items()}
     return {name: values for name, values in found.items() if values.ndim > 1}
+
+  def lists_of(self, left):
+    """The lists of these rows one after another, and the row of each entry."""
+    found = {}
+    for name, by_row in self.lists.items():
+      width = next(iter(by_row.values())).shape[1:]
+      blank = np.zeros((0, *width), np.float32)
+      kept = [by_row.get(row, blank) for row in left.tolist()]
+      found[name] = np.concatenate([blank, *kept])
+      counts = [len(values) for values in kept]
+      found[f"{name}_row"] = np.repeat(np.arange(len(kept)), counts)
+    return found
 
   def keep(self, left):
     """Cuts the files to these rows; returns their hashes."""
