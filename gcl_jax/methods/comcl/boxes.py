@@ -42,10 +42,9 @@ def diseased_of(images: Prepared, column: str) -> np.ndarray:
   healthy = np.asarray(images.table.get("healthy", found * np.nan), float)
   found = np.where(np.isnan(found), 1 - healthy, found)
   if images.labels:
-    labels = np.stack(
-      [np.asarray(images.table[n], float) for n in images.labels]
-    )
-    any_ = np.where(np.nansum(labels, 0) > 0, 1.0, np.nan)
-    none = np.isfinite(labels).all(0) & (labels == 0).all(0)
-    found = np.where(np.isnan(found), np.where(none, 0.0, any_), found)
+    columns = [np.asarray(images.table[name], float) for name in images.labels]
+    positive = np.where((np.stack(columns) == 1).any(0), 1.0, np.nan)
+    negative = (np.stack(columns) == 0).all(0)
+    by_labels = np.where(negative, 0.0, positive)
+    found = np.where(np.isnan(found), by_labels, found)
   return found

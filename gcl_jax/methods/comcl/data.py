@@ -1,4 +1,4 @@
-"""Stages `data` and `lesions`: images cropped to the fundus disc, with boxes."""
+"""Stages `data` and `lesions`: images cropped to the disc, and their boxes."""
 
 import functools
 from typing import Any
