@@ -22,6 +22,7 @@ def get_config(preset: str = "demo") -> ConfigDict:
   config.preprocess = ConfigDict(
     dict(
       size=(512, 512),  # square; a round fundus fills it
+      channels=3,  # or 1: luminance, for X-rays
       disc=True,  # crop to the fundus disc; off for chest X-rays
     )
   )
@@ -257,6 +258,10 @@ def check(config: ConfigDict) -> None:
     raise ConfigError(
       f"quality.shares {shares}: two or more shares, each larger than the one"
       " before"
+    )
+  if config.preprocess.channels not in (1, 3):
+    raise ConfigError(
+      f"preprocess.channels {config.preprocess.channels}: 1 or 3"
     )
   if config.boxes.source == "detector" and not config.lesion_data.name:
     raise ConfigError(

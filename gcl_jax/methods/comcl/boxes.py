@@ -1,0 +1,50 @@
+"""Boxes of lesions, and which images are diseased, healthy or unknown."""
+
+import numpy as np
+
+from gcl_jax.engine.context import Context
+from gcl_jax.pipeline.prepared import Prepared
+
+
+def boxes_of(context: Context) -> tuple[np.ndarray, np.ndarray]:
+  """The boxes of the images of a run.
+
+  Returns:
+    float32[M, 5], top, left, bottom, right in pixels of the prepared image and
+    the confidence; int[M], the image of each.
+  """
+  detected = context.config.boxes.source == "detector"
+  found = context.load("detect" if detected else "data")
+  if "boxes" not in found:
+    return np.zeros((0, 5), np.float32), np.zeros(0, int)
+  return np.asarray(found["boxes"]), np.asarray(found["boxes_row"])
+
+
+def grades_of(images: Prepared, column: str) -> np.ndarray:
+  """float[N], the grade of every image; nan where it is missing or unknown."""
+  if column not in images.table:
+    return np.full(len(images), np.nan)
+  return np.asarray(images.table[column], float)
+
+
+def diseased_of(images: Prepared, column: str) -> np.ndarray:
+  """float[N]: 1 diseased, 0 healthy, nan unknown.
+
+  By the grade where there is one (above 0 is diseased), then by the column
+  `healthy`, then by the labels (diseased with one that is positive, healthy
+  where all are known and none is).
+
+  Args:
+    images: the prepared images.
+    column: of the grade.
+  """
+  found = np.sign(grades_of(images, column))
+  healthy = np.asarray(images.table.get("healthy", found * np.nan), float)
+  found = np.where(np.isnan(found), 1 - healthy, found)
+  if images.labels:
+    columns = [np.asarray(images.table[name], float) for name in images.labels]
+    positive = np.where((np.stack(columns) == 1).any(0), 1.0, np.nan)
+    negative = (np.stack(columns) == 0).all(0)
+    by_labels = np.where(negative, 0.0, positive)
+    found = np.where(np.isnan(found), by_labels, found)
+  return found

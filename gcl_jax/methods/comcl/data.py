@@ -1,0 +1,122 @@
+"""Stages `data` and `lesions`: images cropped to the disc, and their boxes."""
+
+import functools
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from gcl_jax.data import box_files, disc, formats, splits
+from gcl_jax.data.source import Dataset
+from gcl_jax.engine.context import Context
+from gcl_jax.errors import DataError
+from gcl_jax.pipeline import prepare, sources
+
+Boxes = dict[str, np.ndarray]
+
+
+def run(context: Context) -> dict[str, Any]:
+  """Reads, prepares and splits the images (see `pipeline.prepare`).
+
+  Returns:
+    The artifact; `boxes` float32[M, 5] and `boxes_row` int[M] among it, where
+    the boxes of lesions come with the data or from a table.
+  """
+  config = context.config
+  found = splits.limited(context.datasets["data"], config.data.limit)
+  boxes = None
+  if config.boxes.source == "table":
+    boxes = _by_id(box_files.read(config.boxes.path), found, context)
+  read = functools.partial(_read, config.preprocess, config.boxes.source, boxes)
+  source = sources.Source(found, sources.parts(found, config.data))
+  return prepare.run(
+    context, [source], read, _shape(config), samples=prepare.SAMPLES
+  )
+
+
+def run_lesions(context: Context) -> dict[str, Any]:
+  """Stage `lesions`: images with class maps, which train the detector."""
+  config = context.config
+  found = splits.limited(
+    context.datasets["lesion_data"], config.lesion_data.limit
+  )
+  if found.read_mask is None:
+    raise DataError(
+      f"lesion_data {found.name!r} has no class maps: the detector is trained"
+      " on them"
+    )
+  read = functools.partial(_read_masked, config.preprocess)
+  source = sources.Source(found, np.full(len(found), "train"))
+  return prepare.run(context, [source], read, _shape(config))
+
+
+def prepared(
+  raw: np.ndarray, config: ConfigDict, boxes: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+  """One stored image as the networks see it, and its boxes.
+
+  Args:
+    raw: [h, w] or [h, w, 3], as stored.
+    config: section `preprocess`.
+    boxes: float32[K, 5] in pixels of `raw`.
+
+  Returns:
+    uint8[S, S, channels] and float32[K', 5] in its pixels; boxes outside the
+    crop are left out.
+  """
+  crop = disc.crop_to_disc if config.disc else disc.square
+  image = _with_channels(formats.to_uint8(raw), config.channels)
+  pixels, moved, _ = crop(image, boxes, size=config.size[0])
+  return pixels, moved
+
+
+def _read(config, source, boxes, dataset: Dataset, row: int) -> prepare.Row:
+  found = None
+  if boxes is not None:
+    found = boxes.get(str(dataset.ids[row]))
+  elif source == "data" and dataset.read_boxes is not None:
+    found = dataset.read_boxes(row)
+  pixels, moved = prepared(dataset.read(row), config, found)
+  return prepare.Row(pixels, lists={"boxes": moved})
+
+
+def _read_masked(config, dataset: Dataset, row: int) -> prepare.Row:
+  crop = disc.crop_to_disc if config.disc else disc.square
+  image = formats.to_uint8(dataset.read(row))
+  image = _with_channels(image, config.channels)
+  pixels, _, mask = crop(
+    image, mask=dataset.read_mask(row), size=config.size[0]
+  )
+  return prepare.Row(pixels, mask)
+
+
+def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
+  """[h, w] or [h, w, 3] -> [h, w, channels] of 1 (luminance) or 3."""
+  if channels == 1:
+    return formats.to_grey(image)[..., None]
+  return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
+
+
+def _shape(config: ConfigDict) -> tuple[int, int, int]:
+  return (*config.preprocess.size, config.preprocess.channels)
+
+
+def _by_id(found: Boxes, dataset: Dataset, context: Context) -> Boxes:
+  """Boxes by image id; images are named in a table by id or by file name."""
+  ids = {str(name): str(name) for name in dataset.ids}
+  for name in dataset.ids:
+    ids.setdefault(str(name).rpartition("/")[2], str(name))
+  matched = {ids[name]: boxes for name, boxes in found.items() if name in ids}
+  strangers = sorted(set(found) - set(ids))
+  if not matched:
+    raise DataError(
+      f"{context.config.boxes.path}: none of its {len(found)} images is in the"
+      f" data set, such as {strangers[0]!r}; ids look like"
+      f" {str(dataset.ids[0])!r}"
+    )
+  if strangers:
+    context.telemetry.say(
+      f"data: {len(strangers)} images of {context.config.boxes.path} are not in"
+      f" the data set, such as {strangers[0]!r}"
+    )
+  return matched
