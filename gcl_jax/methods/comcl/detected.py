@@ -64,32 +64,37 @@ def outcomes(
 
 
 def entries(
-  found: dict[str, np.ndarray], groups: np.ndarray, named: str = "detector"
+  found: dict[str, np.ndarray], groups: np.ndarray
 ) -> dict[str, dict]:
   """Metrics with intervals that leave out one group of images at a time.
 
   Args:
     found: from `outcomes`.
     groups: [N], the group of each image.
-    named: what stands before the names of the metrics.
 
   Returns:
-    `<named>/recall`, the share of true boxes that were found, and
-    `<named>/false_boxes`, their mean number in an image.
+    `detector/recall`, of `recall`, and `detector/false_boxes`, the mean number
+    of false boxes in an image.
   """
+  false = metrics.jackknife(_mean, found["false"], groups=groups)
+  return {
+    "detector/recall": recall(found, groups),
+    "detector/false_boxes": false,
+  }
+
+
+def recall(found: dict[str, np.ndarray], groups: np.ndarray) -> dict:
+  """Share of the true boxes that were found, with its interval."""
   hits = found["found"].astype(float)
-  recall = metrics.jackknife(
+  return metrics.jackknife(
     metrics.sensitivity,
     np.ones(len(hits)),
     hits,
     groups=groups[found["image"]],
   )
-  false = metrics.jackknife(mean, found["false"], groups=groups)
-  return {f"{named}/recall": recall, f"{named}/false_boxes": false}
 
 
-def mean(values: np.ndarray) -> float | None:
-  """Mean of numbers; None without any."""
+def _mean(values: np.ndarray) -> float | None:
   return float(np.mean(values)) if len(values) else None
 
 
