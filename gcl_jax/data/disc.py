@@ -7,15 +7,16 @@ boxes, whose bottom and right are excluded.
 import numpy as np
 from scipy import ndimage
 
+from gcl_jax.data.circles import best_circle, on_circle
 from gcl_jax.data.formats import to_uint8
 from gcl_jax.data.preprocess import resize
 from gcl_jax.errors import DataError
 
 _LOOK = 256  # longest side in pixels of the copy in which the disc is sought
-_TRIPLES = 300  # circles through three points of the edge that are compared
-_NEAR = 0.015  # of the radius: points so close to a circle support it
 _AGREE = 0.9  # least overlap (IoU) of a circle with the bright region
 _SUPPORT = 0.5  # least share of the edge that lies on the circle
+_DARK = 0.25  # largest level of the corners, as a share of the 90th percentile
+_STEP = 0.25  # least fall across the edge, as a share of that difference
 
 
 def disc_of(image: np.ndarray) -> tuple[float, float, float] | None:
@@ -33,15 +34,22 @@ def disc_of(image: np.ndarray) -> tuple[float, float, float] | None:
   Returns:
     Row and column of the centre and the radius, in pixels; the centre and parts
     of the disc may lie outside the image. None if there is no disc: no dark
-    border, or a region that is not round.
+    border, a region that is not round, or no step at its edge (an image that
+    merely fades towards its corners).
   """
   grey = image if image.ndim == 2 else image.max(axis=2)
   scale = max(1.0, max(grey.shape) / _LOOK)
   small = tuple(max(1, round(side / scale)) for side in grey.shape)
-  bright = _bright(ndimage.gaussian_filter(resize(grey, small), 1.0))
+  smooth = ndimage.gaussian_filter(resize(grey, small), 1.0)
+  dark, high = _levels(smooth)
+  if not dark <= _DARK * high or not high > dark:
+    return None
+  bright = _bright(smooth, dark + 0.12 * (high - dark))
   points = _edge(bright)
-  found = None if len(points) < 12 else _circle(points)
+  found = None if len(points) < 12 else best_circle(points)
   if found is None or not _fits(bright, found, points):
+    return None
+  if not _step(smooth, found) >= _STEP * (high - dark):
     return None
   row, column, radius = found
   rows, columns = grey.shape[0] / small[0], grey.shape[1] / small[1]
@@ -124,16 +132,19 @@ def square(
   return image, _clipped(boxes[inside], size), mask
 
 
-def _bright(grey: np.ndarray) -> np.ndarray:
-  """bool [h, w]: the largest region brighter than the corners."""
+def _levels(grey: np.ndarray) -> tuple[float, float]:
+  """Median of the four corners, and 90th percentile of the image."""
   side = max(1, min(grey.shape) // 25)
   ends = (slice(None, side), slice(-side, None))
   corners = [grey[rows, columns].ravel() for rows in ends for columns in ends]
-  dark, high = np.median(np.concatenate(corners)), np.percentile(grey, 90)
-  if not high > dark:
-    return np.zeros(grey.shape, bool)
-  bright = grey > dark + 0.12 * (high - dark)
-  labels, _ = ndimage.label(ndimage.binary_opening(bright, iterations=2))
+  dark = np.median(np.concatenate(corners))
+  return float(dark), float(np.percentile(grey, 90))
+
+
+def _bright(grey: np.ndarray, threshold: float) -> np.ndarray:
+  """bool [h, w]: the largest region above the threshold, its holes filled."""
+  opened = ndimage.binary_opening(grey > threshold, iterations=2)
+  labels, _ = ndimage.label(opened)
   pixels = np.bincount(labels.ravel())
   pixels[0] = 0
   return ndimage.binary_fill_holes((labels == pixels.argmax()) & (labels > 0))
@@ -155,37 +166,6 @@ def _edge(bright: np.ndarray) -> np.ndarray:
   return np.concatenate(points)
 
 
-def _circle(points: np.ndarray) -> tuple[float, float, float] | None:
-  """Row, column and radius of the circle that most points support."""
-  draw = np.random.default_rng(0)
-  triples = points[draw.integers(len(points), size=(_TRIPLES, 3))]
-  circles = np.array([c for c in map(_least_squares, triples) if c is not None])
-  if not len(circles):
-    return None
-  best = max(circles, key=lambda circle: _on(circle, points).sum())
-  for _ in range(3):
-    best = _least_squares(points[_on(best, points)])
-    if best is None:
-      return None
-  return tuple(float(value) for value in best)
-
-
-def _least_squares(points: np.ndarray) -> np.ndarray | None:
-  """Circle (row, column, radius) by linear least squares; None of a line."""
-  terms = np.column_stack([2 * points, np.ones(len(points))])
-  solved, _, rank, _ = np.linalg.lstsq(terms, (points**2).sum(1), rcond=1e-6)
-  squared = solved[2] + solved[0] ** 2 + solved[1] ** 2
-  if rank < 3 or squared <= 0:
-    return None
-  return np.array([solved[0], solved[1], np.sqrt(squared)])
-
-
-def _on(circle: np.ndarray, points: np.ndarray) -> np.ndarray:
-  """bool [n]: points on the circle, within a share of its radius."""
-  distance = np.hypot(*(points - circle[:2]).T)
-  return np.abs(distance - circle[2]) <= max(0.75, _NEAR * circle[2])
-
-
 def _fits(
   bright: np.ndarray, circle: tuple[float, float, float], points: np.ndarray
 ) -> bool:
@@ -194,8 +174,25 @@ def _fits(
   rows, columns = np.indices(bright.shape) + 0.5
   inside = (rows - row) ** 2 + (columns - column) ** 2 <= radius**2
   overlap = (inside & bright).sum() / max(1, (inside | bright).sum())
-  on = _on(np.array(circle), points).mean()
+  on = on_circle(circle, points).mean()
   return bool(overlap >= _AGREE and on >= _SUPPORT)
+
+
+def _step(grey: np.ndarray, circle: tuple[float, float, float]) -> float:
+  """Median fall from 0.95 to 1.05 of the radius; nan if the image has none."""
+  angles = np.linspace(0, 2 * np.pi, 360, endpoint=False)
+  turn = np.stack([np.sin(angles), np.cos(angles)])
+  centre, radius = np.array(circle[:2])[:, None], circle[2]
+  inner, outer = (
+    np.floor(centre + share * radius * turn).astype(int)
+    for share in (0.95, 1.05)
+  )
+  limit = np.array(grey.shape)[:, None]
+  seen = np.all([(p >= 0) & (p < limit) for p in (inner, outer)], axis=(0, 1))
+  if not seen.any():
+    return np.nan
+  inner, outer = inner[:, seen], outer[:, seen]
+  return float(np.median(grey[tuple(inner)] - grey[tuple(outer)]))
 
 
 def _moved(
