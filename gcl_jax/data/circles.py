@@ -5,7 +5,7 @@ import numpy as np
 Circle = tuple[float, float, float]
 
 _TRIPLES = 300  # circles through three points that are compared
-_NEAR = 0.015  # of the radius: points so close to a circle support it
+_NEAR = 0.015  # of half the extent: points so close to a circle support it
 
 
 def best_circle(points: np.ndarray) -> Circle | None:
@@ -36,9 +36,14 @@ def best_circle(points: np.ndarray) -> Circle | None:
 
 
 def on_circle(circle: Circle, points: np.ndarray) -> np.ndarray:
-  """bool [n]: points within 1.5 % of the radius, or 0.75, of the circle."""
+  """bool [n]: points within 0.75, or 1.5 % of half the extent, of the circle.
+
+  The extent of the points, not the radius: every point is near a circle that is
+  large enough.
+  """
   distance = np.hypot(points[:, 0] - circle[0], points[:, 1] - circle[1])
-  return np.abs(distance - circle[2]) <= max(0.75, _NEAR * circle[2])
+  extent = np.ptp(points, axis=0).max()
+  return np.abs(distance - circle[2]) <= max(0.75, _NEAR * extent / 2)
 
 
 def _least_squares(points: np.ndarray) -> Circle | None:
