@@ -51,9 +51,11 @@ def test_confidence_and_images_without_boxes(tmp_path, column):
 
 def test_coco_detections_and_annotations(tmp_path):
   box = {"bbox": [3, 2, 20, 10], "score": 0.5, "category_id": 1}
-  plain = written(tmp_path, json.dumps([{"image_id": "a.png", **box}]), "a.json")
+  plain = written(
+    tmp_path, json.dumps([{"image_id": "a.png", **box}]), "a.json"
+  )
   full = {
-    "images": [{"id": 7, "file_name": "a.png"}, {"id": 8, "file_name": "b.png"}],
+    "images": [{"id": i, "file_name": n} for i, n in ((7, "a.png"), (8, "b"))],
     "annotations": [{"image_id": 7, **box}],
   }  # fmt: skip
   full = written(tmp_path, json.dumps(full), "b.json")

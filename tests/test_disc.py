@@ -59,10 +59,8 @@ def pictures():
   box = np.zeros((100, 120), np.uint8)
   box[20:80, 30:90] = 200
   draw = np.random.default_rng(0)
-  faint = fundus((200, 260), (100, 130), 165)  # fades to dark corners
   return {
     "faded": faded(),
-    "vignette": np.clip(faint.astype(int) - 5, 0, 255).astype(np.uint8),
     "plain": plain,
     "black": 0 * plain,
     "box": box,
@@ -108,9 +106,7 @@ def test_boxes_and_mask_follow_the_crop():
   np.testing.assert_allclose(moved[:, :4], np.minimum(wanted, 64), atol=0.7)
   np.testing.assert_array_equal(moved[:, 4], np.float32([0.5, 0.6]))
   # The class map moved with the boxes, and has nothing outside the disc.
-  np.testing.assert_allclose(
-    boxes_of(classes)[:, :4], moved[:1, :4], atol=1.0
-  )
+  np.testing.assert_allclose(boxes_of(classes)[:, :4], moved[:1, :4], atol=1.0)
   assert set(np.unique(classes)) == {0, 2}
 
 
@@ -138,7 +134,8 @@ def test_without_a_disc_the_whole_image_is_padded():
   mask = np.zeros(image.shape[:2], int)
   mask[:20, :26] = 3
   found = disc.crop_to_disc(image, boxes, mask, size=130)
-  for one, other in zip(found, disc.square(image, boxes, mask, size=130)):
+  padded = disc.square(image, boxes, mask, size=130)
+  for one, other in zip(found, padded, strict=True):
     np.testing.assert_array_equal(one, other)
   cropped, moved, classes = found
   np.testing.assert_array_equal(cropped[[14, 115]], 0)
@@ -189,7 +186,9 @@ def test_real_fundus_discs(real_data, names):
   found = np.array(disc.disc_of(np.array(small))) * 6
   assert np.abs(found - (row, column, radius)).max() < 6
   dark = (image * 0.1).astype(np.uint8)
-  assert np.abs(np.subtract(disc.disc_of(dark), (row, column, radius))).max() < 3
+  assert (
+    np.abs(np.subtract(disc.disc_of(dark), (row, column, radius))).max() < 3
+  )
 
 
 def test_real_lesions_stay_on_their_boxes(real_data):

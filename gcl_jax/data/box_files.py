@@ -48,10 +48,9 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     path: a .csv, .xlsx or .json file, as above.
 
   Returns:
-    Name of an image without folders' backslashes and without suffix ->
-    float32 [K, 5]: top, left, bottom, right (excluded) in pixels and the
-    confidence, in the order of the file. `for_images` looks names up with or
-    without suffix.
+    `stem` of the name of an image (no suffix) -> float32 [K, 5]: top, left,
+    bottom, right (excluded) in pixels and the confidence, in the order of the
+    file. `for_images` looks names up with or without suffix.
 
   Raises:
     DataError: naming the row or entry: an unknown header or structure, a number
