@@ -1,0 +1,36 @@
+"""Colour fundus photographs with retinopathy grades; quality by degradation.
+
+  gcl-jax --config=comcl:fundus_dr --workdir=runs/dr \\
+      --config.data.path=$GCL_DATA/fundus_dr \\
+      --config.data.table=$GCL_DATA/fundus_dr/labels.csv \\
+      --config.lesion_data.path=$GCL_DATA/fundus_idrid
+
+233 patients, both eyes; boxes come from a detector trained on the class maps of
+IDRiD.
+"""
+
+
+def change(config):
+  """Changes the defaults of `comcl`."""
+  config.data.update(
+    name="folder",
+    group_column="patient",
+    meta_columns=("grade", "eye"),
+  )
+  config.lesion_data.name = "idrid"
+  config.boxes.source = "detector"
+  config.preprocess.size = (256, 256)
+  config.patches.size = 64
+  config.boxes.margin = 2
+  config.pretrain.update(
+    arch="resnet18",
+    width=16,
+    head_hidden=256,
+    head_out=128,
+    batch_size=32,
+    epochs=20,
+    optimizer="adamw",
+    learning_rate=1e-3,
+    schedule="cosine",
+  )
+  config.diagnosis.update(batch_size=16, steps=800, learning_rate=1e-3)
