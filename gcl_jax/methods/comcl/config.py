@@ -175,6 +175,7 @@ def _diagnosis() -> ConfigDict:
     brightness=0.2,
     contrast=0.2,
     degrade=0.5,  # probability of a degradation in arms that train with them
+    handmade=True,  # grades also by a ridge on hand-made features
   )
   return section
 

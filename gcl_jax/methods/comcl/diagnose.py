@@ -9,11 +9,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gcl_jax.augment import degradations
+from gcl_jax.engine import feed
 from gcl_jax.engine.arrays import Rows
 from gcl_jax.engine.context import Context
 from gcl_jax.engine.train import Training
 from gcl_jax.evaluation import comparisons, intervals, robustness
-from gcl_jax.methods.comcl import arms, attribution
+from gcl_jax.methods.comcl import arms, attribution, handmade
 from gcl_jax.methods.comcl.quality import Quality
 from gcl_jax.methods.comcl.targets import (
   cases_of,
@@ -40,7 +41,8 @@ def run(context: Context) -> dict[str, Any]:
   Returns:
     `metrics` (JSON); `rows` int[R], the evaluation images of known grade (or
     with a known finding); `probabilities` {arm: {"clean", "low": float32[R,
-    K]}} of the clean and of the degraded images; `classifier`, variables of
+    K]}} of the clean and of the degraded images, of grades also those of a
+    ridge on hand-made features under its name; `classifier`, variables of
     encoder and head of this method's arm; `features` float32[N, D] of its
     encoder before the fine-tune; `cases` int[P], the images whose attributions
     {arm: {"clean", "low": float32[P, H, W]}} were computed. Without labels no
@@ -65,6 +67,10 @@ def run(context: Context) -> dict[str, Any]:
   rows = np.flatnonzero(known_of(targets) & images.evaluation)
   cases = rows[cases_of(targets[rows], config.report.pictures)]
   found = _test_arms(context, images, quality, targets, rows, cases)
+  if targets.ndim == 1 and config.diagnosis.handmade:
+    found["probabilities"][handmade.NAME] = _ridge(
+      images, quality, config, targets, rows
+    )
   metrics = metrics_of(images, quality, config, rows, found["probabilities"])
   _say(context, metrics)
   return found | {
@@ -185,6 +191,28 @@ def _test_arms(context, images, quality, targets, rows, cases) -> dict:
           quiet=True,
         )
   return found
+
+
+def _ridge(images, quality, config, targets, rows) -> dict[str, np.ndarray]:
+  """Grades by a ridge on hand-made features, 1 for the predicted one."""
+  train = np.flatnonzero(images.train & known_of(targets))
+  parts = [Rows(quality.seen, train)]
+  parts += [Rows(pixels, rows) for pixels in (quality.clean, quality.degraded)]
+  drawn, *tested = (
+    np.stack(
+      list(feed.mapped(lambda k, p=part: handmade.features(p[k]), len(part)))
+    )
+    for part in parts
+  )
+  found = handmade.predict(
+    drawn,
+    targets[train],
+    images.groups[train],
+    tested,
+    config.diagnosis.grades,
+    config.seed,
+  )
+  return dict(zip(("clean", "low"), np.float32(found), strict=True))
 
 
 def _fitted(context, arm, images, quality, targets) -> dict[str, Any]:

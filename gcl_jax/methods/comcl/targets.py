@@ -51,6 +51,14 @@ def cases_of(targets: np.ndarray, count: int) -> np.ndarray:
   worst = np.nan_to_num(targets.reshape(len(targets), -1)).max(1)
   order = np.argsort(worst, kind="stable")
   ill = order[worst[order] > 0]
-  ill = ill if len(ill) else order
-  places = np.linspace(0, len(ill) - 1, min(count, len(ill)))
-  return ill[np.round(places).astype(int)]
+  return spread(ill if len(ill) else order, count)
+
+
+def spread(rows: np.ndarray, count: int) -> np.ndarray:
+  """At most `count` of the rows, evenly from the first to the last.
+
+  >>> spread(np.arange(10), 4).tolist()
+  [0, 3, 6, 9]
+  """
+  places = np.linspace(0, len(rows) - 1, min(count, len(rows)))
+  return rows[np.round(places).astype(int)]
