@@ -171,9 +171,11 @@ def _diagnosis() -> ConfigDict:
     grade="grade",  # column of the table, with loss softmax or ordinal
     grades=5,
     crop_scale=(0.75, 1.0),
+    flip=0.5,
     brightness=0.2,
     contrast=0.2,
     degrade=0.5,  # probability of a degradation in arms that train with them
+    handmade=True,  # grades also by a ridge on hand-made features
   )
   return section
 
