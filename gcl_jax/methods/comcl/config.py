@@ -107,7 +107,8 @@ def _patches() -> ConfigDict:
       size=128,  # side of a window in pixels of the prepared image
       # Healthy windows lie where lesion windows lie (matched), anywhere
       # (uniform), or where the detector fired on healthy images and else as
-      # matched (false_boxes, the authors' code).
+      # matched (false_boxes, the authors' code). lesion_free: windows of
+      # diseased images that touch no box, for data without healthy images.
       healthy="matched",
       per_image=4,  # healthy windows of an image
       shuffle_quality=False,  # quality labels permuted before pools are built
@@ -225,7 +226,7 @@ PRESETS = dict(demo=_demo, tiny=_tiny, paper=_paper)
 CHOICES = {
   "boxes.source": ("data", "table", "detector"),
   "quality.family": ("fundus", "xray"),
-  "patches.healthy": ("matched", "uniform", "false_boxes"),
+  "patches.healthy": ("matched", "uniform", "false_boxes", "lesion_free"),
   "pretrain.loss": ("levels", "lesions", "simclr", "moco"),
   "pretrain.first_pair": (
     *("high_low", "low_high", "high_healthy_low", "none"),
