@@ -7,10 +7,16 @@ from gcl_jax.losses.classification import (
   cross_entropy,
   ordinal_probabilities,
 )
+from gcl_jax.losses.collapse import effective_rank, spread
 from gcl_jax.losses.contrastive import (
   positives_per_anchor,
   soft_supcon,
   supcon,
+)
+from gcl_jax.losses.hard_negatives import (
+  hard_count,
+  hardest,
+  importance_nce,
 )
 from gcl_jax.losses.nce import anchor_losses, info_nce, pixel_nce
 from gcl_jax.losses.prototypes import prototype_nce
@@ -19,6 +25,10 @@ __all__ = [
   "anchor_losses",
   "balanced",
   "cross_entropy",
+  "effective_rank",
+  "hard_count",
+  "hardest",
+  "importance_nce",
   "info_nce",
   "kernel",
   "ordinal_probabilities",
@@ -27,6 +37,7 @@ __all__ = [
   "positives_per_anchor",
   "prototype_nce",
   "soft_supcon",
+  "spread",
   "supcon",
   "threshold",
 ]

@@ -57,6 +57,42 @@ def hard(losses: jax.Array, threshold: jax.Array | float) -> jax.Array:
   return (lax.stop_gradient(losses) <= threshold).astype(losses.dtype)
 
 
+def literal_threshold(count: jax.Array | int) -> jax.Array:
+  """1 / K, the published threshold of CoMCL (Hou et al., MICCAI 2024).
+
+  It selects nobody: with K = 7,200 negatives it is 0.000139, and the loss of a
+  positive of cosine 0.8 among that many random directions of 128 dimensions is
+  0.163 at a temperature of 0.07.
+
+  Args:
+    count: K, negatives of an anchor at this step.
+
+  Returns:
+    float32, infinity for K = 0.
+  """
+  count = jnp.asarray(count, jnp.float32)
+  return jnp.where(count > 0, 1 / jnp.maximum(count, 1), jnp.inf)
+
+
+def scaled_threshold(
+  first_median: jax.Array | float, total: int, count: jax.Array | int
+) -> jax.Array:
+  """q0 total / K: the law of 1 / K in the unit of the losses.
+
+  It is the median q0 of the losses of the first epoch while all negatives are
+  used, and rises as K falls.
+
+  Args:
+    first_median: q0 > 0.
+    total: number of negatives of an anchor.
+    count: K, those used at this step.
+
+  Returns:
+    float32, infinity for K = 0.
+  """
+  return first_median * total * literal_threshold(count)
+
+
 _binary = hard  # `pair_weights` has an argument of that name
 
 

@@ -1,0 +1,286 @@
+"""Which windows are drawn: pools of boxes of images, level by level."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from gcl_jax.engine.arrays import Regions
+from gcl_jax.errors import DataError
+from gcl_jax.evaluation import crossfit, metrics, probe
+from gcl_jax.methods.comcl import windows
+
+LEVELS = ("lesion_high", "lesion_low", "healthy_high", "healthy_low")
+# The pools of a batch by the loss, and the levels that each of them is made of.
+GROUPS = {
+  "levels": {level: (level,) for level in LEVELS},
+  "lesions": {"lesion": LEVELS[:2], "healthy": LEVELS[2:]},
+  "simclr": {"window": LEVELS},
+}
+# Rows of such a pool in a batch, as multiples of the batch size b of a level:
+# the network sees 6 b views in a step, whatever the loss.
+ROWS = {"levels": 1, "lesions": 2, "simclr": 3}
+BLACK = 10  # pixels up to here, of 255, count as border
+_TRIES = 400  # places that `lesion_free` looks at in an image
+_MOST = 2000  # windows of a kind that `position_auroc` looks at
+
+
+class Pool(NamedTuple):
+  """Boxes that windows are drawn round.
+
+  Attributes:
+    rows: int64[M], the image of each.
+    boxes: float32[M, 4], top, left, bottom, right in pixels of the image.
+  """
+
+  rows: np.ndarray
+  boxes: np.ndarray
+
+
+def build(
+  boxes: np.ndarray,
+  boxes_row: np.ndarray,
+  *,
+  diseased: np.ndarray,
+  low: np.ndarray,
+  eligible: np.ndarray,
+  size: int,
+  rules: ConfigDict,
+  patches: ConfigDict,
+  seed: int,
+) -> tuple[dict[str, Pool], dict[str, int]]:
+  """The pools of all four levels.
+
+  Lesion windows lie round the boxes of diseased images that keep the rules.
+  Healthy windows lie on healthy images where a lesion window of the same
+  quality could lie (`matched`: the box of one is taken over), round a box of
+  that size anywhere (`uniform`), or round the detector's own boxes where it
+  found any on a healthy image and else as matched (`false_boxes`). Images that
+  are neither known to be diseased nor healthy take no part. For data without
+  healthy images, `lesion_free` takes windows of the diseased ones, placed as
+  those of lesions are, that touch no box of any confidence; they are not moved
+  from view to view.
+
+  Args:
+    boxes: float[M, 5], top, left, bottom, right in pixels of the prepared
+      image, and the confidence.
+    boxes_row: int[M], the image of each.
+    diseased: float[N], 1 diseased, 0 healthy, nan unknown.
+    low: bool[N], of low quality.
+    eligible: bool[N], images that windows may come from: the training part.
+    size: S, side of the images in pixels.
+    rules: `confidence` that a box must exceed, `margin` in pixels that it must
+      keep from the frame.
+    patches: `size` that no side of a box may exceed, `healthy`, `per_image`,
+      `shuffle_quality` (permutes `low` among the diseased and among the healthy
+      images).
+    seed: of the draws.
+
+  Returns:
+    {level: Pool}, and counts: `images/<level>` and `windows/<level>`; `boxes`
+    in all; those not used, by the first rule that they break: `boxes/part`,
+    `boxes/not_diseased`, `boxes/confidence`, `boxes/size`, `boxes/margin`;
+    `boxes/false`, used as healthy windows.
+  """
+  boxes = np.asarray(boxes, np.float32).reshape(-1, 5)
+  boxes_row = np.asarray(boxes_row, np.int64)
+  random = np.random.default_rng((seed, 18))
+  if patches.shuffle_quality:
+    low = _shuffled(low, diseased, eligible, random)
+  broken = _broken(boxes, size, rules, patches)
+  facts, left = {"boxes": len(boxes)}, np.ones(len(boxes), bool)
+  for rule, found in (
+    ("part", ~eligible[boxes_row]),
+    ("not_diseased", diseased[boxes_row] != 1),
+    *broken.items(),
+  ):
+    facts[f"boxes/{rule}"] = int((left & found).sum())
+    left &= ~found
+  false = eligible[boxes_row] & (diseased[boxes_row] == 0)
+  false &= ~np.any(list(broken.values()), axis=0)
+  false &= patches.healthy == "false_boxes"
+  facts["boxes/false"] = int(false.sum())
+  every = Pool(boxes_row, boxes[:, :4])
+  lesions, false = _of(every, left), _of(every, false)
+  pools = {}
+  for quality, chosen in (("high", ~low), ("low", low)):
+    own = _of(lesions, chosen[lesions.rows])
+    pools[f"lesion_{quality}"] = own
+    like = own.boxes if len(own.boxes) else lesions.boxes
+    if patches.healthy == "lesion_free":
+      rows = np.flatnonzero(eligible & (diseased == 1) & chosen)
+      found = _lesion_free(rows, every, like, size, patches, random)
+    else:
+      rows = np.flatnonzero(eligible & (diseased == 0) & chosen)
+      false_here = _of(false, chosen[false.rows])
+      margin = rules.margin
+      found = _healthy(rows, false_here, like, size, margin, patches, random)
+    pools[f"healthy_{quality}"] = found
+  pools = {level: pools[level] for level in LEVELS}
+  for level, pool in pools.items():
+    facts[f"images/{level}"] = len(np.unique(pool.rows))
+    facts[f"windows/{level}"] = len(pool.rows)
+  return pools, facts
+
+
+def grouped(
+  pools: dict[str, Pool], loss: str, facts: dict[str, int]
+) -> dict[str, Pool]:
+  """The pools that the batches of a loss are made of, a key of `GROUPS`.
+
+  Raises:
+    DataError: one of them is empty; says what was left out and why.
+  """
+  found = {}
+  for name, levels in GROUPS[loss].items():
+    found[name] = _joined([pools[level] for level in levels])
+    if not len(found[name].rows):
+      counts = ", ".join(f"{key} {value}" for key, value in facts.items())
+      raise DataError(
+        f"no training image gives a window to the pool {name!r} ({counts}):"
+        " look at --config.boxes, --config.quality.train_share and the labels"
+      )
+  return found
+
+
+def arrays(pool: Pool, images: Any, side: int, fewest: int) -> dict[str, Any]:
+  """What batches of a pool are read from, a row for every window.
+
+  Args:
+    pool: of windows.
+    images: array-like uint8[N, S, S, C].
+    side: P, of a window.
+    fewest: rows of a batch; a smaller pool is repeated up to them.
+
+  Returns:
+    `image` uint8[M, R, R, C], regions that hold all windows of a box; `box`
+    float32[M, 4] in pixels of the region; `corner` float32[M, 2], of the
+    region in the image.
+  """
+  size = images.shape[1]
+  region = windows.region_side(side, size)
+  order = np.arange(max(len(pool.rows), fewest)) % len(pool.rows)
+  rows, boxes = pool.rows[order], pool.boxes[order]
+  centre = np.floor((boxes[:, :2] + boxes[:, 2:]) / 2).astype(np.int64)
+  corner = np.clip(centre - region // 2, 0, size - region)
+  return {
+    "image": Regions(images, rows, corner, region),
+    "box": np.float32(boxes - np.tile(corner, 2)),
+    "corner": np.float32(corner),
+  }
+
+
+def position_auroc(
+  pools: dict[str, Pool], images: Any, side: int, seed: int = 0
+) -> float | None:
+  """How well the place of a window tells lesion from healthy.
+
+  A logistic regression on row, column, their squares and product, and the
+  share of black pixels of a random window round each box, fitted without the
+  image that it is applied to. 0.5 where the place tells nothing.
+
+  Args:
+    pools: of all `LEVELS`.
+    images: array-like uint8[N, S, S, C].
+    side: P, of a window.
+    seed: of the windows and folds.
+
+  Returns:
+    The AUROC out of fold; None where one kind is of fewer than two images.
+  """
+  random, size = np.random.default_rng(seed), images.shape[1]
+  parts = []
+  for levels in GROUPS["lesions"].values():
+    every = _joined([pools[level] for level in levels])
+    some = random.permutation(len(every.rows))[:_MOST]
+    parts.append(_of(every, some))
+  rows, boxes = _joined(parts)
+  if not len(rows):
+    return None
+  keys = jax.random.split(jax.random.key(seed), len(rows))
+  corners = np.asarray(windows.corners(keys, boxes, side, size))
+  cut = Regions(images, rows, corners, side)
+  black = np.array(
+    [np.mean((cut[[k]] <= BLACK).all(-1)) for k in range(len(rows))]
+  )
+  y, x = (corners + side / 2).T / size - 0.5
+  features = np.stack([y, x, y * y, x * x, y * x, black], axis=1)
+  lesion = np.repeat([1.0, 0.0], [len(part.rows) for part in parts])
+
+  def fit(labels):
+    head = probe.fit_linear(features, {"lesion": labels}, penalty=1.0)
+    return probe.probability(head["lesion"], features)
+
+  fold = crossfit.folds_of(lesion, rows.astype(str), seed)
+  if fold is None:
+    return None
+  return metrics.auroc(lesion, crossfit.out_of_fold(fit, lesion, fold))
+
+
+def _shuffled(low, diseased, eligible, random) -> np.ndarray:
+  """`low` permuted among the diseased and among the healthy images."""
+  found = np.array(low)
+  for value in (1, 0):
+    rows = np.flatnonzero(eligible & (diseased == value))
+    found[rows] = found[random.permutation(rows)]
+  return found
+
+
+def _broken(boxes, size, rules, patches) -> dict[str, np.ndarray]:
+  """{rule: bool[M], boxes that break it}; not a number breaks it."""
+  sides = boxes[:, 2:4] - boxes[:, :2]
+  room = np.concatenate([boxes[:, :2], size - boxes[:, 2:4]], axis=1)
+  return {
+    "confidence": ~(boxes[:, 4] > rules.confidence),
+    "size": ~((sides > 0) & (sides <= patches.size)).all(1),
+    "margin": ~(room >= rules.margin).all(1),
+  }
+
+
+def _of(pool: Pool, chosen: np.ndarray) -> Pool:
+  return Pool(*(column[chosen] for column in pool))
+
+
+def _joined(pools: Sequence[Pool]) -> Pool:
+  return Pool(*map(np.concatenate, zip(*pools, strict=True)))
+
+
+def _healthy(rows, false, lesions, size, margin, patches, random) -> Pool:
+  """Windows of the healthy images of one quality."""
+  bare = np.setdiff1d(rows, false.rows)
+  own = np.repeat(bare, patches.per_image)
+  if not len(lesions):
+    return false
+  # Every lesion box once before one is taken twice.
+  rounds = -(-len(own) // len(lesions))
+  decks = [random.permutation(len(lesions)) for _ in range(rounds)]
+  boxes = lesions[np.concatenate([np.zeros(0, int), *decks])[: len(own)]]
+  if patches.healthy == "uniform":
+    sides = boxes[:, 2:] - boxes[:, :2]
+    free = np.maximum(size - 2 * margin - sides, 0)
+    first = margin + random.uniform(size=sides.shape) * free
+    boxes = np.concatenate([first, first + sides], axis=1)
+  return _joined([false, Pool(own, np.float32(boxes))])
+
+
+def _lesion_free(rows, every, lesions, size, patches, random) -> Pool:
+  """Windows of these images that touch none of their boxes."""
+  side, found = patches.size, Pool([], [])
+  if not len(lesions):
+    return Pool(np.zeros(0, np.int64), np.zeros((0, 4), np.float32))
+  for row in rows:
+    taken = every.boxes[every.rows == row]
+    picked = lesions[random.integers(len(lesions), size=_TRIES)]
+    high = np.minimum(np.floor(picked[:, :2]), size - side)
+    low = np.clip(np.ceil(picked[:, 2:]) - side, 0, high)
+    first = np.floor(low + random.uniform(size=low.shape) * (high - low + 1))
+    window = np.concatenate([first, first + side], axis=1)
+    apart = window[:, None, :2] >= taken[None, :, 2:]
+    apart |= window[:, None, 2:] <= taken[None, :, :2]
+    free = window[apart.any(-1).all(1)][: patches.per_image]
+    found.rows.extend([row] * len(free))
+    found.boxes.extend(free)
+  boxes = np.array(found.boxes, np.float32).reshape(-1, 4)
+  return Pool(np.array(found.rows, np.int64), boxes)
