@@ -136,7 +136,8 @@ def patches_stage(context):
   entry = {"value": 0.7, "low": 0.6, "high": 0.8, "n": 20, "groups": 20}
   names = ("patch/lesion_auroc", "patch/comcl/lesion_auroc")
   found = dict.fromkeys((*names, "patch/position_auroc"), entry)
-  return {"metrics": np.array(json.dumps(found))}
+  notes = np.array(["patch/quality_auroc: no windows"])
+  return {"metrics": np.array(json.dumps(found)), "notes": notes}
 
 
 def stages():

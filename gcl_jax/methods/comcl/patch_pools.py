@@ -5,36 +5,13 @@ import numpy as np
 
 from gcl_jax.engine.arrays import Regions
 from gcl_jax.engine.context import Context
-from gcl_jax.methods.comcl import boxes, pools, windows
+from gcl_jax.methods.comcl import pools, pretrain, windows
+from gcl_jax.methods.comcl.arms import OWN
 from gcl_jax.methods.comcl.artefacts import MOST, Windows
 from gcl_jax.methods.comcl.quality import Quality
 from gcl_jax.pipeline.prepared import Prepared
 
 LESIONS = pools.LEVELS[:2]
-
-
-def of_part(
-  context: Context, images: Prepared, part: np.ndarray
-) -> dict[str, pools.Pool]:
-  """The pools of all levels, of some of the images.
-
-  Args:
-    context: of the stage; sections `boxes`, `patches`, `diagnosis.grade`.
-    images: of the run.
-    part: bool[N], the images.
-  """
-  config = context.config
-  found, _ = pools.build(
-    *boxes.boxes_of(context),
-    diseased=boxes.diseased_of(images, config.diagnosis.grade),
-    low=np.asarray(context.load("quality")["low"]),
-    eligible=part,
-    size=images.pixels.shape[1],
-    rules=config.boxes,
-    patches=config.patches,
-    seed=config.seed,
-  )
-  return found
 
 
 def clean_and_degraded(context: Context, images: Prepared) -> Windows:
@@ -52,7 +29,7 @@ def clean_and_degraded(context: Context, images: Prepared) -> Windows:
   side, size = context.config.patches.size, images.pixels.shape[1]
   random, rows, found = np.random.default_rng((seed, 8)), [], []
   for part in (images.train, images.evaluation):
-    of = of_part(context, images, part & ~quality.native)
+    of, _ = pretrain.pools_of(context, OWN, part & ~quality.native)
     both = [np.concatenate(x) for x in zip(*map(of.get, LESIONS), strict=True)]
     order = random.permutation(len(both[0]))[:MOST]
     rows.append(both[0][order])
@@ -82,7 +59,7 @@ def position(
   Returns:
     `pools.position_auroc`, and the groups of the windows, str[W].
   """
-  found = of_part(context, images, images.train)
+  found, _ = pretrain.pools_of(context, OWN)
   side, seed = context.config.patches.size, context.config.seed
   value = pools.position_auroc(found, images.pixels, side, seed)
   rows = np.concatenate([pool.rows for pool in found.values()])

@@ -69,12 +69,11 @@ def entries(
 ) -> tuple[dict[str, dict], list[str]]:
   """Metrics of the probes, and why some are missing.
 
-  `patch/lesion_auroc` and `patch/quality_auroc` of the own encoder,
-  `patch/<arm>/...` of the others, `patch/place/lesion_auroc` of a probe that
-  knows the place of a window alone, paired differences
-  `patch/<kind>_auroc_over_<arm>`; `patch/effective_rank` and
-  `patch/within_variance` of the unit vectors of lesion windows of evaluation
-  images.
+  `patch/<arm>/lesion_auroc` and `patch/<arm>/quality_auroc` of every encoder,
+  without the arm of the own; `patch/place/lesion_auroc` of a probe that knows
+  the place of a window alone; paired differences
+  `patch/<kind>_auroc_over_<arm>`; `effective_rank` and `within_variance` of the
+  unit vectors of lesion windows of evaluation images.
 
   Args:
     kinds: "lesion" and "quality", where there are windows.
@@ -118,8 +117,12 @@ def of_probes(
   for arm, x in features.items():
     head, _ = crossfit.linear(x[train], y[train], groups[train], seed=seed)
     scores[arm] = probe.probability(head, x[tests])
-    found[_name(arm, f"{kind}_auroc")] = metrics.jackknife(
-      metrics.auroc, y[tests], scores[arm], groups=groups[tests]
+    found |= named(
+      arm,
+      f"{kind}_auroc",
+      metrics.jackknife(
+        metrics.auroc, y[tests], scores[arm], groups=groups[tests]
+      ),
     )
   gains = {
     f"patch/{kind}_auroc_over_{arm}": metrics.paired(
@@ -161,10 +164,9 @@ def collapse(arm: str, given: Windows, values: np.ndarray) -> dict[str, dict]:
     return {}
   length = np.linalg.norm(values[here], axis=1, keepdims=True)
   unit, groups = values[here] / np.maximum(length, 1e-12), given.groups[here]
-  return {
-    _name(arm, "effective_rank"): alone(float(effective_rank(unit)), groups),
-    _name(arm, "within_variance"): alone(float(spread(unit)), groups),
-  }
+  rank, variance = float(effective_rank(unit)), float(spread(unit))
+  found = named(arm, "effective_rank", alone(rank, groups))
+  return found | named(arm, "within_variance", alone(variance, groups))
 
 
 def alone(value: float | None, groups: np.ndarray) -> dict[str, Any]:
@@ -192,5 +194,8 @@ def _windows(context, images) -> tuple[dict[str, Windows], list[str]]:
   return found, []
 
 
-def _name(arm: str, figure: str) -> str:
-  return f"patch/{figure}" if arm == arms.OWN else f"patch/{arm}/{figure}"
+def named(arm: str, figure: str, entry: dict) -> dict[str, dict]:
+  """An entry as `patch/<arm>/<figure>`, of the own arm without it as well."""
+  names = [f"patch/{arm}/{figure}"]
+  names += [f"patch/{figure}"] if arm == arms.OWN else []
+  return dict.fromkeys(names, entry)
