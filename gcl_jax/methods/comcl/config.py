@@ -13,7 +13,6 @@ from gcl_jax.errors import ConfigError
 from gcl_jax.methods.comcl import arms
 from gcl_jax.pipeline import checks, settings
 
-
 # For `tuned` of presets with boxes.source detector.
 DETECTOR_TUNED = (
   "training: detector.learning_rate, class_weights, widths and the evened"
