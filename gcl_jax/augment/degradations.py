@@ -54,6 +54,7 @@ def draw(
     raise ValueError(
       f"family must be one of {', '.join(KINDS)}, got {family!r}"
     )
+  keys = jax.vmap(_split)(keys)[:, 0]
   if family == "fundus":
     return jax.vmap(lambda key: fundus_degradations.draw_one(key, spots))(keys)
   if spots is not None:
@@ -134,8 +135,11 @@ def degrade(
   if probability >= 1:
     return found
 
-  def chosen(key):  # the numbers of a key that `draw` splits are below 16
-    return jax.random.uniform(jax.random.fold_in(key, 16)) < probability
+  chance = jax.vmap(lambda key: jax.random.uniform(_split(key)[1]))(keys)
+  chosen = (chance < probability)[:, None, None, None]
+  return jnp.where(chosen, found, images.astype(jnp.float32))
 
-  left = jax.vmap(chosen)(keys)[:, None, None, None]
-  return jnp.where(left, found, images.astype(jnp.float32))
+
+def _split(key):
+  """keys[2] of one image: what is drawn; whether it is degraded at all."""
+  return jax.random.split(key)

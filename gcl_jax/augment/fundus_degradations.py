@@ -20,8 +20,8 @@ from gcl_jax.augment.colour import stretched
 from gcl_jax.augment.degradation_fields import (
   Frame,
   box_blur,
-  distance,
   soft_disc,
+  squared_distance,
 )
 from gcl_jax.augment.tints import saturate
 
@@ -122,17 +122,16 @@ def draw_one(key: jax.Array, spots: bool | None = None) -> Fundus:
     spots: True draws among the four kinds with spots, False among those
       without, None among all.
   """
-  keys = jax.random.split(key, 7)
+  draws = jax.random.uniform(key, (64,))
   allowed = np.flatnonzero((spots is None) | (HAS[:, 1] == spots))
-  which = jax.random.randint(keys[0], (), 0, len(allowed))
   return Fundus(
-    jnp.asarray(allowed, jnp.int32)[which],
-    _colour(keys[1], (0.7, 1.2), (0.6, 1.4), (0.6, 1.4)),
-    _halo(keys[2]),
-    _hole(keys[3]),
-    _spots(keys[4]),
-    _blur(keys[5]),
-    _haze(keys[6]),
+    jnp.asarray(allowed, jnp.int32)[_below(len(allowed), draws[0])],
+    _colour(draws[1:4], (0.7, 1.2), (0.6, 1.4), (0.6, 1.4)),
+    _halo(draws[4:8]),
+    _hole(draws[8:14]),
+    _spots(draws[14], draws[15:55].reshape(4, SPOTS)),
+    _blur(draws[55:57]),
+    _haze(draws[57:64]),
   )
 
 
@@ -157,7 +156,8 @@ def apply_one(pixels: jax.Array, drawn: Fundus, where: Frame) -> jax.Array:
   found = jnp.clip(found + bright[..., None], 0, 1)
   blur = jnp.where(blurred, drawn.blur, 0) + jnp.where(hazy, drawn.haze.blur, 0)
   blur = blur / where.pixel
-  found = box_blur(found, (blur, blur), _deviation(_WIDEST) / where.pixel)
+  blur = jnp.stack([blur, blur])
+  found = box_blur(found, blur, _deviation(_WIDEST) / where.pixel)
   found = jnp.where(hazy, _hazy(found, drawn.haze, where), found)
   return pixels + eye * (found - pixels)
 
@@ -195,7 +195,7 @@ def spot_field(spots: Spots, where: Frame) -> jax.Array:
   return sum(
     amplitude[k]
     * soft_disc(
-      distance(where, spots.rows[k], spots.columns[k]),
+      squared_distance(where, spots.rows[k], spots.columns[k]),
       spots.radii[k] / 2,
       spots.softness[k],
       where.pixel,
@@ -206,19 +206,19 @@ def spot_field(spots: Spots, where: Frame) -> jax.Array:
 
 def halo_field(halo: Halo, where: Frame) -> jax.Array:
   """float32[h, w] in [0, 1]: the ring outside the circle."""
-  away = distance(where, halo.row, halo.column)
+  away = squared_distance(where, halo.row, halo.column)
   return 1 - soft_disc(away, halo.radius, halo.softness, where.pixel)
 
 
 def hole_field(hole: Hole, where: Frame) -> jax.Array:
   """float32[h, w] in [0, 1]: the dark disc."""
-  away = distance(where, hole.row, hole.column)
+  away = squared_distance(where, hole.row, hole.column)
   return soft_disc(away, hole.radius, hole.softness, where.pixel)
 
 
 def haze_field(haze: Haze, where: Frame) -> jax.Array:
   """float32[h, w]: distance from the clear centre, 1 at the far eye edge."""
-  away = distance(where, haze.row, haze.column)
+  away = jnp.sqrt(squared_distance(where, haze.row, haze.column))
   offset = jnp.hypot(haze.row - 0.5, (haze.column - 0.5) * where.width)
   return jnp.minimum(away / (0.5 + offset), 1)
 
@@ -237,9 +237,8 @@ def _illuminated(pixels, eye, drawn, where):
   mean = jnp.sum(found * eye) / inside
   depth = drawn.hole.depth + drawn.hole.slope * mean
   depth = jnp.where(mean > 0.25, depth, 0)
-  return jnp.clip(
-    found - depth * hole_field(drawn.hole, where)[..., None], 0, 1
-  )
+  dark = depth * hole_field(drawn.hole, where)
+  return jnp.clip(found - dark[..., None], 0, 1)
 
 
 def _hazy(blurred, haze, where):
@@ -252,25 +251,21 @@ def _hazy(blurred, haze, where):
   return saturate(found, haze.colour.saturation)
 
 
-def _colour(key, *ranges):
-  draws = jax.random.uniform(key, (3,))
+def _colour(draws, *ranges):
   return Colour(*(_between(r, draws[k]) for k, r in enumerate(ranges)))
 
 
-def _halo(key):
+def _halo(draws):
   """A circle of 0.75 to 1 of the frame, its centre within an eighth of the
   middle; its edge as wide as the frame's farthest side lies outside."""
-  key, tint_key = jax.random.split(key)
-  draws = jax.random.uniform(key, (3,))
   row, column = (_between((0.375, 0.625), draws[k]) for k in range(2))
   diameter = _between((0.75, 1.0), draws[2])
   off = jnp.maximum(jnp.abs(row - 0.5), jnp.abs(column - 0.5))
-  tint = jax.random.randint(tint_key, (), 0, len(_TINTS))
+  tint = _below(len(_TINTS), draws[3])
   return Halo(row, column, diameter / 2, 1 + 2 * off - diameter, tint)
 
 
-def _hole(key):
-  draws = jax.random.uniform(key, (6,))
+def _hole(draws):
   diameter = _between((0.4, 0.7), draws[2])
   return Hole(
     _between((0.375, 0.625), draws[0]),
@@ -282,37 +277,31 @@ def _hole(key):
   )
 
 
-def _spots(key):
+def _spots(count, draws):
   """5 to 10 spots of radius 0.01 to 0.05 that lie inside the frame; the blur
   has a sigma of 10 + 40 radius / 25 px and a kernel of a fifth to a quarter."""
-  count_key, key = jax.random.split(key)
-  draws = jax.random.uniform(key, (4, SPOTS))
   radii = _between((0.01, 0.05), draws[0])
   rows, columns = (radii + draws[k] * (1 - 2 * radii) for k in (1, 2))
   sigma = (10 + 40 * radii * _PIXELS / 25) / _PIXELS
   softness = sigma * _between((1 / 5, 1 / 4), draws[3])
-  count = jax.random.randint(count_key, (), 5, SPOTS + 1)
-  return Spots(count, rows, columns, radii, softness)
+  return Spots(5 + _below(SPOTS - 4, count), rows, columns, radii, softness)
 
 
-def _blur(key):
+def _blur(draws):
   """A sigma of 5 to 15 px, cut to a kernel of a third to half as many px."""
-  draws = jax.random.uniform(key, (2,))
   sigma = _between((5.0, 15.0), draws[0])
   return _deviation(sigma * _between((1 / 3, 1 / 2), draws[1]))
 
 
-def _haze(key):
+def _haze(draws):
   """A centre within 0.3 of the middle, strength 0.6 to 0.8, a kernel of 1, 3, 5
   or 7 px (its sigma of 10 to 30 px makes it flat)."""
-  keys = jax.random.split(key, 3)
-  draws = jax.random.uniform(keys[0], (3,))
   return Haze(
     _between((0.2, 0.8), draws[0]),
     _between((0.2, 0.8), draws[1]),
     _between((0.6, 0.8), draws[2]),
-    _deviation(1 + 2.0 * jax.random.randint(keys[1], (), 0, 4)),
-    _colour(keys[2], (0.9, 1.0), (0.9, 1.3), (0.9, 1.3)),
+    _deviation(1 + 2.0 * _below(4, draws[3])),
+    _colour(draws[4:7], (0.9, 1.0), (0.9, 1.3), (0.9, 1.3)),
   )
 
 
@@ -320,6 +309,11 @@ def _deviation(width):
   """Standard deviation of a box of `width` px of 512, a share of the height."""
   root = math.sqrt if isinstance(width, float) else jnp.sqrt
   return root((width**2 - 1) / 12) / _PIXELS
+
+
+def _below(count, share):
+  """int32 from 0 to count - 1 by a share in [0, 1)."""
+  return jnp.floor(share * count).astype(jnp.int32)
 
 
 def _between(bounds, share):
