@@ -18,9 +18,16 @@ KINDS = (
   *("exposure", "noise", "blur", "veil", "grid"),
   *("exposure+noise", "blur+noise", "veil+grid"),
 )
-PARTS = ("exposure", "noise", "blur", "veil", "grid")
+# Part -> the fields of `XRay` that it applies.
+FIELDS = dict(
+  exposure=("gamma", "contrast"),
+  noise=("noise",),
+  blur=("blur",),
+  veil=("veil",),
+  grid=("grid",),
+)
 # bool[kinds, parts]: which parts a kind has.
-HAS = np.array([[part in kind.split("+") for part in PARTS] for kind in KINDS])
+HAS = np.array([[part in kind.split("+") for part in FIELDS] for kind in KINDS])
 
 _PIXELS = 512
 _FOCUS = (3.0, 8.0)  # pixels of 512: width of the box of a large focal spot
