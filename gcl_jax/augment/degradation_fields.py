@@ -1,4 +1,4 @@
-"""Pieces of degradations: places in the image, soft discs, box filters, grain.
+"""Pieces of degradations: places in an image, soft discs, box filters, grain.
 
 Lengths are shares of the image height, so that an image of any size is degraded
 alike. Everything but `box_blur` is a function of the place in the whole image:
@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 
 GRAINS = 256  # lattice points of `grain` over the height of the image
+_BLOCK = 32  # rows that `box_blur` filters at once
 
 
 class Frame(NamedTuple):
@@ -52,40 +53,43 @@ def frame(
   return Frame(*as_float, size, width / height, 1 / height)
 
 
-def distance(where: Frame, row: jax.Array, column: jax.Array) -> jax.Array:
-  """float32[h, w]: distance of every pixel from a point.
+def squared_distance(
+  where: Frame, row: jax.Array, column: jax.Array
+) -> jax.Array:
+  """float32[h, w]: squared distance of every pixel from a point.
 
   Args:
     where: of the pixels.
     row, column: of the point, as shares of the image's height and width.
   """
   down, right = where.rows - row, where.columns - column * where.width
-  return jnp.sqrt(down**2 + right**2)
+  return down**2 + right**2
 
 
 def soft_disc(
-  distance: jax.Array, radius: jax.Array, softness: jax.Array, pixel: float
+  squared: jax.Array, radius: jax.Array, softness: jax.Array, pixel: float
 ) -> jax.Array:
   """1 inside a disc and 0 outside, with a smooth step between.
 
-  What a box filter of width `softness` makes of a disc: the step is centred on
-  the radius, as wide as the filter, and at least one pixel wide.
+  About what a box filter of width `softness` makes of a disc: 1/2 at the
+  radius, a step as wide as the filter and at least one pixel wide. The step is
+  one in squared distances, which needs no root.
 
   Args:
-    distance: float[...], from the disc's centre.
-    radius, softness: of the disc and of its edge, in the same unit.
+    squared: float[...], squared distance from the disc's centre.
+    radius, softness: of the disc and of its edge.
     pixel: side of a pixel.
 
   Returns:
     float[...] in [0, 1].
   """
-  step = (radius - distance) / jnp.maximum(softness, pixel) + 0.5
-  step = jnp.clip(step, 0, 1)
+  width = 2 * radius * jnp.maximum(softness, pixel)
+  step = jnp.clip((radius**2 - squared) / width + 0.5, 0, 1)
   return step * step * (3 - 2 * step)
 
 
 def box_blur(
-  pixels: jax.Array, deviation: tuple[jax.Array, jax.Array], largest: float
+  pixels: jax.Array, deviation: jax.Array, largest: float
 ) -> jax.Array:
   """Box filter along rows and columns of an image whose edge is repeated.
 
@@ -95,8 +99,8 @@ def box_blur(
 
   Args:
     pixels: float32[h, w, C].
-    deviation: standard deviations in pixels down the rows and along them,
-      scalars that may be traced; 0 leaves the image as it is.
+    deviation: float[2], standard deviations in pixels down the rows and along
+      them; 0 leaves the image as it is.
     largest: the largest deviation that may be drawn; the cost grows with it.
 
   Returns:
@@ -104,14 +108,23 @@ def box_blur(
   """
   reach = math.floor((math.sqrt(1 + 12 * largest**2) - 1) / 2) + 1
   for axis in range(2):
-    margins = [(reach, reach) if a == axis else (0, 0) for a in range(3)]
-    padded = jnp.pad(pixels, margins, mode="edge")
-    kernel = _box(deviation[axis] ** 2, reach)
     size = pixels.shape[axis]
-    pixels = sum(
-      kernel[tap] * lax.slice_in_dim(padded, tap, tap + size, axis=axis)
-      for tap in range(2 * reach + 1)
+    block = min(size, _BLOCK)
+    starts = np.arange(0, size, block)[:, None]
+    index = starts + np.arange(block + 2 * reach) - reach
+    blocks = jnp.take(pixels, np.clip(index, 0, size - 1), axis=axis)
+    # Blocks of rows times a band: XLA would compute the input of a sum of
+    # shifted images anew for every shift.
+    found = jnp.einsum(
+      ("tk,bkwc->btwc", "tk,hbkc->hbtc")[axis],
+      _band(deviation[axis] ** 2, block, reach),
+      blocks,
+      precision=lax.Precision.HIGHEST,
     )
+    height, width, channels = pixels.shape
+    rows, columns = ((-1, width), (height, -1))[axis]
+    found = found.reshape(rows, columns, channels)
+    pixels = lax.slice_in_dim(found, 0, size, axis=axis)
   return pixels
 
 
@@ -147,12 +160,13 @@ def _tents(places, count, pixel):
   return weights / jnp.sum(weights, axis=1, keepdims=True)
 
 
-def _box(variance, reach):
-  """float32[2 reach + 1]: the kernel of `box_blur`."""
-  offset = np.abs(np.arange(2 * reach + 1) - reach)
+def _band(variance, block, reach):
+  """float32[block, block + 2 reach]: the kernel of `box_blur` in each row."""
+  shift = np.arange(block + 2 * reach) - reach - np.arange(block)[:, None]
+  offset = np.abs(shift)
   # A box of 2 m + 1 pixels has the variance m (m + 1) / 3.
   m = jnp.floor((jnp.sqrt(1 + 12 * variance) - 1) / 2)
   share = (2 * m + 1) * (variance - m * (m + 1) / 3)
   share = jnp.clip(share / (2 * ((m + 1) ** 2 - variance)), 0, 1)
   weights = jnp.where(offset <= m, 1, jnp.where(offset == m + 1, share, 0))
-  return weights / jnp.sum(weights)
+  return weights / (2 * m + 1 + 2 * share)
