@@ -23,6 +23,7 @@ import sys
 from typing import NamedTuple
 
 import launching
+import markdown
 import numpy as np
 
 from gcl_jax.engine import results
@@ -270,16 +271,8 @@ def _print_family(figure, other, of_figure) -> None:
   entries = {name: entry for name, entry in entries.items() if entry}
   if not entries:
     return
-  made = report_comparisons.table(comparisons.family(entries), figure)
-  print(f"\n{made.caption}\n")
-  print("| " + " | ".join(made.headers) + " |")
-  print("|" + " --- |" * len(made.headers))
-  for row in made.rows:
-    cells = [
-      "-" if cell is None else cell if isinstance(cell, str) else f"{cell:.3f}"
-      for cell in row
-    ]
-    print("| " + " | ".join(cells) + " |")
+  family = comparisons.family(entries)
+  markdown.show(report_comparisons.table(family, figure))
 
 
 def draw(

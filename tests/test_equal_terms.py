@@ -415,25 +415,30 @@ def test_networks_are_cut_by_probabilities_out_of_fold():
   assert np.isnan(chosen["penalty"]).all()
 
 
+def mapped(function, tree, arrays, **_):
+  """Stands for `Context.map`."""
+  return function(tree, arrays)
+
+
 def networks(monkeypatch, images, parts, **options):
   """A judge whose networks are noted: rows and name of every fit."""
   found, fits = judge_of(images), []
   found.context.config.finetune = settings.finetune()
   found.context.config.finetune.update(folds=parts)
   images.ids, images.pixels = np.arange(120).astype(str), np.arange(120)
-  found.encoder = found.views = found.statistics = found.batch_size = None
+  found.encoder = found.views = found.batch_size = None
 
   def fit(_, config, encoder, pixels, targets, rows, **others):
     fits.append((others["name"], rows, others["batch_rows"]))
     head = {"params": {"bias": np.zeros(2, np.float32)}}
     return {"encoder": None, "head": head}
 
-  def predict(_, encoder, trained, pixels, **others):
-    logit = images.features[pixels, :2] + trained["head"]["params"]["bias"]
-    return special.expit(logit)
+  def predict(trained, batch):
+    rows, bias = batch["image"][:], trained["head"]["params"]["bias"]
+    return special.expit(images.features[rows, :2] + bias)
 
   monkeypatch.setattr(judge.finetune, "fit", fit)
-  monkeypatch.setattr(judge.finetune, "predict", predict)
+  found.predictor, found.context.map = predict, mapped
   return found, fits
 
 

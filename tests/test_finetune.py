@@ -63,16 +63,12 @@ def test_grades_are_learned_from_the_known_ones(tmp_path, kind):
     labels=GRADES,
     class_weights=np.ones(GRADES),
   )
-  found = finetune.predict(
-    context,
-    encoder,
+  found = context.map(
+    finetune.predictor(encoder, GRADES, statistics, kind),
     trained,
-    pixels,
-    labels=GRADES,
-    statistics=statistics,
+    {"image": pixels},
     batch_size=16,
     name="toy/predict",
-    kind=kind,
   )
   assert found.shape == (60, GRADES)
   if kind != "sigmoid":

@@ -33,6 +33,20 @@ def standardise(
   return (pixels - mean) / std
 
 
+def stretched(pixels: jax.Array, factor: jax.Array) -> jax.Array:
+  """Contrast about the mean luminance: mean + factor (pixel - mean), clipped.
+
+  Args:
+    pixels: float32[H, W, C] in [0, 1].
+    factor: scalar; 0 gives the mean everywhere, 1 the image itself.
+
+  Returns:
+    float32[H, W, C] in [0, 1].
+  """
+  centre = jnp.mean(luminance(pixels))
+  return jnp.clip(centre + factor * (pixels - centre), 0, 1)
+
+
 def jitter(
   key: jax.Array,
   tint_key: jax.Array,
@@ -71,8 +85,7 @@ def jitter(
     return jnp.clip(pixels * light, 0, 1)
 
   def stretch(pixels):
-    centre = jnp.mean(luminance(pixels))
-    return jnp.clip(centre + strength * (pixels - centre), 0, 1)
+    return stretched(pixels, strength)
 
   tints = _tints(tint_key, pixels, saturation, hue)
   if tints:

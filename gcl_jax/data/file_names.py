@@ -3,6 +3,7 @@
 Names are compared in canonical form (see `text`) and opened as stored.
 """
 
+import collections
 import os
 import pathlib
 import re
@@ -82,6 +83,43 @@ def pairs_named(
     )
     for name, file in images.items()
   }
+
+
+def files_by_stem(
+  folder: str | os.PathLike, names: Sequence[str]
+) -> list[pathlib.Path]:
+  """Finds one image for every name, at any depth and with any known suffix.
+
+  Args:
+    folder: where to look.
+    names: str [N], file names without suffix.
+
+  Returns:
+    The file of each name.
+
+  Raises:
+    DataError: images that are not there, with their number, or a name that two
+      files have.
+  """
+  found: dict[str, list[pathlib.Path]] = collections.defaultdict(list)
+  for file in scan(folder_of(folder)):
+    name = one_form(file.name)
+    found[name[: -len(known_suffix(name))]].append(file)
+  wanted = [one_form(str(name)) for name in names]
+  missing = [name for name in wanted if name not in found]
+  if missing:
+    raise DataError(
+      f"{folder}: no image {missing[0]!r} ({len(missing)} of {len(wanted)} are"
+      " missing); add them, or cut the table to the images that are there"
+    )
+  twice = [name for name in wanted if len(found[name]) > 1]
+  if twice:
+    first, second = found[twice[0]][:2]
+    raise DataError(
+      f"{first}: {second} has the same name ({len(twice)} such images); remove"
+      " one"
+    )
+  return [found[name][0] for name in wanted]
 
 
 def known_suffix(name: str) -> str:

@@ -45,6 +45,33 @@ class Mixed:
 
 
 @dataclasses.dataclass(frozen=True)
+class Rows:
+  """Some rows of an array, in an order of their own.
+
+  Attributes:
+    whole: array-like [N, ...].
+    rows: int[R], of the array.
+  """
+
+  whole: Any
+  rows: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.rows)
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    return len(self.rows), *self.whole.shape[1:]
+
+  @property
+  def dtype(self) -> np.dtype:
+    return self.whole.dtype
+
+  def __getitem__(self, index) -> np.ndarray:
+    return self.whole[self.rows[index]]
+
+
+@dataclasses.dataclass(frozen=True)
 class Regions:
   """Square regions of images.
 

@@ -4,6 +4,7 @@ import numpy as np
 
 from gcl_jax.errors import DataError
 from gcl_jax.evaluation import intervals, weighted
+from gcl_jax.evaluation.by_label import Table, entries
 
 
 def evaluate(
@@ -35,6 +36,15 @@ def evaluate(
     DataError: shapes that do not fit, a grade that is not on the scale, or a
       probability of a graded row that is not finite.
   """
+  return entries(table(grades, probabilities, groups))
+
+
+def table(
+  grades: np.ndarray,
+  probabilities: np.ndarray,
+  groups: np.ndarray | None = None,
+) -> Table:
+  """Figures on all rows and without each group; arguments of `evaluate`."""
   grades, probabilities = _check(grades, probabilities)
   known, scale = grades >= 0, probabilities.shape[1]
   groups = np.arange(len(grades)) if groups is None else np.asarray(groups)
@@ -54,18 +64,9 @@ def evaluate(
   supports["macro_auroc"] = min(
     (each[k] for k in kept), key=lambda s: s.fewest, default=each[0]
   )
-  every = intervals.support_of(groups)
-  found = {
-    name: intervals.interval(
-      of_name,
-      supports.get(name, every),
-      "fisher" if name == "kappa" else "logit",
-    )
-    for name, of_name in values.items()
-  }
-  if skipped := [str(k) for k in range(scale) if k not in kept]:
-    found["macro_auroc"]["skipped"] = skipped
-  return found
+  every = dict.fromkeys(values, intervals.support_of(groups))
+  skipped = tuple(str(k) for k in range(scale) if k not in kept)
+  return Table(values, every | supports, skipped)
 
 
 def _all_metrics(grades, probabilities, kept, weights) -> dict:

@@ -36,7 +36,7 @@ class Table(NamedTuple):
   Attributes:
     values: name -> float64[1 + G] from `intervals.leave_one_out`.
     supports: name -> what the figure rests on.
-    skipped: labels that the means leave out.
+    skipped: labels (or grades) that the means leave out.
   """
 
   values: dict[str, np.ndarray]
@@ -81,16 +81,20 @@ def evaluate(
 def entries(found: Table) -> dict[str, dict]:
   """Every figure of a table with its interval, as from `evaluate`."""
   result = {
-    name: intervals.interval(
-      values,
-      found.supports[name],
-      "plain" if name.endswith(_PLAIN) else "logit",
-    )
+    name: intervals.interval(values, found.supports[name], _scale_of(name))
     for name, values in found.values.items()
   }
   for mean in MEANS if found.skipped else ():
-    result[mean]["skipped"] = list(found.skipped)
+    if mean in result:
+      result[mean]["skipped"] = list(found.skipped)
   return result
+
+
+def _scale_of(name: str) -> str:
+  """The scale of a figure's interval, as for `intervals.interval`."""
+  if name.endswith("kappa"):
+    return "fisher"
+  return "plain" if name.endswith(_PLAIN) else "logit"
 
 
 def differences(ours: Table, theirs: Table) -> dict[str, dict]:

@@ -4,6 +4,7 @@ From pre-trained weights this is a full fine-tune; from random weights it is
 the supervised reference.
 """
 
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -18,7 +19,7 @@ from gcl_jax.errors import DataError
 from gcl_jax.losses.segmentation import inverse_frequency
 from gcl_jax.models import heads
 from gcl_jax.pipeline import encoders
-from gcl_jax.pipeline.finetune_steps import outputs, training
+from gcl_jax.pipeline.finetune_steps import Transform, outputs, training
 
 
 def fit(
@@ -36,6 +37,7 @@ def fit(
   labels: int | None = None,
   class_weights: np.ndarray | None = None,
   batch_rows: int | None = None,
+  transform: Transform | None = None,
 ) -> dict[str, Any]:
   """Trains encoder and head on the labelled ones among the rows.
 
@@ -46,7 +48,7 @@ def fit(
     context: of the stage.
     config: as in `finetune_steps.training`, and `balanced`.
     encoder: from `encoders.make`.
-    pixels: uint8[N, H, W, C].
+    pixels: array-like uint8[N, H, W, C] (see `engine.arrays`).
     targets: float[N, K] of 1, 0, nan = missing; or float[N] of grades.
     rows: int[R], positions of the rows that may be used.
     views: keywords of `augment.crop`.
@@ -58,6 +60,8 @@ def fit(
       `config.balanced`.
     batch_rows: number of rows that sets the size of a batch instead; rows are
       then drawn as often as it takes.
+    transform: of the images before their views, as in
+      `finetune_steps.classify_step`.
 
   Returns:
     `encoder` (params, batch_stats) and `head` variables, numpy.
@@ -88,6 +92,7 @@ def fit(
       variables,
       size,
       class_weights,
+      transform,
     ),
     lambda start: feed.batches(
       arrays, size, seed=seed, start=start, steps=config.steps, rows=drawn
@@ -135,32 +140,23 @@ def _grades(targets: np.ndarray, labels: int | None, name: str) -> np.ndarray:
   return grades
 
 
-def predict(
-  context: Context,
+def predictor(
   encoder: Any,
-  trained: dict[str, Any],
-  pixels: np.ndarray,
-  *,
   labels: int,
   statistics: tuple[float, float],
-  batch_size: int,
-  name: str,
   kind: str = "sigmoid",
-) -> np.ndarray:
-  """Probabilities float32[N, K] of a trained classifier in evaluation mode.
+) -> Callable:
+  """fn(trained, batch) for `Context.map`: probabilities float32[B, K].
 
-  Those of "softmax" and "ordinal" sum to 1 over the K grades.
+  It is a classifier of `fit` in evaluation mode. Made once, it is compiled once
+  a stage, whatever number of classifiers it is given. The probabilities of
+  "softmax" and "ordinal" sum to 1 over the K grades.
 
   Args:
-    context: of the stage.
     encoder: from `encoders.make`.
-    trained: from `fit`.
-    pixels: uint8[N, H, W, C].
     labels: K, of labels or grades.
-    kind: of `losses.cross_entropy`.
     statistics: mean and standard deviation of training pixels in [0, 1].
-    batch_size: images at a time.
-    name: of the progress bar and the throughput record.
+    kind: of `losses.cross_entropy`.
   """
   head = heads.linear(outputs(kind, labels))
   logits = encoders.headed(encoder, head, *statistics)
@@ -169,10 +165,4 @@ def predict(
     "softmax": jax.nn.softmax,
     "ordinal": losses.ordinal_probabilities,
   }[kind]
-  return context.map(
-    lambda tree, batch: probabilities(logits(tree, batch)),
-    trained,
-    {"image": pixels},
-    batch_size=batch_size,
-    name=name,
-  )
+  return lambda trained, batch: probabilities(logits(trained, batch))

@@ -14,6 +14,8 @@ from gcl_jax.engine.state import State, create, descend
 from gcl_jax.engine.train import Step, Training, batch_of
 from gcl_jax.models import heads
 
+Transform = Callable[[jax.Array, jax.Array], jax.Array]
+
 
 def classify_step(
   encoder: Any,
@@ -22,6 +24,7 @@ def classify_step(
   *,
   views: dict[str, Any],
   kind: str = "sigmoid",
+  transform: Transform | None = None,
 ) -> Step:
   """One step of classification on augmented images.
 
@@ -35,11 +38,19 @@ def classify_step(
     views: keywords of `augment.crop`.
     kind: of `losses.cross_entropy`; its class weights are in
       state.extra["class_weights"].
+    transform: (keys[B], uint8[B, H, W, C]) -> images on the scale of 0 to 255,
+      such as a random degradation, of which the views are taken.
   """
 
   def step(state, batch, *, axis_name=None):
     keys = augment.sample_keys(state.key, state.step, batch["index"])
-    images = augment.crop(keys, batch["image"], **views)
+    images = batch["image"]
+    if transform is not None:
+      # The view takes the children 0 to 3 of a key.
+      images = transform(
+        jax.vmap(lambda key: jax.random.fold_in(key, 4))(keys), images
+      )
+    images = augment.crop(keys, images, **views)
 
     def objective(params):
       features, stats = encoder.apply(
@@ -80,6 +91,7 @@ def training(
   variables: Any = None,
   batch_size: int | None = None,
   class_weights: np.ndarray | None = None,
+  transform: Transform | None = None,
 ) -> Training:
   """Encoder and head on binary labels, or on grades.
 
@@ -93,6 +105,7 @@ def training(
     variables: the encoder's start; None draws it.
     batch_size: where it is not the configured one.
     class_weights: of `losses.cross_entropy`; None weighs all the same.
+    transform: as of `classify_step`.
   """
   kind = config.loss
   head = heads.linear(outputs(kind, labels))
@@ -108,7 +121,9 @@ def training(
     weight_decay=1e-4,
   )
   return Training(
-    classify_step(encoder, head, optimizer, views=views, kind=kind),
+    classify_step(
+      encoder, head, optimizer, views=views, kind=kind, transform=transform
+    ),
     _initial(encoder, head, optimizer, shape),
     batch_of(
       batch_size or config.batch_size,

@@ -7,6 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gcl_jax.data import splits
+from gcl_jax.engine import arrays
 from gcl_jax.engine.context import Context
 from gcl_jax.engine.tables import pack
 from gcl_jax.errors import DataError
@@ -116,6 +117,9 @@ class Judge:
     self.encoder = encoders.make(section)
     self.statistics = self.images.pixel_statistics()
     self.views = contrast.views_of(section, *self.statistics)
+    self.predictor = finetune.predictor(
+      self.encoder, len(self.images.labels), self.statistics
+    )
     here = labelled(self.images) & self.images.evaluation
     self.rows, self.metrics, self.tables = np.flatnonzero(here), {}, {}
     self.probabilities, self.chosen = {}, {}
@@ -204,13 +208,10 @@ class Judge:
     )
 
   def _predicted(self, trained, rows, name) -> np.ndarray:
-    return finetune.predict(
-      self.context,
-      self.encoder,
+    return self.context.map(
+      self.predictor,
       trained,
-      self.images.pixels[rows],
-      labels=len(self.images.labels),
-      statistics=self.statistics,
+      {"image": arrays.Rows(self.images.pixels, rows)},
       batch_size=self.batch_size,
       name=f"{name}/predict",
     )

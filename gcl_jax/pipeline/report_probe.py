@@ -1,6 +1,6 @@
 """Tables and curves of encoders judged with few labels."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -112,27 +112,33 @@ def learning_curves(
   )
 
 
-def curves(entries: Mapping[str, Mapping[float, dict]], ylabel: str) -> bytes:
-  """Lines over label fractions with the intervals of their entries, as SVG.
+def curves(
+  entries: Mapping[str, Mapping[float, dict]],
+  ylabel: str,
+  xlabel: str = "labelled training groups",
+  scale: Callable[[float], float] = np.log,
+) -> bytes:
+  """Lines over shares with the intervals of their entries, as SVG.
 
   Args:
-    entries: name of a line -> fraction of the groups -> entry of `intervals`.
+    entries: name of a line -> share -> entry of `intervals`.
     ylabel: name of the figure.
+    xlabel: what the shares are of.
+    scale: share -> place on the axis.
   """
   lines, bands = {}, {}
-  fractions = sorted({f for of_line in entries.values() for f in of_line})
-  ticks = {float(np.log(f)): f"{100 * f:g} %" for f in fractions}
+  shares = sorted({s for of_line in entries.values() for s in of_line})
+  ticks = {float(scale(s)): f"{100 * s:g} %" for s in shares}
   step = 0.008 * (max(ticks) - min(ticks)) if ticks else 0
   for number, (name, of_line) in enumerate(entries.items()):
     found = sorted(of_line.items())
     # A little apart, so that every interval is seen.
     at = step * (number - (len(entries) - 1) / 2)
-    x = [np.log(fraction) + at for fraction, _ in found]
+    x = [scale(share) + at for share, _ in found]
     value, low, high = (
       [entry[key] for _, entry in found] for key in ("value", "low", "high")
     )
     lines[name], bands[name] = (x, value), (low, high)
-  xlabel = "labelled training groups"
   return charts.curves(lines, ylabel, xlabel=xlabel, bands=bands, ticks=ticks)
 
 

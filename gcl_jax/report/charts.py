@@ -91,7 +91,8 @@ def _band(axes: Any, x: np.ndarray, band: tuple, colour: str) -> None:
 
 def _line(i: int) -> dict[str, Any]:
   """Colour and dashes of line number i."""
-  return {"color": SERIES[i % len(SERIES)], "ls": DASHES[i % len(DASHES)]}
+  dashes = (i + i // len(SERIES)) % len(DASHES)
+  return {"color": SERIES[i % len(SERIES)], "ls": DASHES[dashes]}
 
 
 def _log_scale(axes: Any) -> None:

@@ -53,7 +53,9 @@ def gallery(
 
 
 def before_after(
-  pairs: Sequence[tuple[Any, Any]], captions: Sequence[str] = ()
+  pairs: Sequence[tuple[Any, Any]],
+  captions: Sequence[str] = (),
+  names: tuple[str, str] = ("as stored", "as used"),
 ) -> bytes:
   """Draws each image as stored, an arrow, and as used after preparation.
 
@@ -61,6 +63,7 @@ def before_after(
     pairs: (before, after), each [H, W] or [H, W, 1 or 3], of any size and
       number type.
     captions: one line under each pair, or none.
+    names: above the two.
 
   Returns:
     SVG bytes, two pairs in a row.
@@ -77,10 +80,39 @@ def before_after(
   with sheet(rows, captions, 4, top=24, gap=36, span=2) as (figure, tiles):
     for i, axes in enumerate(tiles[0]):
       if i < 4:
-        note(axes, ("as stored", "as used")[i % 2], (0, 1), (0, 5))
+        note(axes, names[i % 2], (0, 1), (0, 5))
       if i % 2 == 0:
         place = {"ha": "center", "va": "center", "fontsize": 18}
         note(axes, "\u2192", (1, 0.5), (18, 0), **place)
+    return save(figure)
+
+
+def grid(
+  rows: Mapping[str, Sequence[Any]],
+  captions: Sequence[str] = (),
+  columns: int = 6,
+) -> bytes:
+  """Draws rows of images, each with its name.
+
+  Args:
+    rows: name -> N images [H, W] or [H, W, 1 or 3].
+    captions: one line under each column, or none.
+    columns: images in a row; more go on in further rows of the same names.
+
+  Returns:
+    SVG bytes.
+
+  Raises:
+    ValueError: rows of different lengths, or another number of captions.
+  """
+  rows = {name: list(images) for name, images in rows.items()}
+  lengths = {name: len(images) for name, images in rows.items()}
+  if len(set(lengths.values())) > 1:
+    raise ValueError(f"rows differ in length: {lengths}")
+  if not any(lengths.values()):
+    return nothing("no image")
+  _one_caption_each(captions, next(iter(rows.values())), "columns")
+  with sheet(rows, captions, columns) as (figure, _):
     return save(figure)
 
 

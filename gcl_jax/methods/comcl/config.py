@@ -107,7 +107,8 @@ def _patches() -> ConfigDict:
       size=128,  # side of a window in pixels of the prepared image
       # Healthy windows lie where lesion windows lie (matched), anywhere
       # (uniform), or where the detector fired on healthy images and else as
-      # matched (false_boxes, the authors' code).
+      # matched (false_boxes, the authors' code). lesion_free: windows of
+      # diseased images that touch no box, for data without healthy images.
       healthy="matched",
       per_image=4,  # healthy windows of an image
       shuffle_quality=False,  # quality labels permuted before pools are built
@@ -171,9 +172,11 @@ def _diagnosis() -> ConfigDict:
     grade="grade",  # column of the table, with loss softmax or ordinal
     grades=5,
     crop_scale=(0.75, 1.0),
+    flip=0.5,
     brightness=0.2,
     contrast=0.2,
     degrade=0.5,  # probability of a degradation in arms that train with them
+    handmade=True,  # grades also by a ridge on hand-made features
   )
   return section
 
@@ -223,7 +226,7 @@ PRESETS = dict(demo=_demo, tiny=_tiny, paper=_paper)
 CHOICES = {
   "boxes.source": ("data", "table", "detector"),
   "quality.family": ("fundus", "xray"),
-  "patches.healthy": ("matched", "uniform", "false_boxes"),
+  "patches.healthy": ("matched", "uniform", "false_boxes", "lesion_free"),
   "pretrain.loss": ("levels", "lesions", "simclr", "moco"),
   "pretrain.first_pair": (
     *("high_low", "low_high", "high_healthy_low", "none"),

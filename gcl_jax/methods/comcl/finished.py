@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gcl_jax.errors import UserError
-from gcl_jax.methods.comcl import data, diagnose
+from gcl_jax.methods.comcl import data, diagnose, targets
 from gcl_jax.methods.comcl.arms import OWN
 from gcl_jax.pipeline import finished
 
@@ -32,7 +32,7 @@ class Run(finished.Finished):
     found = self.artifact("diagnosis")
     if "classifier" not in found:
       raise UserError("the run has no diagnosis: its data set had no labels")
-    names = diagnose.outputs_of(self.config, self.names("labels"))
+    names = targets.outputs_of(self.config, self.names("labels"))
     network = diagnose.predictor(self.config, len(names), self.statistics)
     values = finished.by_batches(
       network, found["classifier"], self.prepare(images)

@@ -23,6 +23,7 @@ GROUPS = {
 # the network sees 6 b views in a step, whatever the loss.
 ROWS = {"levels": 1, "lesions": 2, "simclr": 3}
 BLACK = 10  # pixels up to here, of 255, count as border
+_TRIES = 400  # places that `lesion_free` looks at in an image
 _MOST = 2000  # windows of a kind that `position_auroc` looks at
 
 
@@ -57,7 +58,10 @@ def build(
   quality could lie (`matched`: the box of one is taken over), round a box of
   that size anywhere (`uniform`), or round the detector's own boxes where it
   found any on a healthy image and else as matched (`false_boxes`). Images that
-  are neither known to be diseased nor healthy take no part.
+  are neither known to be diseased nor healthy take no part. For data without
+  healthy images, `lesion_free` takes windows of the diseased ones, placed as
+  those of lesions are, that touch no box of any confidence; they are not moved
+  from view to view.
 
   Args:
     boxes: float[M, 5], top, left, bottom, right in pixels of the prepared
@@ -104,15 +108,16 @@ def build(
   for quality, chosen in (("high", ~low), ("low", low)):
     own = _of(lesions, chosen[lesions.rows])
     pools[f"lesion_{quality}"] = own
-    pools[f"healthy_{quality}"] = _healthy(
-      np.flatnonzero(eligible & (diseased == 0) & chosen),
-      _of(false, chosen[false.rows]),
-      own.boxes if len(own.boxes) else lesions.boxes,
-      size,
-      rules.margin,
-      patches,
-      random,
-    )
+    like = own.boxes if len(own.boxes) else lesions.boxes
+    if patches.healthy == "lesion_free":
+      rows = np.flatnonzero(eligible & (diseased == 1) & chosen)
+      found = _lesion_free(rows, every, like, size, patches, random)
+    else:
+      rows = np.flatnonzero(eligible & (diseased == 0) & chosen)
+      false_here = _of(false, chosen[false.rows])
+      margin = rules.margin
+      found = _healthy(rows, false_here, like, size, margin, patches, random)
+    pools[f"healthy_{quality}"] = found
   pools = {level: pools[level] for level in LEVELS}
   for level, pool in pools.items():
     facts[f"images/{level}"] = len(np.unique(pool.rows))
@@ -258,3 +263,24 @@ def _healthy(rows, false, lesions, size, margin, patches, random) -> Pool:
     first = margin + random.uniform(size=sides.shape) * free
     boxes = np.concatenate([first, first + sides], axis=1)
   return _joined([false, Pool(own, np.float32(boxes))])
+
+
+def _lesion_free(rows, every, lesions, size, patches, random) -> Pool:
+  """Windows of these images that touch none of their boxes."""
+  side, found = patches.size, Pool([], [])
+  if not len(lesions):
+    return Pool(np.zeros(0, np.int64), np.zeros((0, 4), np.float32))
+  for row in rows:
+    taken = every.boxes[every.rows == row]
+    picked = lesions[random.integers(len(lesions), size=_TRIES)]
+    high = np.minimum(np.floor(picked[:, :2]), size - side)
+    low = np.clip(np.ceil(picked[:, 2:]) - side, 0, high)
+    first = np.floor(low + random.uniform(size=low.shape) * (high - low + 1))
+    window = np.concatenate([first, first + side], axis=1)
+    apart = window[:, None, :2] >= taken[None, :, 2:]
+    apart |= window[:, None, 2:] <= taken[None, :, :2]
+    free = window[apart.any(-1).all(1)][: patches.per_image]
+    found.rows.extend([row] * len(free))
+    found.boxes.extend(free)
+  boxes = np.array(found.boxes, np.float32).reshape(-1, 4)
+  return Pool(np.array(found.rows, np.int64), boxes)

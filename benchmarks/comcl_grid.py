@@ -1,0 +1,199 @@
+"""Effect of CoMCL on the fall of kappa, and of its parts: arms, over seeds.
+
+  python benchmarks/comcl_grid.py --config=configs/comcl.py:demo \\
+      --out=runs/comcl_grid --seeds=0,1,2,3,4 --jobs=2 \\
+      --arms=supervised,supervised_degraded,simclr data.fundus.patients=400
+
+For each seed one run pre-trains and fine-tunes every arm. The seed is that of
+all trainings; images, patients kept for evaluation and degradations stay the
+same. A finished run that lacks arms is run again with them: what is there is
+kept. Prints, from the probability of every evaluation image that stage
+`diagnosis` leaves, tables of kappa at every share of low quality, of its fall,
+and of paired differences, with intervals over seeds and patients
+(`gcl_jax.evaluation.fits`). --jobs=0 prints the tables of finished runs alone.
+--picture=FILE.svg draws kappa over the share.
+"""
+
+import argparse
+import collections
+import concurrent.futures
+import json
+import os
+import pathlib
+import sys
+from typing import NamedTuple
+
+import launching
+import markdown
+import numpy as np
+
+from gcl_jax.engine import results
+from gcl_jax.engine.context import read_stage
+from gcl_jax.engine.tables import unpack
+from gcl_jax.evaluation import comparisons, fits, robustness
+from gcl_jax.evaluation.intervals import Support
+from gcl_jax.methods.comcl.arms import OWN
+from gcl_jax.pipeline import report_comparisons
+from gcl_jax.report import charts
+
+OPPONENTS = ("supervised_degraded", "supervised", "simclr_degraded")
+
+
+class Figures(NamedTuple):
+  """Kappa of one arm in one run, float64[C, 1 + G], and what it rests on."""
+
+  kappa: np.ndarray
+  shares: tuple[float, ...]
+  support: Support
+
+
+def main() -> int:
+  """Runs what is missing, then prints the tables."""
+  arguments = parse()
+  out = pathlib.Path(arguments.out)
+  if arguments.jobs:
+    run_all(arguments, out)
+  found = gathered(out)
+  tables(found)
+  if arguments.picture:
+    draw(found, pathlib.Path(arguments.picture))
+  return 0
+
+
+def parse() -> argparse.Namespace:
+  """Parses the command line."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--config", default="configs/comcl.py:demo")
+  parser.add_argument("--out", default="runs/comcl_grid")
+  parser.add_argument("--seeds", default="0,1,2,3,4")
+  parser.add_argument("--arms", required=True, help="names, split by commas")
+  parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+  parser.add_argument("--picture", default="", help="an SVG of the curves")
+  parser.add_argument(
+    "overrides", nargs="*", help="further settings, name=value"
+  )
+  return parser.parse_args()
+
+
+def run_all(arguments: argparse.Namespace, out: pathlib.Path) -> None:
+  """Executes the run of every seed, each on its share of the cores."""
+  further = dict(item.split("=", 1) for item in arguments.overrides)
+  settings = {"arms": tuple(arguments.arms.split(",")), **further}
+  cores, jobs = sorted(os.sched_getaffinity(0)), arguments.jobs
+  free = collections.deque(cores[k::jobs] for k in range(jobs))
+
+  def work(seed: int) -> None:
+    mine = free.popleft()
+    try:
+      folder = out / f"seed{seed}"
+      launching.run(
+        arguments.config, folder, {"seed": seed} | settings, cores=mine
+      )
+    finally:
+      free.append(mine)
+
+  with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+    list(pool.map(work, map(int, arguments.seeds.split(","))))
+
+
+def gathered(out: pathlib.Path) -> dict[str, list[Figures]]:
+  """Arm -> its figures of every finished run.
+
+  Raises:
+    SystemExit: seeds were not tested on the same patients.
+  """
+  found = collections.defaultdict(list)
+  for folder in sorted(out.glob("seed*")):
+    if (folder / "diagnosis" / "manifest.json").exists():
+      for arm, figures in read(folder).items():
+        if found[arm] and found[arm][0].support != figures.support:
+          raise SystemExit(
+            f"{folder}: tested on other patients than the others"
+          )
+        found[arm].append(figures)
+  return dict(found)
+
+
+def read(folder: pathlib.Path) -> dict[str, Figures]:
+  """Kappas of every arm of one run."""
+  data, quality, found = (
+    read_stage(folder, stage) for stage in ("data", "quality", "diagnosis")
+  )
+  table, rows = unpack(data["table"]), found["rows"]
+  config = json.loads((folder / "config.json").read_text())["config"]
+  truth = np.asarray(table[config["diagnosis"]["grade"]], float)[rows]
+  truth = np.where(np.isnan(truth), -1, truth).astype(int)
+  shares, made = tuple(config["quality"]["shares"]), {}
+  for arm, versions in found["probabilities"].items():
+    of_shares = []
+    for share in shares:
+      low = (quality["order"][rows] < share)[:, None]
+      values = np.where(low, versions["low"], versions["clean"])
+      of_shares.append(robustness.table(truth, values, table["group"][rows]))
+    made[arm] = Figures(
+      np.stack([t.values["kappa"] for t in of_shares]),
+      shares,
+      of_shares[0].supports["kappa"],
+    )
+  return made
+
+
+def entry_of(values: np.ndarray, support: Support, paired=False) -> dict:
+  """Mean over the runs, float64[F, 1 + G], with its interval."""
+  scale = "plain" if paired else "fisher"
+  return fits.over_fits(values, support, scale, paired)
+
+
+def tables(found: dict[str, list[Figures]]) -> None:
+  """Prints kappas and falls, then the families of differences."""
+  first = next(iter(found.values()))[0]
+  percents = [robustness.percent(share) for share in first.shares]
+  titles = ["arm", "runs", *(f"kappa at {p} %" for p in percents), "fall"]
+  print("| " + " | ".join(titles) + " |\n" + "| --- " * len(titles) + "|")
+  for arm, runs in found.items():
+    kappa = np.stack([figures.kappa for figures in runs])
+    cells = [
+      results.interval(entry_of(kappa[:, c], first.support))
+      for c in range(len(percents))
+    ]
+    falls = np.stack([robustness.fall(figures.kappa) for figures in runs])
+    cells.append(results.interval(entry_of(falls, first.support, True)))
+    print(f"| {arm} | {len(runs)} | " + " | ".join(cells) + " |")
+  for other in (o for o in OPPONENTS if o in found):
+    _print_family(found, other, first.support, f"gain of the fall over {other}")
+  last = f"kappa at {percents[-1]} % over supervised_degraded"
+  if OPPONENTS[0] in found:
+    _print_family(found, OPPONENTS[0], first.support, last, at=-1)
+
+
+def _print_family(found, other, support, title, at=None) -> None:
+  """Paired differences of every arm from one of them, over common runs."""
+
+  def value(figures):
+    if at is None:
+      return -robustness.fall(figures.kappa)
+    return figures.kappa[at]
+
+  entries = {}
+  for arm in (OWN, *(a for a in found if a != OWN)):
+    pairs = list(zip(found[arm], found[other], strict=False))
+    if arm != other and pairs:
+      values = np.stack([value(a) - value(b) for a, b in pairs])
+      entries[arm] = entry_of(values, support, paired=True)
+  family = comparisons.family(entries)
+  markdown.show(report_comparisons.table(family, title))
+
+
+def draw(found: dict[str, list[Figures]], path: pathlib.Path) -> None:
+  """Writes kappa over the share of low quality as SVG."""
+  lines = {}
+  for arm, runs in found.items():
+    kappa = np.stack([figures.kappa[:, 0] for figures in runs]).mean(0)
+    lines[arm] = (np.asarray(runs[0].shares), kappa)
+  path.write_bytes(charts.curves(lines, "quadratic kappa"))
+
+
+if __name__ == "__main__":
+  sys.exit(main())
