@@ -58,7 +58,7 @@ def slow_hcl(anchors, positives, negatives, tau, beta, tau_plus):
   return np.array(found)
 
 
-# -- number and choice of the hardest -------------------------------------------
+# -- number and choice of the hardest ------------------------------------------
 
 
 @pytest.mark.parametrize(
