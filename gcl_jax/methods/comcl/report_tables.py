@@ -28,6 +28,16 @@ _PATCHES = {
   "effective_rank": "effective rank",
 }
 
+_BOXES = {
+  "boxes": "all",
+  "boxes/part": "not on a training image",
+  "boxes/not_diseased": "on an image not known to be diseased",
+  "boxes/confidence": "of too low a confidence",
+  "boxes/size": "larger than a window",
+  "boxes/margin": "too near the edge of the image",
+  "boxes/false": "on healthy images, used as healthy windows",
+}
+
 
 def pretraining(context: Context) -> html.Section:
   """Losses of all arms, and what was logged of each arm beside it."""
@@ -94,13 +104,27 @@ def windows(
   rows = [[t, words(metrics[k])] for k, t in singles.items() if k in metrics]
   if rows:
     tables.append(html.Table(("figure", "value"), rows, align="lr"))
-  rows = [[name, count] for name, count in facts.items()]
-  caption = (
-    "Boxes, and the images and windows of each level in training. A box that is"
-    " not used is counted by the first rule that it breaks."
+  return [*tables, *_pools(facts)]
+
+
+def _pools(facts: dict[str, int]) -> list[html.Table]:
+  """Images and windows of each level, and what became of the boxes."""
+  rows = [
+    [level.replace("_", ", "), facts[f"images/{level}"], count]
+    for name, count in facts.items()
+    if (level := name.removeprefix("windows/")) != name
+  ]
+  levels = html.Table(
+    ("level", "training images", "boxes of windows"), rows, align="lrr"
   )
-  tables.append(html.Table(("what", "number"), rows, caption, align="lr"))
-  return tables
+  rows = [
+    [words_, facts[key]] for key, words_ in _BOXES.items() if key in facts
+  ]
+  caption = (
+    "A box that is not used is counted by the first of these rules that it"
+    " breaks."
+  )
+  return [levels, html.Table(("boxes", "number"), rows, caption, align="lr")]
 
 
 def data(images: Prepared, quality: Quality, config: ConfigDict) -> html.Table:
