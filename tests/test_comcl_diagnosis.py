@@ -138,8 +138,10 @@ def encoder_stage(context):
 
 def patches_stage(context):
   entry = {"value": 0.7, "low": 0.6, "high": 0.8, "n": 20, "groups": 20}
-  names = ("patch/lesion_auroc", "patch/comcl/lesion_auroc")
+  names = ("patch/lesion_auroc", "patch/place/lesion_auroc")
   found = dict.fromkeys((*names, "patch/position_auroc"), entry)
+  more = {"p": 0.001, "p_holm": 0.001, "family": 1, "smallest": 0.1}
+  found["patch/lesion_auroc_over_place"] = entry | more
   return {"metrics": np.array(json.dumps(found))}
 
 

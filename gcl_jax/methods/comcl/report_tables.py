@@ -11,7 +11,7 @@ from gcl_jax.engine.context import Context
 from gcl_jax.methods.comcl import arms
 from gcl_jax.methods.comcl.quality import Quality
 from gcl_jax.methods.comcl.targets import outputs_of, targets_of
-from gcl_jax.pipeline import report
+from gcl_jax.pipeline import report, report_comparisons
 from gcl_jax.pipeline.prepared import Prepared
 from gcl_jax.pipeline.report import Metrics, words
 from gcl_jax.report import charts, html
@@ -22,6 +22,7 @@ MONITORS = {
   "variance/": "variance within a pool",
   "rank/": "effective rank of a pool",
 }
+PLACE = "place"  # a probe of the place of a window, without an encoder
 _PATCHES = {
   "lesion_auroc": "lesion against artefact, AUROC",
   "quality_auroc": "quality, AUROC",
@@ -78,24 +79,7 @@ def windows(
     metrics: of the run.
     facts: counts of `pools.build`, of this method's own arm.
   """
-  tables, trained = [], arms.trained(config)
-  figures = [
-    figure
-    for figure in _PATCHES
-    if any(f"patch/{arm}/{figure}" in metrics for arm in trained)
-  ]
-  if figures:
-    rows = [
-      [arm, *(words(metrics.get(f"patch/{arm}/{f}")) for f in figures)]
-      for arm in trained
-    ]
-    caption = (
-      "Linear probes on windows of evaluation images, by the encoder of each"
-      " arm before the fine-tune. Quality: lower is less about quality."
-    )
-    headers = ("arm", *(_PATCHES[f] for f in figures))
-    align = "l" + "r" * len(figures)
-    tables.append(html.Table(headers, rows, caption, align=align))
+  tables = _probes(config, metrics)
   singles = {
     "patch/position_auroc": "place and border of a window alone, AUROC",
     "detector/recall": "lesions that the detector finds",
@@ -105,6 +89,34 @@ def windows(
   if rows:
     tables.append(html.Table(("figure", "value"), rows, align="lr"))
   return [*tables, *_pools(facts)]
+
+
+def _probes(config: ConfigDict, metrics: Metrics) -> list[html.Table]:
+  """Probes of every encoder, and paired differences in lesion AUROC."""
+  names, tables = (*arms.trained(config), PLACE), []
+  prefixes = {name: f"patch/{name}/" for name in names}
+  prefixes[arms.OWN] = "patch/"
+  rows = {
+    name: [metrics.get(f"{prefix}{figure}") for figure in _PATCHES]
+    for name, prefix in prefixes.items()
+  }
+  rows = [[name, *map(words, row)] for name, row in rows.items() if any(row)]
+  if rows:
+    caption = (
+      "Linear probes on windows of evaluation images, by the encoder of each"
+      " arm before the fine-tune. Quality: lower is less about quality."
+    )
+    headers = ("arm", *_PATCHES.values())
+    tables.append(html.Table(headers, rows, caption, align="lrrr"))
+  family = {
+    name: metrics[key]
+    for name in names
+    if (key := f"patch/lesion_auroc_over_{name}") in metrics
+  }
+  if family:
+    of = f"AUROC of lesion against artefact ({arms.OWN} less each arm)"
+    tables.append(report_comparisons.table(family, of))
+  return tables
 
 
 def _pools(facts: dict[str, int]) -> list[html.Table]:
