@@ -23,7 +23,6 @@ def run(context: Context) -> dict[str, Any]:
   """
   config = context.config
   found = splits.limited(context.datasets["data"], config.data.limit)
-  found = dataclasses.replace(found, read_mask=None)  # boxes will do
   if config.boxes.source == "table":
     path = config.boxes.path
     boxes, _ = box_files.for_images(path, found.ids)
@@ -67,25 +66,31 @@ def prepared(
     uint8[S, S, channels] and float32[K', 5] in its pixels; boxes outside the
     crop are left out.
   """
+  return _cropped(raw, config, boxes)[:2]
+
+
+def _cropped(raw, config, boxes=None, mask=None):
+  """Pixels, boxes and class map of one stored image once it is prepared."""
   crop = disc.crop_to_disc if config.disc else disc.square
   image = _with_channels(formats.to_uint8(raw), config.channels)
-  pixels, moved, _ = crop(image, boxes, size=config.size[0])
-  return pixels, moved
+  return crop(image, boxes, mask, size=config.size[0])
 
 
 def _read(config, dataset: Dataset, row: int) -> prepare.Row:
   boxes = dataset.read_boxes and dataset.read_boxes(row)
-  pixels, moved = prepared(dataset.read(row), config, boxes)
-  return prepare.Row(pixels, lists={"boxes": moved})
+  mask = dataset.read_mask(row) if _has_mask(dataset, row) else None
+  pixels, moved, mask = _cropped(dataset.read(row), config, boxes, mask)
+  return prepare.Row(pixels, mask, lists={"boxes": moved})
+
+
+def _has_mask(dataset: Dataset, row: int) -> bool:
+  labelled = dataset.table.get("labelled", np.ones(len(dataset)))
+  return dataset.read_mask is not None and labelled[row] > 0
 
 
 def _read_masked(config, dataset: Dataset, row: int) -> prepare.Row:
-  crop = disc.crop_to_disc if config.disc else disc.square
-  image = formats.to_uint8(dataset.read(row))
-  image = _with_channels(image, config.channels)
-  pixels, _, mask = crop(
-    image, mask=dataset.read_mask(row), size=config.size[0]
-  )
+  mask = dataset.read_mask(row)
+  pixels, _, mask = _cropped(dataset.read(row), config, mask=mask)
   return prepare.Row(pixels, mask)
 
 

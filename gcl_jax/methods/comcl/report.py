@@ -52,6 +52,7 @@ def run(context: Context) -> dict[str, Any]:
       *diagnosis_warnings(config, images, metrics),
       *pretraining_warnings(context),
       *window_warnings(metrics),
+      *(f"Missing: {note}." for note in context.load("patches")["notes"]),
     ],
   )
 
