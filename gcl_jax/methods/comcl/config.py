@@ -54,7 +54,7 @@ def _images() -> ConfigDict:
     )
   )
   section.update(
-    quality_table="",  # of eyeq, chestxray14: a CSV of image and quality
+    quality_table="",  # of chestxray14: a CSV of image and quality
     boxes_path="",  # of chestxray14: BBox_List_2017.csv
   )
   return section
@@ -213,6 +213,7 @@ def _tiny(config: ConfigDict) -> None:
   )
   config.diagnosis.update(batch_size=8, steps=3)
   config.report.pictures = 2
+  config.arms = ("supervised_degraded", "simclr")
 
 
 def _paper(config: ConfigDict) -> None:
