@@ -156,11 +156,11 @@ def _veil(share):
 
 
 def _grid(share):
-  """24 to 64 lines over the height, upright or level within three degrees."""
+  """8 to 40 lines over the height, upright or level within three degrees."""
   upright = jnp.where(share[2] < 0.5, 0.0, jnp.pi / 2)
   return Grid(
     _between((0.03, 0.08), share[0]),
-    _between((24.0, 64.0), share[1]),
+    _between((8.0, 40.0), share[1]),
     upright + jnp.radians(3) * (2 * share[3] - 1),
     2 * jnp.pi * share[4],
   )
