@@ -91,7 +91,7 @@ def soft_disc(
 def box_blur(
   pixels: jax.Array, deviation: jax.Array, largest: float
 ) -> jax.Array:
-  """Box filter along rows and columns of an image whose edge is repeated.
+  """Box filter along rows and columns of an image mirrored at its edges.
 
   The kernel is 1 over 2 m + 1 pixels and a share of 1 at one pixel more on
   either side, such that its standard deviation is exactly the one asked for:
@@ -112,7 +112,9 @@ def box_blur(
     block = min(size, _BLOCK)
     starts = np.arange(0, size, block)[:, None]
     index = starts + np.arange(block + 2 * reach) - reach
-    blocks = jnp.take(pixels, np.clip(index, 0, size - 1), axis=axis)
+    mirrored = np.where(index < 0, -1 - index, index) % (2 * size)
+    mirrored = np.minimum(mirrored, 2 * size - 1 - mirrored)
+    blocks = jnp.take(pixels, mirrored, axis=axis)
     # Blocks of rows times a band: XLA would compute the input of a sum of
     # shifted images anew for every shift.
     found = jnp.einsum(
@@ -131,33 +133,41 @@ def box_blur(
 def grain(key: jax.Array, where: Frame) -> jax.Array:
   """Random field of mean 0, the same at every size of an image.
 
-  Standard normal values on a lattice of `GRAINS` points over the height, read
-  linearly between the points; where pixels are larger than its cells, averaged
-  over the pixel, as a resized image would be.
+  Normal values on a lattice of `GRAINS` points over the height, linear between
+  the points, averaged over each pixel: a large image made smaller by means over
+  blocks has the field of the small one.
 
   Args:
     key: one key.
     where: of the pixels.
 
   Returns:
-    float32[h, w], of standard deviation 1 at the lattice points of an image of
-    `GRAINS` rows, less between them and in smaller images.
+    float32[h, w], of standard deviation 1 in images of `GRAINS` rows, a little
+    more in larger ones and less in smaller ones.
   """
   columns = max(1, math.ceil(GRAINS * where.width))
   values = jax.random.normal(key, (GRAINS, columns))
-  down = _tents(where.rows[:, 0], GRAINS, where.pixel)
-  right = _tents(where.columns[0], columns, where.pixel)
-  return jnp.einsum(
+  down = _means(where.rows[:, 0], GRAINS, where.pixel)
+  right = _means(where.columns[0], columns, where.pixel)
+  found = jnp.einsum(
     "ik,kl,jl->ij", down, values, right, precision=lax.Precision.HIGHEST
   )
+  # A pixel as large as a cell has 3/4 of its point and 1/8 of the next ones.
+  return found / (0.75**2 + 2 * 0.125**2)
 
 
-def _tents(places, count, pixel):
-  """float32[n, count]: linear weights of lattice points, each row sums to 1."""
-  cells = places * GRAINS - 0.5
-  cells = jnp.clip(cells, 0, count - 1)[:, None] - np.arange(count)
-  weights = jnp.maximum(0, 1 - jnp.abs(cells) / max(1.0, pixel * GRAINS))
+def _means(places, count, pixel):
+  """float32[n, count]: means over pixels of the tents of lattice points."""
+  centres = places[:, None] * GRAINS - 0.5 - np.arange(count)
+  half = pixel * GRAINS / 2
+  weights = _tent_below(centres + half) - _tent_below(centres - half)
   return weights / jnp.sum(weights, axis=1, keepdims=True)
+
+
+def _tent_below(place):
+  """Integral of the tent max(0, 1 - |t|) from -1 to a place."""
+  place = jnp.clip(place, -1, 1)
+  return jnp.where(place < 0, (1 + place) ** 2, 2 - (1 - place) ** 2) / 2
 
 
 def _band(variance, block, reach):

@@ -81,7 +81,7 @@ def apply(
   Images may be regions of larger ones: with `corner` and `size` they get the
   fields that the whole images would. Statistics of an image (its mean, the mean
   inside the eye, its brightest colour) are then those of the region, and a blur
-  repeats the region's edge.
+  mirrors it at its edges.
 
   Args:
     images: [B, h, w, C], uint8, or float from 0 to 255.

@@ -5,7 +5,7 @@ and SCR-Net (Li et al., MICCAI 2022), with lengths as shares of the image
 height. A script that keeps the amplitude of spots in pixels makes them dark at
 1024. What differs: discs blurred by a nearly flat kernel are drawn as discs
 with a soft edge (`soft_disc`), the blur is a box of the kernel's width, and
-pixels outside the eye stay as they are.
+pixels outside the eye get none but the blur.
 """
 
 import jax
@@ -56,12 +56,12 @@ def apply_one(pixels: jax.Array, drawn: Fundus, where: Frame) -> jax.Array:
   found = jnp.where(lit, _illuminated(pixels, eye, drawn, where), pixels)
   bright = jnp.where(spotted, spot_field(drawn.spots, where), 0)
   found = jnp.clip(found + bright[..., None], 0, 1)
+  found = pixels + eye * (found - pixels)
   blur = jnp.where(blurred, drawn.blur, 0) + jnp.where(hazy, drawn.haze.blur, 0)
-  blur = blur / where.pixel
-  blur = jnp.stack([blur, blur])
-  found = box_blur(found, blur, deviation_of(WIDEST) / where.pixel)
-  found = jnp.where(hazy, _hazy(found, drawn.haze, where), found)
-  return pixels + eye * (found - pixels)
+  sides = jnp.stack([blur, blur]) / where.pixel
+  found = box_blur(found, sides, deviation_of(WIDEST) / where.pixel)
+  haze = _hazy(found, drawn.haze, where) - found
+  return found + jnp.where(hazy, eye * haze, 0)
 
 
 def eye_of(pixels: jax.Array) -> jax.Array:

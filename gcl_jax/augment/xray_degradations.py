@@ -2,7 +2,8 @@
 
 Parts, in the order of acquisition: blur (motion or a large focal spot), veil of
 scattered radiation, lines of a grid, quantum noise, and a wrong exposure.
-Lengths are shares of the image height.
+Lengths are shares of the image height; noise and lines that are finer than a
+pixel vanish, as they do when an image is made smaller.
 """
 
 import math
@@ -86,7 +87,7 @@ def draw_one(key: jax.Array) -> XRay:
     jnp.floor(draws[0] * len(KINDS)).astype(jnp.int32),
     jnp.exp(over * _between((0.4, 0.9), draws[2])),
     _between((0.5, 0.9), draws[3]),
-    _between((0.08, 0.2), draws[4]),
+    _between((0.04, 0.12), draws[4]),
     noise_key,
     _blur(draws[5:9]),
     _veil(draws[9:13]),
@@ -156,11 +157,11 @@ def _veil(share):
 
 
 def _grid(share):
-  """24 to 64 lines over the height, upright or level within three degrees."""
+  """12 to 40 lines over the height, upright or level within three degrees."""
   upright = jnp.where(share[2] < 0.5, 0.0, jnp.pi / 2)
   return Grid(
     _between((0.03, 0.08), share[0]),
-    _between((24.0, 64.0), share[1]),
+    _between((12.0, 40.0), share[1]),
     upright + jnp.radians(3) * (2 * share[3] - 1),
     2 * jnp.pi * share[4],
   )

@@ -113,14 +113,17 @@ def main(arguments: Sequence[str] | None = None) -> str:
 def _config(words: Sequence[str]) -> ConfigDict:
   """The configuration that `--config` and `--config.X=` describe."""
   values = flags.FlagValues()
-  config_flags.DEFINE_config_file("config", None, "", flag_values=values)
   try:
-    rest = values(["degrade_set", *with_config_path(words)])[1:]
-    if rest or values.config is None or "quality" not in values.config:
+    words = ["degrade_set", *with_config_path(words)]
+    config_flags.DEFINE_config_file(
+      "config", None, "", flag_values=values, sys_argv=words
+    )
+    rest = values(words)[1:]
+    if rest:
+      raise ConfigError(f"not understood: {' '.join(rest)}")
+    if values.config is None or "quality" not in values.config:
       raise ConfigError(
-        f"not understood: {' '.join(rest)}"
-        if rest
-        else "a configuration of comcl is needed, such as --config=comcl:eyeq"
+        "a configuration of comcl is needed, such as --config=comcl:fundus_dr"
       )
     return values.config
   except UserError:
