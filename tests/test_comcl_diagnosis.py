@@ -69,6 +69,7 @@ def data_stage(context):
   """What stage `data` leaves; two eyes a patient, one without grades."""
   pixels, grades, boxes = pictures()
   np.save(context.folder / "images.npy", pixels)
+  np.save(context.folder / "masks.npy", pixels[..., 0] // 255)
   count, patient = len(pixels), np.repeat(np.arange(PATIENTS), 2)
   grade = np.where(patient == 5, np.nan, grades)
   table = {
@@ -93,6 +94,7 @@ def data_stage(context):
     "overlapping_groups": np.array([], str),
     "near_copies": np.array([], str),
     "images_sha256": np.array(file_hash(context.folder / "images.npy")),
+    "masks_sha256": np.array(file_hash(context.folder / "masks.npy")),
     "boxes": np.float32(boxes[:, 1:]),
     "boxes_row": boxes[:, 0].astype(int),
     "raw_samples": {"0": pixels[0], "1": pixels[4]},
@@ -274,6 +276,8 @@ def test_the_report_says_what_a_reader_must_know(graded):
   for title in ("Confusion", "Where the classifier looks", "Degradations"):
     assert f">{title}</h2>" in page
   assert "diagnosis/kappa@33" in found["metrics"]
+  # Class maps of lesions do not make images slices of volumes.
+  assert found["data"]["parts"]["eval"]["images"] == PATIENTS
   assert found["metrics"]["patch/lesion_auroc"]["value"] == 0.7
 
 

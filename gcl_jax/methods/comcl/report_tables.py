@@ -82,7 +82,6 @@ def windows(
   tables = _probes(config, metrics)
   singles = {
     "patch/position_auroc": "place and border of a window alone, AUROC",
-    "patch/place/lesion_auroc": "lesion against artefact by the place alone",
     "detector/recall": "lesions that the detector finds",
     "detector/false_boxes": "false boxes of an image",
   }
