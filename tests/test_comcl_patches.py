@@ -58,8 +58,9 @@ def test_touching_is_that_of_points_on_a_fine_grid():
     assert not touching(corners, 5, shapes[:0]).any()
 
 
-def test_pairs_have_the_least_sum_of_squares():
-  random = np.random.default_rng(1)
+@pytest.mark.parametrize("seed", range(8))
+def test_pairs_have_the_least_sum_of_squares(seed):
+  random = np.random.default_rng(seed)
   first, second = random.uniform(0, 9, (4, 2)), random.uniform(0, 9, (6, 2))
   left, right = contact.nearest_pairs(first, second, np.inf)
   assert sorted(left) == [0, 1, 2, 3] and len(set(right)) == 4
