@@ -266,11 +266,8 @@ def test_the_report_says_what_a_reader_must_know(graded):
   context, _ = graded
   found = json.loads((context.workdir / "report.json").read_text())
   said = " ".join(found["warnings"])
-<<<<<<< HEAD
   assert "Grades 2: fewer than five evaluation patients" in said
-=======
   assert "Missing: patch/quality_auroc: no windows." in said
->>>>>>> h-F
   assert "pacing scaled selected 1.0 % of lesion_high against" in said
   assert "embeddings of lesion_high fell together, their effective rank" in said
   assert "their variance" not in said
