@@ -77,6 +77,9 @@ def test_shares_are_met_and_nested(both):
   assert len(degraded_here(folder / "0.33")) == 3
   assert len(degraded_here(folder / "0.7")) == 10
   assert degraded_here(folder / "0.33") < degraded_here(folder / "0.7")
+  names = [f"eye/{k}" for k in range(4, COUNT)]
+  first = sorted(names, key=lambda name: quality.uniform(name, 0))[:10]
+  assert degraded_here(folder / "0.7") == set(first)
   assert "14 of low quality (70.0%, asked for 70.0%)" in said[0.7]
   assert "10 of them degraded here and 4 before" in said[0.7]
   few, more = (
@@ -206,7 +209,7 @@ def test_a_folder_in_use_and_a_clash_of_columns_are_refused(stored, tmp_path):
 
 
 def test_names_stay_below_the_folder_and_differ(stored, tmp_path):
-  lines = ["id,path,group", "../a,0.png,p", "A b,1.png,p", "a_b,2.png,p"]
+  lines = ["id,path,group", "../a,0.png,p", "a_b,1.png,p", "A b,2.png,p"]
   names = tmp_path / "names.csv"
   names.write_text("\n".join(lines))
   degrade_set.main(
@@ -218,4 +221,4 @@ def test_names_stay_below_the_folder_and_differ(stored, tmp_path):
     ]
   )
   paths = [row["path"] for row in table(tmp_path / "out")]
-  assert paths == ["images/.._a.png", "images/A_b.png", "images/a_b-2.png"]
+  assert paths == ["images/.._a.png", "images/a_b.png", "images/A_b-2.png"]
