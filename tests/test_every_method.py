@@ -143,7 +143,9 @@ def test_every_fit_is_told_what_the_run_decides(whole, calls):
   for settings in calls[whole[0]]:
     for name in ("log_every", "max_skipped", "steps_per_dispatch"):
       assert settings[name] == config[name], settings["name"]
-    assert settings["ids"].dtype.kind == "U", settings["name"]
+    ids = settings["ids"]
+    for each in ids.values() if isinstance(ids, dict) else [ids]:
+      assert each.dtype.kind == "U", settings["name"]
     assert settings["checkpoints"] is not None, settings["name"]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from gcl_jax.augment import degradations
 from gcl_jax.engine.arrays import Regions
 from gcl_jax.engine.context import Context
-from gcl_jax.methods.comcl import contact, windows
+from gcl_jax.methods.comcl import contact, pools
 from gcl_jax.methods.comcl.quality import code_of
 from gcl_jax.methods.comcl.truth import Truth
 
@@ -80,10 +80,7 @@ def lesions_and_spots(context: Context, images: Truth, side: int) -> Windows:
   ]
   boxes = [images.boxes[row] for row in rows.tolist()]
   found = candidates(boxes, shown, side)
-  keys = jax.random.split(jax.random.key(seed), max(len(found.number), 1))
-  corners = np.zeros((0, 2), int)
-  if len(found.number):
-    corners = np.asarray(windows.corners(keys, found.boxes, side, size))
+  corners = pools.corners_of(random, found.boxes, side, size)
   left = np.flatnonzero(apart(found, corners, boxes, circles, side))
   left = left[random.permutation(len(left))]
   left = left[_first(found.number[left] * 2 + found.positive[left], PER_IMAGE)]

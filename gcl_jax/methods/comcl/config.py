@@ -61,7 +61,7 @@ def _images() -> ConfigDict:
     )
   )
   section.update(
-    quality_table="",  # of eyeq, chestxray14: a CSV of image and quality
+    quality_table="",  # of chestxray14: a CSV of image and quality
     boxes_path="",  # of chestxray14: BBox_List_2017.csv
   )
   return section
@@ -193,7 +193,9 @@ def _diagnosis() -> ConfigDict:
 
 def _demo(config: ConfigDict) -> None:
   """The embedded phantom on two CPU cores in under three minutes."""
-  config.data.name = "fundus_phantom"
+  config.data.update(
+    name="fundus_phantom", near_copies=False
+  )  # made one by one
   config.preprocess.update(size=(128, 128), disc=False)
   config.patches.size = 32
   config.boxes.margin = 1
@@ -223,6 +225,7 @@ def _tiny(config: ConfigDict) -> None:
   )
   config.diagnosis.update(batch_size=8, steps=3)
   config.report.pictures = 2
+  config.arms = ("supervised_degraded", "simclr")
 
 
 def _paper(config: ConfigDict) -> None:

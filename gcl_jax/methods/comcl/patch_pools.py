@@ -1,11 +1,10 @@
 """Windows of probes that lie where those of pre-training lie."""
 
-import jax
 import numpy as np
 
 from gcl_jax.engine.arrays import Regions
 from gcl_jax.engine.context import Context
-from gcl_jax.methods.comcl import pools, pretrain, windows
+from gcl_jax.methods.comcl import pools, pretrain
 from gcl_jax.methods.comcl.arms import OWN
 from gcl_jax.methods.comcl.artefacts import MOST, Windows
 from gcl_jax.methods.comcl.quality import Quality
@@ -35,8 +34,7 @@ def clean_and_degraded(context: Context, images: Prepared) -> Windows:
     rows.append(both[0][order])
     found.append(both[1][order])
   rows, found = np.concatenate(rows), np.concatenate(found)
-  keys = jax.random.split(jax.random.key(seed), max(len(rows), 1))[: len(rows)]
-  corners = np.asarray(windows.corners(keys, found, side, size))
+  corners = pools.corners_of(random, found, side, size)
   cut = [
     Regions(source, rows, corners, side)[:]
     for source in (quality.clean, quality.degraded)
