@@ -77,6 +77,12 @@ def test_pairs_have_the_least_sum_of_squares(seed):
   assert (np.linalg.norm(first[left] - second[right], axis=1) <= reach).all()
 
 
+def test_two_steps_are_nearer_than_none_and_a_long_one():
+  first, second = np.array([[0, 0], [1, 0]]), np.array([[1, 0], [2, 0.1]])
+  left, right = contact.nearest_pairs(first, second, 3)
+  assert dict(zip(left.tolist(), right.tolist(), strict=True)) == {0: 0, 1: 1}
+
+
 def test_candidates_are_lesions_that_fit_and_spots():
   lesions = np.array([[1, 2, 5, 6, 1], [0, 0, 13, 4, 1]], np.float32)
   spots = np.array([[20, 30, 4.0]])
