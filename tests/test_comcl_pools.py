@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from gcl_jax.data.readers import fundus_phantom
 from gcl_jax.errors import DataError
 from gcl_jax.methods.comcl import pools, windows
 
@@ -237,6 +238,30 @@ def test_the_place_of_matched_windows_tells_nothing(case):
     for level in pools.LEVELS
   }
   assert pools.position_auroc(nobody, case[1], SIDE) is None
+
+
+def test_the_place_tells_nothing_on_the_phantom_either():
+  data = fundus_phantom.fundus_phantom(patients=80, size=64)
+  rows = range(len(data))
+  each = [data.read_boxes(row) for row in rows]
+  images = np.stack([data.read(row) for row in rows])
+  found = {}
+  for healthy in ("matched", "uniform"):
+    rules, patches = settings(healthy=healthy, size=16, margin=1)
+    made, _ = pools.build(
+      np.concatenate(each),
+      np.repeat(rows, [len(boxes) for boxes in each]),
+      diseased=1 - data.table["healthy"],
+      low=np.arange(len(data)) % 3 == 0,
+      eligible=np.ones(len(data), bool),
+      size=64,
+      rules=rules,
+      patches=patches,
+      seed=0,
+    )
+    found[healthy] = pools.position_auroc(made, images, 16)
+  assert found["matched"] <= 0.55
+  assert found["uniform"] > 0.6
 
 
 def test_black_border_alone_is_noticed(case):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from gcl_jax import augment
@@ -129,21 +130,23 @@ def batch_views(
     float32[sum of B V, P, P, C], pool by pool, row by row; `by_pool` takes
     them apart.
   """
-  drawn, of_crops = [], []
+  keys, rows, start = [], [], 0
   for place, (name, count) in enumerate(counts.items()):
-    pool = batch[name]
+    index = batch[name]["index"]
     key = jax.random.fold_in(state.key, place)
-    keys = augment.sample_keys(key, state.step, pool["index"])
-    keys = jax.vmap(lambda k, n=count: jax.random.split(k, (n, 2)))(keys)
-    keys = keys.reshape(-1, 2)
-    repeated = {
-      column: jnp.repeat(pool[column], count, axis=0)
-      for column in ("image", "box", "corner")
-    }
-    drawn.append(views(keys[:, 0], repeated, options))
-    of_crops.append(keys[:, 1])
+    of_rows = augment.sample_keys(key, state.step, index)
+    split = jax.vmap(lambda k, n=count: jax.random.split(k, (n, 2)))
+    keys.append(split(of_rows).reshape(-1, 2))
+    rows.append(start + np.repeat(np.arange(len(index)), count))
+    start += len(index)
+  keys, rows = jnp.concatenate(keys), np.concatenate(rows)
+  # Joined before they are cut: on a CPU half the time of cutting pool by pool.
+  joined = {
+    column: jnp.concatenate([batch[name][column] for name in counts])[rows]
+    for column in ("image", "box", "corner")
+  }
   return augment.crop(
-    jnp.concatenate(of_crops), jnp.concatenate(drawn), **options.crop
+    keys[:, 1], views(keys[:, 0], joined, options), **options.crop
   )
 
 
