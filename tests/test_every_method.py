@@ -298,7 +298,9 @@ def test_pmap_gives_the_same(whole, tmp_path):
   names = [n for n in names if not any(word in n for word in coarse)]
   assert names
   for name in names:
-    ours, theirs = (r[name]["value"] for r in reports)
+    ours, theirs = (
+      np.array(r[name]["value"], float) for r in reports
+    )  # None is nan
     np.testing.assert_allclose(ours, theirs, atol=5e-3, err_msg=name)
 
 
