@@ -14,6 +14,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from gcl_jax.engine.context import Context
@@ -164,7 +165,10 @@ def collapse(arm: str, given: Windows, values: np.ndarray) -> dict[str, dict]:
     return {}
   length = np.linalg.norm(values[here], axis=1, keepdims=True)
   unit, groups = values[here] / np.maximum(length, 1e-12), given.groups[here]
-  rank, variance = float(effective_rank(unit)), float(spread(unit))
+  # One program each: by themselves, every operation would be compiled.
+  rank, variance = (
+    float(jax.jit(figure)(unit)) for figure in (effective_rank, spread)
+  )
   found = named(arm, "effective_rank", alone(rank, groups))
   return found | named(arm, "within_variance", alone(variance, groups))
 
