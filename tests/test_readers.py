@@ -65,7 +65,8 @@ def test_every_reader_keeps_the_convention(name):
     assert argument in inspect.getdoc(read), argument
     if argument != "path":
       assert parameter.default is not inspect.Parameter.empty, argument
-  assert ("path" in signature.parameters) == (name not in ("phantom", "heart"))
+  in_memory = ("phantom", "fundus_phantom", "heart")
+  assert ("path" in signature.parameters) == (name not in in_memory)
 
 
 def test_a_new_file_is_a_new_reader(folder, tmp_path):

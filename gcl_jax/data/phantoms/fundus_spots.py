@@ -65,8 +65,8 @@ def grade_of(count: int) -> int:
 def draw_counts(rng: np.random.Generator) -> np.ndarray:
   """Numbers of lesions of a diseased patient's two eyes, int[2], 1 to 20.
 
-  Log-uniform, so that grades 1 to 4 are about equally frequent, and similar in
-  the two eyes.
+  About log-uniform, so that grade 1 has two fifths and each of grades 2 to 4 a
+  fifth of the eyes; similar in the two eyes.
   """
   load = rng.uniform(np.log(0.6), np.log(MOST[-1] + 3)) + rng.normal(0, 0.25, 2)
   return np.clip(np.round(np.exp(load)), 1, MOST[-1]).astype(int)
