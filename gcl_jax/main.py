@@ -22,7 +22,7 @@ from ml_collections import ConfigDict, config_flags
 from gcl_jax import data
 from gcl_jax.engine import compile_ahead, distributed, stages, start
 from gcl_jax.engine.context import Context
-from gcl_jax.engine.settings import check_method, config_path, one_line
+from gcl_jax.engine.settings import check_method, one_line, with_config_path
 from gcl_jax.errors import (
   ConfigError,
   MainProcessFailed,
@@ -130,7 +130,7 @@ _MISTAKES = (
 def parse(argv: list[str]) -> list[str]:
   """Parses flags; turns every error in them into a `ConfigError`."""
   try:
-    rest = flags.FLAGS(_with_file(argv))
+    rest = flags.FLAGS(with_config_path(argv))
     if _CONFIG.value is not None:
       _CONFIG.value.get("method")  # raises here if the file failed to load
     if flags.FLAGS["verbosity"].using_default_value:
@@ -142,18 +142,6 @@ def parse(argv: list[str]) -> list[str]:
     raise ConfigError(one_line(error)) from error
   except OSError as error:
     raise ConfigError(one_line(error)) from error
-
-
-def _with_file(argv: list[str]) -> list[str]:
-  """Replaces `--config=METHOD:PRESET` by the path of the shipped file."""
-  argv = list(argv)
-  for k, word in enumerate(argv):
-    if word in ("--config", "-config") and k + 1 < len(argv):
-      argv[k + 1] = config_path(argv[k + 1])
-    elif word.startswith(("--config=", "-config=")):
-      flag, _, value = word.partition("=")
-      argv[k] = f"{flag}={config_path(value)}"
-  return argv
 
 
 def _run(argv: list[str]) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gcl_jax.engine import feed
-from gcl_jax.engine.arrays import Mixed, Regions
+from gcl_jax.engine.arrays import Mixed, Regions, Rows
 
 
 def pair(tmp_path):
@@ -25,6 +25,16 @@ def test_mixed_takes_each_row_of_the_chosen_array(tmp_path):
   assert len(mixed) == 6 and mixed.shape == first.shape
   for index in (slice(1, 5), np.array([4, 0, 4, 3]), chosen, 2, slice(0, 0)):
     np.testing.assert_array_equal(mixed[index], expected[index])
+
+
+def test_rows_keep_their_own_order(tmp_path):
+  first, _ = pair(tmp_path)
+  order = np.array([4, 0, 5])
+  rows = Rows(first, order)
+  assert len(rows) == 3 and rows.shape == (3, 8, 8, 3)
+  assert rows.dtype == np.uint8
+  for index in (slice(1, 3), np.array([2, 0]), 1, slice(0, 0)):
+    np.testing.assert_array_equal(rows[index], first[order[index]])
 
 
 def test_regions_are_cut_out_of_the_images(tmp_path):

@@ -31,7 +31,7 @@ from gcl_jax.report import html
 
 pytestmark = pytest.mark.compiles
 
-SIZE, PATIENTS, GRADES = 32, 24, 3
+SIZE, PATIENTS, GRADES = 32, 40, 3
 ARMS = ("supervised", "supervised_degraded")
 SHARES = (0.33, 0.7, 1.0)
 
@@ -50,7 +50,9 @@ def pictures():
   """Discs with bright spots, as many as their grade, and a box for each."""
   rng, grid = np.random.default_rng(0), np.mgrid[:SIZE, :SIZE]
   inside = np.hypot(*(grid - (SIZE - 1) / 2)) < 0.48 * SIZE
-  grades = np.repeat(np.arange(PATIENTS) % GRADES, 2)
+  number = np.arange(PATIENTS)
+  grades = np.where(np.isin(number % 20, (9, 10)), 2, number % 4 // 2)
+  grades = np.repeat(grades, 2)
   pixels = np.zeros((2 * PATIENTS, SIZE, SIZE, 3))
   pixels[:, inside] = (170, 80, 40)
   boxes = []
@@ -64,9 +66,10 @@ def pictures():
 
 
 def data_stage(context):
-  """What stage `data` leaves; two eyes a patient, one patient without grade."""
+  """What stage `data` leaves; two eyes a patient, one without grades."""
   pixels, grades, boxes = pictures()
   np.save(context.folder / "images.npy", pixels)
+  np.save(context.folder / "masks.npy", pixels[..., 0] // 255)
   count, patient = len(pixels), np.repeat(np.arange(PATIENTS), 2)
   grade = np.where(patient == 5, np.nan, grades)
   table = {
@@ -91,6 +94,7 @@ def data_stage(context):
     "overlapping_groups": np.array([], str),
     "near_copies": np.array([], str),
     "images_sha256": np.array(file_hash(context.folder / "images.npy")),
+    "masks_sha256": np.array(file_hash(context.folder / "masks.npy")),
     "boxes": np.float32(boxes[:, 1:]),
     "boxes_row": boxes[:, 0].astype(int),
     "raw_samples": {"0": pixels[0], "1": pixels[4]},
@@ -110,7 +114,9 @@ def quality_stage(context):
   np.save(path, pixels // 2)
   held = np.repeat(np.arange(PATIENTS), 2) % 2 == 1
   order = np.full(count, 2.0)
-  order[held] = (np.random.default_rng(1).permutation(held.sum()) + 0.5) / 24
+  order[held] = (
+    np.random.default_rng(1).permutation(held.sum()) + 0.5
+  ) / held.sum()
   low = np.where(held, order < SHARES[0], np.arange(count) % 3 == 0)
   native = np.arange(count) == 3
   return {
@@ -126,7 +132,7 @@ def encoder_stage(context):
   encoder = encoders.make(context.config.pretrain)
   for step in range(0, 60, 20):
     values = {"loss": 4 - step / 20, "kept/lesion_high|lesion_low": 0.01}
-    values |= {"variance/lesion_high": 0.5, "rank/lesion_high": 9.0 - step / 7}
+    values |= {"variance/lesion_high": 0.5, "rank/lesion_high": 1.5}
     context.telemetry.log(step, values, context.stage.name)
   variables = encoder.init(jax.random.key(1), (SIZE, SIZE, 3))
   return {"encoder": jax.tree.map(np.asarray, variables)}
@@ -134,9 +140,12 @@ def encoder_stage(context):
 
 def patches_stage(context):
   entry = {"value": 0.7, "low": 0.6, "high": 0.8, "n": 20, "groups": 20}
-  names = ("patch/lesion_auroc", "patch/comcl/lesion_auroc")
+  names = ("patch/lesion_auroc", "patch/place/lesion_auroc")
   found = dict.fromkeys((*names, "patch/position_auroc"), entry)
-  return {"metrics": np.array(json.dumps(found))}
+  more = {"p": 0.001, "p_holm": 0.001, "family": 1, "smallest": 0.1}
+  found["patch/lesion_auroc_over_place"] = entry | more
+  notes = np.array(["patch/quality_auroc: no windows"])
+  return {"metrics": np.array(json.dumps(found)), "notes": notes}
 
 
 def stages():
@@ -257,6 +266,8 @@ def test_the_report_says_what_a_reader_must_know(graded):
   context, _ = graded
   found = json.loads((context.workdir / "report.json").read_text())
   said = " ".join(found["warnings"])
+  assert "Grades 2: fewer than five evaluation patients" in said
+  assert "Missing: patch/quality_auroc: no windows." in said
   assert "pacing scaled selected 1.0 % of lesion_high against" in said
   assert "embeddings of lesion_high fell together, their effective rank" in said
   assert "their variance" not in said
@@ -266,6 +277,8 @@ def test_the_report_says_what_a_reader_must_know(graded):
   for title in ("Confusion", "Where the classifier looks", "Degradations"):
     assert f">{title}</h2>" in page
   assert "diagnosis/kappa@33" in found["metrics"]
+  # Class maps of lesions do not make images slices of volumes.
+  assert found["data"]["parts"]["eval"]["images"] == PATIENTS
   assert found["metrics"]["patch/lesion_auroc"]["value"] == 0.7
 
 
@@ -346,9 +359,10 @@ def test_the_map_of_a_network_is_its_class_activation_map():
   head = {"params": {"kernel": kernel, "bias": np.zeros(GRADES, np.float32)}}
   function = attribution.mapped(encoder, GRADES, (0.5, 0.25), "softmax")
   trained = {"encoder": variables, "head": head}
-  found = np.asarray(function(trained, {"image": images}))
+  found = np.asarray(jax.jit(function)(trained, {"image": images}))
   scaled = (images / 255 - 0.5) / 0.25
-  features, _, maps = encoder.apply(variables, jnp.float32(scaled), maps=True)
+  apply = jax.jit(lambda *given: encoder.apply(*given, maps=True))
+  features, _, maps = apply(variables, jnp.float32(scaled))
   best = np.argmax(features @ kernel, -1)
   for k in range(2):
     last = np.asarray(maps[-1][k])
@@ -398,7 +412,7 @@ def test_windows_lie_round_their_boxes_and_inside_the_image():
   none = types.SimpleNamespace(rows=np.zeros(0, int), boxes=np.zeros((0, 4)))
   shown = {}
 
-  def noted(rows, columns):
+  def noted(rows):
     shown.update(rows)
     return b""
 

@@ -275,3 +275,19 @@ def test_black_border_alone_is_noticed(case):
   )
   images[healthy, :, :40] = 0
   assert pools.position_auroc(found, images, SIDE) > 0.8
+
+
+def test_the_host_draws_windows_by_the_law_of_the_device():
+  boxes = np.float32([[3.2, 40, 9.5, 47], [0, 0, 16, 16], [50, 20.5, 64, 24]])
+  random = np.random.default_rng(0)
+  host = np.stack([pools.corners_of(random, boxes, 16, 64) for _ in range(400)])
+  keys = jax.random.split(jax.random.key(0), (400, 3))
+  draw = jax.vmap(lambda k: windows.corners(k, boxes, 16, 64))
+  device = np.asarray(draw(keys))
+  for side in (host, device):
+    assert (side <= np.floor(boxes[:, :2])).all() and side.min() >= 0
+    assert (side + 16 >= np.ceil(boxes[:, 2:])).all() and side.max() <= 48
+  for k in range(3):
+    for axis in (0, 1):
+      ours, theirs = (set(x[:, k, axis].tolist()) for x in (host, device))
+      assert ours == theirs

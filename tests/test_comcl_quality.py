@@ -50,9 +50,9 @@ def test_images_that_are_low_by_the_table_count_towards_the_share():
 
 def test_a_name_has_its_own_draw_and_code():
   names = [f"p{k}" for k in range(500)]
-  found = [quality._uniform(name, 0) for name in names]
+  found = [quality.uniform(name, 0) for name in names]
   assert len(set(found)) == 500 and 0.45 < np.mean(found) < 0.55
-  assert found != [quality._uniform(name, 1) for name in names]
+  assert found != [quality.uniform(name, 1) for name in names]
   assert len({quality.code_of(name) for name in names}) == 500
 
 

@@ -63,6 +63,7 @@ def pictures():
     "faded": faded(),
     "plain": plain,
     "black": 0 * plain,
+    "grey_border": np.maximum(fundus(*WHOLE), 70),
     "box": box,
     "noise": draw.integers(0, 256, (100, 120)).astype(np.uint8),
     "tiny": plain[:2, :3],
@@ -70,7 +71,7 @@ def pictures():
 
 
 @pytest.mark.parametrize(
-  "name", ["faded", "plain", "black", "box", "noise", "tiny"]
+  "name", ["faded", "plain", "black", "grey_border", "box", "noise", "tiny"]
 )
 def test_no_disc(name):
   assert disc.disc_of(pictures()[name]) is None
@@ -83,15 +84,18 @@ def test_an_image_that_fades_to_black_has_no_disc():
 
 
 def marked(radius=80):
-  """A fundus, three boxes (inside, at the rim, in the border), a class map."""
+  """A fundus, three boxes (inside, at the rim, outside), and a class map.
+
+  What is outside lies in a corner of the square round the disc.
+  """
   image = fundus((200, 260), (95, 140), radius)
   boxes = np.array(
-    [[80, 110, 96, 130, 0.5], [90, 205, 100, 225, 0.6], [5, 5, 25, 25, 0.7]],
+    [[80, 110, 96, 130, 0.5], [90, 205, 100, 225, 0.6], [18, 64, 30, 76, 0.7]],
     np.float32,
   )
   mask = np.zeros(image.shape[:2], np.uint8)
   mask[80:96, 110:130] = 2
-  mask[5:25, 5:25] = 1
+  mask[18:30, 64:76] = 1
   return image, boxes, mask
 
 

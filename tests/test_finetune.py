@@ -1,14 +1,23 @@
 """Classifiers trained end to end: binary labels, grades, missing ones."""
 
+import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from gcl_jax import augment
 from gcl_jax.engine import parallel
 from gcl_jax.engine.context import Context, Stage
 from gcl_jax.errors import DataError
-from gcl_jax.pipeline import contrast, encoders, finetune, settings
+from gcl_jax.pipeline import (
+  contrast,
+  encoders,
+  finetune,
+  finetune_steps,
+  settings,
+)
 
 pytestmark = pytest.mark.compiles
 
@@ -182,3 +191,42 @@ def test_grades_off_the_scale_are_refused(tmp_path, grades, labels, message):
       name="toy",
       labels=labels,
     )
+
+
+def test_images_are_transformed_before_their_views():
+  """With keys of their own, one per image and step."""
+  encoder, draw = encoders.make(section()), np.random.default_rng(0)
+  pixels = draw.integers(0, 256, (4, 8, 8, 3), np.uint8)
+  config = settings.finetune()
+  config.update(batch_size=4, steps=8)
+  views = dict(crop_scale=(0.5, 1.0), mean=0.5, std=0.25)
+
+  def transform(keys, images):
+    draws = jax.vmap(lambda key: jax.random.uniform(key, (8, 8, 3)))(keys)
+    return 255 * draws + 0 * images
+
+  def stepped(images, **options):
+    fit = finetune_steps.training(
+      config, encoder, (8, 8, 3), 2, views, **options
+    )
+    state = jax.jit(fit.init)(jax.random.key(0), *fit.arguments)
+    batch = {
+      "index": jnp.array([7, 3, 5, 1]),
+      "image": images,
+      "target": jnp.array([[0.0, 1], [1, 0], [1, 1], [0, 0]]),
+    }
+    return state, jax.jit(fit.step)(state, batch)
+
+  state, (found, metrics) = stepped(pixels, transform=transform)
+  keys = augment.sample_keys(state.key, state.step, jnp.array([7, 3, 5, 1]))
+  own = jax.vmap(lambda key: jax.random.fold_in(key, 4))(keys)
+  drawn = jax.random.key_data(own)
+  for child in range(4):  # a view draws of these
+    others = jax.vmap(lambda key, k=child: jax.random.fold_in(key, k))(keys)
+    assert not (jax.random.key_data(others) == drawn).all(-1).any()
+  expected = jax.jit(transform)(own, jnp.zeros((4, 8, 8, 3)))
+  _, (plain, other) = stepped(expected)
+  assert float(metrics["loss"]) == pytest.approx(float(other["loss"]), rel=1e-5)
+  chex.assert_trees_all_close(found.params, plain.params, rtol=1e-4, atol=1e-6)
+  _, (_, without) = stepped(pixels)
+  assert float(without["loss"]) != pytest.approx(float(metrics["loss"]))

@@ -127,6 +127,7 @@ NORMAL = {
   "before after": lambda: tiles.before_after(
     [(IMAGES[0, ..., 0], IMAGES[1]), (IMAGES[2] * 3.5, IMAGES[3])]
   ),
+  "grid": lambda: tiles.grid({"a": IMAGES, "b": IMAGES[::-1]}, list("abcde")),
   "reconstructions": lambda: tiles.reconstructions(
     IMAGES, IMAGES // 2, list("abcde")
   ),
@@ -183,6 +184,7 @@ EMPTY = {
   "no scores": lambda: distributions.histogram_by_class([], []),
   "scores of NaN": lambda: distributions.histogram_by_class([NAN], ["a"]),
   "no images": lambda: tiles.gallery(IMAGES[:0]),
+  "no rows": lambda: tiles.grid({"a": []}),
   "no pairs": lambda: tiles.before_after([]),
   "no recons": lambda: tiles.reconstructions(IMAGES[:0], IMAGES[:0]),
   "no slices": lambda: tiles.overlays(IMAGES[:0], {}, ["x"]),
@@ -764,3 +766,26 @@ def test_importing_the_report_imports_no_plotting_library():
     [sys.executable, "-c", code], capture_output=True, text=True, check=True
   )
   assert done.stdout.strip() == "[]"
+
+
+def test_a_grid_names_its_rows_and_refuses_uneven_ones():
+  picture = tiles.grid({"clean": IMAGES, "low": IMAGES}, list("abcde"), 3)
+  seen = [t.strip() for t in words(picture).split("|")]
+  # Two blocks of both rows, a caption under each column.
+  assert seen.count("clean") == seen.count("low") == 2
+  assert {*"abcde"} <= set(seen)
+  with pytest.raises(ValueError, match="rows differ in length"):
+    tiles.grid({"clean": IMAGES, "low": IMAGES[:2]})
+  with pytest.raises(ValueError, match="1 captions for 5 columns"):
+    tiles.grid({"clean": IMAGES}, ["a"])
+
+
+def test_pairs_are_named_as_asked():
+  pair = [(IMAGES[0], IMAGES[1])]
+  seen = words(tiles.before_after(pair, names=("clean", "degraded")))
+  assert "clean" in seen and "degraded" in seen and "stored" not in seen
+
+
+def test_no_two_lines_of_a_chart_look_alike():
+  styles = [(s["color"], str(s["ls"])) for s in map(charts._line, range(12))]
+  assert len(set(styles)) == 12

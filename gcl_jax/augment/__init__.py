@@ -9,6 +9,9 @@ image only: it is the same on any number of devices and in any batch.
 With the option `cells` each of the four also returns the places of feature
 cells in the original image, and `matching_cells` pairs the cells of two views.
 
+`augment.degradations` makes images of low quality: blur, spots, illumination
+and haze of fundus photographs, and a family for radiographs.
+
 Images have any number of channels. Saturation, hue and grayscale act on three.
 """
 

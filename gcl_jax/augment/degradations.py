@@ -17,18 +17,25 @@ Family `xray` is our own: exposure, noise, blur, veil, grid, and three pairs of
 them, each as probable.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from gcl_jax.augment import fundus_degradations, xray_degradations
+from gcl_jax.augment import (
+  fundus_degradations,
+  fundus_draws,
+  xray_degradations,
+)
 from gcl_jax.augment.degradation_fields import frame
-from gcl_jax.augment.fundus_degradations import Fundus
+from gcl_jax.augment.fundus_draws import Fundus
 from gcl_jax.augment.xray_degradations import XRay
 
 Degradation = Fundus | XRay
 # Names of the kinds of each family, in the order of `Degradation.kind`.
 KINDS = {
-  "fundus": fundus_degradations.KINDS,
+  "fundus": fundus_draws.KINDS,
   "xray": xray_degradations.KINDS,
 }
 
@@ -54,8 +61,9 @@ def draw(
     raise ValueError(
       f"family must be one of {', '.join(KINDS)}, got {family!r}"
     )
+  keys = jax.vmap(_split)(keys)[:, 0]
   if family == "fundus":
-    return jax.vmap(lambda key: fundus_degradations.draw_one(key, spots))(keys)
+    return jax.vmap(lambda key: fundus_draws.draw_one(key, spots))(keys)
   if spots is not None:
     raise ValueError(f"family {family!r} has no spots")
   return jax.vmap(xray_degradations.draw_one)(keys)
@@ -73,7 +81,7 @@ def apply(
   Images may be regions of larger ones: with `corner` and `size` they get the
   fields that the whole images would. Statistics of an image (its mean, the mean
   inside the eye, its brightest colour) are then those of the region, and a blur
-  repeats the region's edge.
+  mirrors it at its edges.
 
   Args:
     images: [B, h, w, C], uint8, or float from 0 to 255.
@@ -134,8 +142,44 @@ def degrade(
   if probability >= 1:
     return found
 
-  def chosen(key):  # the numbers of a key that `draw` splits are below 16
-    return jax.random.uniform(jax.random.fold_in(key, 16)) < probability
+  chance = jax.vmap(lambda key: jax.random.uniform(_split(key)[1]))(keys)
+  chosen = (chance < probability)[:, None, None, None]
+  return jnp.where(chosen, found, images.astype(jnp.float32))
 
-  left = jax.vmap(chosen)(keys)[:, None, None, None]
-  return jnp.where(left, found, images.astype(jnp.float32))
+
+def facts(drawn: Degradation, row: int) -> tuple[str, dict[str, Any]]:
+  """The kind of one image, and what was drawn for the parts that it has.
+
+  Args:
+    drawn: of `draw`, arrays on the host or the device.
+    row: of the image.
+
+  Returns:
+    The name of the kind; field -> number, list of numbers or a dict of these,
+    rounded to six digits behind the point.
+  """
+  family = fundus_draws if isinstance(drawn, Fundus) else xray_degradations
+  kind = family.KINDS[int(drawn.kind[row])]
+  found = {}
+  for part in kind.split("+"):
+    for name in family.FIELDS[part]:
+      found[name] = _plain(getattr(drawn, name), row)
+  if "spots" in found:
+    count = found["spots"].pop("count")
+    found["spots"] = {k: v[:count] for k, v in found["spots"].items()}
+  return kind, found
+
+
+def _plain(values, row):
+  if hasattr(values, "_asdict"):
+    fields = values._asdict().items()
+    return {name: _plain(value, row) for name, value in fields}
+  value = np.asarray(values)[row]
+  if value.dtype.kind == "f":
+    value = np.round(value.astype(float), 6)
+  return value.tolist()
+
+
+def _split(key):
+  """keys[2] of one image: what is drawn; whether it is degraded at all."""
+  return jax.random.split(key)

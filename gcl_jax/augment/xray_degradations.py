@@ -2,7 +2,8 @@
 
 Parts, in the order of acquisition: blur (motion or a large focal spot), veil of
 scattered radiation, lines of a grid, quantum noise, and a wrong exposure.
-Lengths are shares of the image height.
+Lengths are shares of the image height; noise and lines that are finer than a
+pixel vanish, as they do when an image is made smaller.
 """
 
 import math
@@ -18,9 +19,16 @@ KINDS = (
   *("exposure", "noise", "blur", "veil", "grid"),
   *("exposure+noise", "blur+noise", "veil+grid"),
 )
-PARTS = ("exposure", "noise", "blur", "veil", "grid")
+# Part -> the fields of `XRay` that it applies.
+FIELDS = dict(
+  exposure=("gamma", "contrast"),
+  noise=("noise",),
+  blur=("blur",),
+  veil=("veil",),
+  grid=("grid",),
+)
 # bool[kinds, parts]: which parts a kind has.
-HAS = np.array([[part in kind.split("+") for part in PARTS] for kind in KINDS])
+HAS = np.array([[part in kind.split("+") for part in FIELDS] for kind in KINDS])
 
 _PIXELS = 512
 _FOCUS = (3.0, 8.0)  # pixels of 512: width of the box of a large focal spot
@@ -72,18 +80,18 @@ class XRay(NamedTuple):
 
 def draw_one(key: jax.Array) -> XRay:
   """Draws for one image: one of eight kinds, each as probable; strengths."""
-  keys = jax.random.split(key, 6)
-  share = jax.random.uniform(keys[1], (4,))
-  over = jnp.where(share[0] < 0.5, -1, 1)
+  key, noise_key = jax.random.split(key)
+  draws = jax.random.uniform(key, (18,))
+  over = jnp.where(draws[1] < 0.5, -1, 1)
   return XRay(
-    jax.random.randint(keys[0], (), 0, len(KINDS)),
-    jnp.exp(over * _between((0.4, 0.9), share[1])),
-    _between((0.5, 0.9), share[2]),
-    _between((0.08, 0.2), share[3]),
-    keys[2],
-    _blur(keys[3]),
-    _veil(keys[4]),
-    _grid(keys[5]),
+    jnp.floor(draws[0] * len(KINDS)).astype(jnp.int32),
+    jnp.exp(over * _between((0.4, 0.9), draws[2])),
+    _between((0.5, 0.9), draws[3]),
+    _between((0.04, 0.12), draws[4]),
+    noise_key,
+    _blur(draws[5:9]),
+    _veil(draws[9:13]),
+    _grid(draws[13:18]),
   )
 
 
@@ -101,7 +109,7 @@ def apply_one(pixels: jax.Array, drawn: XRay, where: Frame) -> jax.Array:
   exposed, noisy, blurred, veiled, lined = jnp.asarray(HAS)[drawn.kind]
   blur = jnp.where(blurred, drawn.blur, 0) / where.pixel
   largest = math.hypot(_FOCUS[1], _MOTION[1]) / math.sqrt(12)
-  found = box_blur(pixels, (blur[0], blur[1]), largest / _PIXELS / where.pixel)
+  found = box_blur(pixels, blur, largest / _PIXELS / where.pixel)
   share = jnp.where(veiled, drawn.veil.share, 0)
   level = veil_field(drawn.veil, where)[..., None]
   found = found + share * (level - found)
@@ -130,18 +138,16 @@ def grid_field(grid: Grid, where: Frame) -> jax.Array:
   return grid.amplitude * seen * jnp.cos(wave + grid.phase)
 
 
-def _blur(key):
+def _blur(share):
   """A box of the focal spot along both axes; in half of the images a motion
   along one of them as well."""
-  share = jax.random.uniform(key, (4,))
   focus, motion = _between(_FOCUS, share[0]), _between(_MOTION, share[1])
   along = jnp.stack([share[3] < 0.5, share[3] >= 0.5]) & (share[2] < 0.5)
   variance = (focus**2 + jnp.where(along, motion, 0) ** 2) / 12
   return jnp.sqrt(variance) / _PIXELS
 
 
-def _veil(key):
-  share = jax.random.uniform(key, (4,))
+def _veil(share):
   return Veil(
     _between((0.35, 0.65), share[0]),
     _between((0.5, 0.8), share[1]),
@@ -150,13 +156,12 @@ def _veil(key):
   )
 
 
-def _grid(key):
-  """24 to 64 lines over the height, upright or level within three degrees."""
-  share = jax.random.uniform(key, (5,))
+def _grid(share):
+  """12 to 40 lines over the height, upright or level within three degrees."""
   upright = jnp.where(share[2] < 0.5, 0.0, jnp.pi / 2)
   return Grid(
     _between((0.03, 0.08), share[0]),
-    _between((24.0, 64.0), share[1]),
+    _between((12.0, 40.0), share[1]),
     upright + jnp.radians(3) * (2 * share[3] - 1),
     2 * jnp.pi * share[4],
   )

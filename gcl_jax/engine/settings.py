@@ -107,6 +107,22 @@ def config_path(value: str) -> str:
   return f"{CONFIGS / name}.py{colon}{preset}"
 
 
+def with_config_path(argv: Sequence[str]) -> list[str]:
+  """Replaces METHOD:PRESET of `--config` among words of a command line.
+
+  Raises:
+    ConfigError: as `config_path`.
+  """
+  argv = list(argv)
+  for k, word in enumerate(argv):
+    if word in ("--config", "-config") and k + 1 < len(argv):
+      argv[k + 1] = config_path(argv[k + 1])
+    elif word.startswith(("--config=", "-config=")):
+      flag, _, value = word.partition("=")
+      argv[k] = f"{flag}={config_path(value)}"
+  return argv
+
+
 def check_numbers(
   config: ConfigDict, positive: Sequence[str], not_negative: Sequence[str]
 ) -> None:

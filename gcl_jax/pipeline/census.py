@@ -31,7 +31,7 @@ def census(images: Prepared) -> dict[str, Any]:
   """Counts what a run was trained and tested on.
 
   Images with labels are counted as images: the label columns and, where the
-  table has one, the column `healthy`. Slices with class maps are counted as
+  table has one, the column `healthy`. Slices of volumes are counted as
   volumes: a volume is positive of a class that occurs in one of its prepared
   slices, negative where it has class maps without the class, and missing where
   it has none. A group is counted with the positives, negatives and missing
@@ -48,7 +48,7 @@ def census(images: Prepared) -> dict[str, Any]:
     `near_copies`, evaluation images that look like a training image;
     `own_group`, images (or volumes) whose group is their own id.
   """
-  units = _images(images) if images.masks is None else _volumes(images)
+  units = _volumes(images) if "volume" in images.table else _images(images)
   outside = images.part("train") & ~images.table["pool"]
   part_of = np.where(outside, OUTSIDE, images.table["part"])
   parts = {}

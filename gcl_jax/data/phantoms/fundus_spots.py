@@ -15,12 +15,13 @@ from gcl_jax.data.phantoms import fundus_eye as eyes
 DARK, BRIGHT, DUST, REFLECTION = 1, 2, 3, 4
 # Most lesions of grades 0 to 4.
 MOST = (0, 2, 5, 10, 20)
-RADII = (0.010, 0.045)
+RADII = (0.011, 0.045)
+_OWN = 0.4  # share of a spot's own in its size; the rest is the image's
 _YELLOW = np.array([1.10, 0.88, 0.42], np.float32)
 # Softness of the edge as a share of the radius, and contrast: lowest and
 # highest by kind.
 _SOFTNESS = np.array([[0.2, 0.5], [0.4, 0.9], [0.1, 0.9], [0.4, 1.0]])
-_STRENGTH = np.array([[0.55, 1.1], [0.3, 0.65], [0.18, 0.42], [0.12, 0.35]])
+_STRENGTH = np.array([[0.7, 1.2], [0.4, 0.7], [0.18, 0.42], [0.12, 0.35]])
 # Two lesions are this far apart, which is two pixels at the smallest size.
 _GAP = 0.032
 # Lesions keep within this distance of the middle, artefacts with their centre.
@@ -103,11 +104,13 @@ def draw_artefacts(rng: np.random.Generator) -> Spots:
 def _draw_shapes(rng: np.random.Generator, kind: np.ndarray) -> Spots:
   """Spots of these kinds in the middle of the image."""
   low, high = np.log(RADII)
+  # Those of an image are alike: their area does not tell their number.
+  place = (1 - _OWN) * rng.random() + _OWN * rng.random(kind.size)
   return Spots(
     kind=kind,
     y=np.full(kind.size, 0.5),
     x=np.full(kind.size, 0.5),
-    radius=np.exp(rng.uniform(low, high, kind.size)),
+    radius=np.exp(low + (high - low) * place),
     stretch=rng.uniform(1, 1.25, kind.size),
     angle=rng.uniform(0, np.pi, kind.size),
     softness=rng.uniform(*_SOFTNESS[kind - 1].T),

@@ -61,7 +61,7 @@ def fundus_phantom(
     healthy_fraction: share of healthy patients, 0 to 1, met exactly up to
       rounding.
     recall: share of the lesions that the detector finds, 0 to 1.
-    false_boxes: mean number of its boxes round artefacts, not negative.
+    false_boxes: mean number of its boxes round artefacts, 0 to 100.
     seed: not negative.
 
   Raises:
@@ -102,7 +102,7 @@ class _Cohort:
       ("size", 64, np.inf),
       ("healthy_fraction", 0, 1),
       ("recall", 0, 1),
-      ("false_boxes", 0, np.inf),
+      ("false_boxes", 0, 100),
       ("seed", 0, np.inf),
     ):
       value = getattr(self, name)

@@ -85,11 +85,8 @@ def read(path: str | os.PathLike) -> Dataset:
       f"{path}: neither NAME.jpg with NAME{_MERGED} nor {_IMAGES!r} with"
       f" {_MASKS!r} in here"
     )
-  logging.log_first_n(
-    logging.WARNING,
-    "%s: IDRiD names no patients; each image counts as one patient",
-    1,
-    path,
+  logging.warning(
+    "%s: IDRiD names no patients; each image counts as one patient", path
   )
   names = np.array([image.stem for image, _, _ in files])
   table = {"id": names, "group": names}

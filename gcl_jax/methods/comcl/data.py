@@ -1,5 +1,6 @@
 """Stages `data` and `lesions`: images cropped to the disc, and their boxes."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -12,8 +13,6 @@ from gcl_jax.engine.context import Context
 from gcl_jax.errors import DataError
 from gcl_jax.pipeline import prepare, sources
 
-Boxes = dict[str, np.ndarray]
-
 
 def run(context: Context) -> dict[str, Any]:
   """Reads, prepares and splits the images (see `pipeline.prepare`).
@@ -24,10 +23,13 @@ def run(context: Context) -> dict[str, Any]:
   """
   config = context.config
   found = splits.limited(context.datasets["data"], config.data.limit)
-  boxes = None
   if config.boxes.source == "table":
-    boxes = _by_id(box_files.read(config.boxes.path), found, context)
-  read = functools.partial(_read, config.preprocess, config.boxes.source, boxes)
+    path = config.boxes.path
+    boxes, _ = box_files.for_images(path, found.ids)
+    found = dataclasses.replace(found, read_boxes=boxes.__getitem__)
+  elif config.boxes.source == "detector":
+    found = dataclasses.replace(found, read_boxes=None)
+  read = functools.partial(_read, config.preprocess)
   source = sources.Source(found, sources.parts(found, config.data))
   return prepare.run(
     context, [source], read, _shape(config), samples=prepare.SAMPLES
@@ -64,29 +66,31 @@ def prepared(
     uint8[S, S, channels] and float32[K', 5] in its pixels; boxes outside the
     crop are left out.
   """
+  return _cropped(raw, config, boxes)[:2]
+
+
+def _cropped(raw, config, boxes=None, mask=None):
+  """Pixels, boxes and class map of one stored image once it is prepared."""
   crop = disc.crop_to_disc if config.disc else disc.square
   image = _with_channels(formats.to_uint8(raw), config.channels)
-  pixels, moved, _ = crop(image, boxes, size=config.size[0])
-  return pixels, moved
+  return crop(image, boxes, mask, size=config.size[0])
 
 
-def _read(config, source, boxes, dataset: Dataset, row: int) -> prepare.Row:
-  found = None
-  if boxes is not None:
-    found = boxes.get(str(dataset.ids[row]))
-  elif source == "data" and dataset.read_boxes is not None:
-    found = dataset.read_boxes(row)
-  pixels, moved = prepared(dataset.read(row), config, found)
-  return prepare.Row(pixels, lists={"boxes": moved})
+def _read(config, dataset: Dataset, row: int) -> prepare.Row:
+  boxes = dataset.read_boxes and dataset.read_boxes(row)
+  mask = dataset.read_mask(row) if _has_mask(dataset, row) else None
+  pixels, moved, mask = _cropped(dataset.read(row), config, boxes, mask)
+  return prepare.Row(pixels, mask, lists={"boxes": moved})
+
+
+def _has_mask(dataset: Dataset, row: int) -> bool:
+  labelled = dataset.table.get("labelled", np.ones(len(dataset)))
+  return dataset.read_mask is not None and labelled[row] > 0
 
 
 def _read_masked(config, dataset: Dataset, row: int) -> prepare.Row:
-  crop = disc.crop_to_disc if config.disc else disc.square
-  image = formats.to_uint8(dataset.read(row))
-  image = _with_channels(image, config.channels)
-  pixels, _, mask = crop(
-    image, mask=dataset.read_mask(row), size=config.size[0]
-  )
+  mask = dataset.read_mask(row)
+  pixels, _, mask = _cropped(dataset.read(row), config, mask=mask)
   return prepare.Row(pixels, mask)
 
 
@@ -99,24 +103,3 @@ def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
 
 def _shape(config: ConfigDict) -> tuple[int, int, int]:
   return (*config.preprocess.size, config.preprocess.channels)
-
-
-def _by_id(found: Boxes, dataset: Dataset, context: Context) -> Boxes:
-  """Boxes by image id; images are named in a table by id or by file name."""
-  ids = {str(name): str(name) for name in dataset.ids}
-  for name in dataset.ids:
-    ids.setdefault(str(name).rpartition("/")[2], str(name))
-  matched = {ids[name]: boxes for name, boxes in found.items() if name in ids}
-  strangers = sorted(set(found) - set(ids))
-  if not matched:
-    raise DataError(
-      f"{context.config.boxes.path}: none of its {len(found)} images is in the"
-      f" data set, such as {strangers[0]!r}; ids look like"
-      f" {str(dataset.ids[0])!r}"
-    )
-  if strangers:
-    context.telemetry.say(
-      f"data: {len(strangers)} images of {context.config.boxes.path} are not in"
-      f" the data set, such as {strangers[0]!r}"
-    )
-  return matched

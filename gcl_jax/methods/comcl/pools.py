@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -199,8 +198,7 @@ def position_auroc(
   rows, boxes = _joined(parts)
   if not len(rows):
     return None
-  keys = jax.random.split(jax.random.key(seed), len(rows))
-  corners = np.asarray(windows.corners(keys, boxes, side, size))
+  corners = corners_of(random, boxes, side, size)
   cut = Regions(images, rows, corners, side)
   black = np.array(
     [np.mean((cut[[k]] <= BLACK).all(-1)) for k in range(len(rows))]
@@ -217,6 +215,25 @@ def position_auroc(
   if fold is None:
     return None
   return metrics.auroc(lesion, crossfit.out_of_fold(fit, lesion, fold))
+
+
+def corners_of(
+  random: np.random.Generator, boxes: np.ndarray, side: int, size: int
+) -> np.ndarray:
+  """Random windows that hold a whole box, by the law of `windows.corners`.
+
+  Args:
+    random: of the draws.
+    boxes: float[K, 4] in pixels of the image.
+    side: P, of a window.
+    size: S, of the image.
+
+  Returns:
+    int64[K, 2], row and column of the first pixel, from 0 to S - P.
+  """
+  highest = np.clip(np.floor(boxes[:, :2]), 0, size - side)
+  lowest = np.clip(np.ceil(boxes[:, 2:]) - side, 0, highest)
+  return random.integers(lowest.astype(int), highest.astype(int) + 1)
 
 
 def _shuffled(low, diseased, eligible, random) -> np.ndarray:
@@ -273,9 +290,7 @@ def _lesion_free(rows, every, lesions, size, patches, random) -> Pool:
   for row in rows:
     taken = every.boxes[every.rows == row]
     picked = lesions[random.integers(len(lesions), size=_TRIES)]
-    high = np.minimum(np.floor(picked[:, :2]), size - side)
-    low = np.clip(np.ceil(picked[:, 2:]) - side, 0, high)
-    first = np.floor(low + random.uniform(size=low.shape) * (high - low + 1))
+    first = corners_of(random, picked, side, size)
     window = np.concatenate([first, first + side], axis=1)
     apart = window[:, None, :2] >= taken[None, :, 2:]
     apart |= window[:, None, 2:] <= taken[None, :, :2]

@@ -80,9 +80,16 @@ def run(context: Context, arm: str) -> dict[str, Any]:
 
 
 def pools_of(
-  context: Context, arm: str
+  context: Context, arm: str, part: np.ndarray | None = None
 ) -> tuple[dict[str, pools.Pool], dict[str, int]]:
-  """The pools of an arm's training windows, and counts; see `pools.build`."""
+  """The pools of an arm's windows, and counts; see `pools.build`.
+
+  Args:
+    context: of a stage that reads the images, their boxes and their quality.
+    arm: whose settings count.
+    part: bool[N], images that windows may come from; None for the training
+      part.
+  """
   images, config = Prepared(context), context.config
   _, patches = arms.settings_of(config, arm)
   boxes, boxes_row = boxes_of(context)
@@ -91,7 +98,7 @@ def pools_of(
     boxes_row,
     diseased=diseased_of(images, config.diagnosis.grade),
     low=Quality(context).low,
-    eligible=images.train,
+    eligible=images.train if part is None else part,
     size=images.pixels.shape[1],
     rules=config.boxes,
     patches=patches,

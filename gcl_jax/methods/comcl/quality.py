@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gcl_jax.augment import degradations
+from gcl_jax.data.source import Dataset
 from gcl_jax.engine import distributed
 from gcl_jax.engine.arrays import Mixed
 from gcl_jax.engine.context import Context
@@ -38,9 +39,9 @@ def run(context: Context) -> dict[str, Any]:
     `degraded_sha256`.
   """
   images, config = Prepared(context), context.config.quality
-  native = _native(images, config.column)
+  native = native_of(images, config.column)
   low, order = native.copy(), np.full(len(images), 2.0)
-  draws = np.array([_uniform(name, config.seed) for name in images.ids])
+  draws = np.array([uniform(name, config.seed) for name in images.ids])
   train = np.flatnonzero(images.train)
   if not native[train].any():
     diseased = diseased_of(images, context.config.diagnosis.grade)[train]
@@ -199,8 +200,12 @@ def _degrade(context: Context, images: Prepared, native: np.ndarray) -> None:
     file.flush()
 
 
-def _native(images: Prepared, column: str) -> np.ndarray:
-  """bool[N]: low quality by the table; unknown counts as good."""
+def native_of(images: Prepared | Dataset, column: str) -> np.ndarray:
+  """bool[N]: low quality by the table's column; unknown counts as good.
+
+  Raises:
+    DataError: the column holds text.
+  """
   if column not in images.table:
     return np.zeros(len(images), bool)
   values = np.asarray(images.table[column])
@@ -212,7 +217,7 @@ def _native(images: Prepared, column: str) -> np.ndarray:
   return np.nan_to_num(np.asarray(values, float)) > 0
 
 
-def _uniform(name: str, seed: int) -> float:
+def uniform(name: str, seed: int) -> float:
   """A number in [0, 1) that depends on id and seed alone."""
   digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
   return int.from_bytes(digest[:7], "little") / 2**56

@@ -52,6 +52,7 @@ def run(context: Context) -> dict[str, Any]:
       *diagnosis_warnings(config, images, metrics),
       *pretraining_warnings(context),
       *window_warnings(metrics),
+      *(f"Missing: {note}." for note in context.load("patches")["notes"]),
     ],
   )
 
@@ -78,7 +79,7 @@ def _cards(config, metrics) -> list[tuple[str, str, str]]:
   cards.append(("diagnosis/kappa_fall", "Fall of kappa", fall))
   if DEGRADED in config.arms:
     note = f"than {DEGRADED}, paired by patient"
-    cards.append(("diagnosis/kappa_fall_gain", "Falls less", note))
+    cards.append(("diagnosis/kappa_fall_gain", "Smaller fall", note))
   note = "linear probe, by image"
   cards.append(("patch/lesion_auroc", "Lesion against artefact", note))
   return cards

@@ -57,7 +57,7 @@ def windows(
     f"Windows of {side} pixels that pre-training draws, centred on their boxes;"
     " in training they are shifted at random, anew for every view."
   )
-  return html.Figure(tiles.grid(rows, columns=count), caption)
+  return html.Figure(tiles.grid(rows), caption)
 
 
 def attributions(
@@ -91,7 +91,7 @@ def attributions(
     caption = (
       f"Gradient x activation at the last feature map, {word} images: orange is"
       " what speaks for the predicted grade or finding, each image scaled to"
-      " its own largest value. Images in grey, to set it off."
+      " its own largest value. The images are grey, to set it off."
     )
     figures.append(html.Figure(tiles.grid(rows, captions), caption))
   return [html.Section("Where the classifier looks", figures)]

@@ -75,7 +75,7 @@ def section(
     title,
     [
       html.Figure(picture, caption),
-      kappas(config, metrics, names),
+      *kappas(config, metrics, names),
       *differences(config, metrics, names),
       other_figures(config, metrics, names),
       by_output(config, metrics),
@@ -85,20 +85,29 @@ def section(
 
 def kappas(
   config: ConfigDict, metrics: Metrics, names: Sequence[str]
-) -> html.Table:
-  """Kappa of every arm at every share, its fall and its slope."""
+) -> list[html.Table]:
+  """Kappa of every arm at every share, and its fall and slope."""
   percents = [robustness.percent(s) for s in config.quality.shares]
-  columns = [*(f"kappa@{p}" for p in percents), "kappa_fall", "kappa_slope"]
+  kappa = kappa_of(config).capitalize()
+  at = {f"kappa@{p}": f"{p} %" for p in percents}
+  falls = {"kappa_fall": "fall", "kappa_slope": "slope"}
+  caption = (
+    f"Fall of kappa from {percents[0]} to {percents[-1]} % of low quality, and"
+    " its slope (least squares) for a share from 0 to 1."
+  )
+  return [
+    _by_arm(metrics, names, at, f"{kappa} by share of low quality."),
+    _by_arm(metrics, names, falls, caption),
+  ]
+
+
+def _by_arm(metrics, names, columns, caption) -> html.Table:
+  """A row for each arm, a column for each figure."""
   rows = [
     [name, *(words(metrics[f"diagnosis/{name}/{c}"]) for c in columns)]
     for name in names
   ]
-  headers = ("arm", *(f"{p} %" for p in percents), "fall", "slope")
-  caption = (
-    f"{kappa_of(config).capitalize()} by share of low quality. Fall: from"
-    f" {percents[0]} to {percents[-1]} %. Slope: least squares, for a share of"
-    " 0 to 1."
-  )
+  headers = ("arm", *columns.values())
   return html.Table(headers, rows, caption, align="l" + "r" * len(columns))
 
 
@@ -109,19 +118,20 @@ def differences(
   own, *others = names
   percents = [robustness.percent(s) for s in config.quality.shares]
   gains = {
-    f"{own} against {other}": metrics[f"diagnosis/kappa_fall_gain_over_{other}"]
+    other: metrics[f"diagnosis/kappa_fall_gain_over_{other}"]
     for other in others
   }
   at = {
-    f"{own} over {other}, {p} %": metrics[f"diagnosis/kappa@{p}_over_{other}"]
+    f"{other}, {p} %": metrics[f"diagnosis/kappa@{p}_over_{other}"]
     for other in others
     for p in percents
   }
   tables = []
   if gains:
-    of = "the fall of kappa, the other's less our own: above 0 we fall less"
+    of = f"the fall of kappa (each arm less {own}, so above 0 {own} falls less)"
     tables.append(report_comparisons.table(gains, of))
-    tables.append(report_comparisons.table(at, "kappa"))
+    of = f"kappa ({own} less each arm)"
+    tables.append(report_comparisons.table(at, of))
   return tables
 
 

@@ -11,7 +11,7 @@ from gcl_jax.engine.context import Context
 from gcl_jax.methods.comcl import arms
 from gcl_jax.methods.comcl.quality import Quality
 from gcl_jax.methods.comcl.targets import outputs_of, targets_of
-from gcl_jax.pipeline import report
+from gcl_jax.pipeline import report, report_comparisons
 from gcl_jax.pipeline.prepared import Prepared
 from gcl_jax.pipeline.report import Metrics, words
 from gcl_jax.report import charts, html
@@ -22,10 +22,21 @@ MONITORS = {
   "variance/": "variance within a pool",
   "rank/": "effective rank of a pool",
 }
+PLACE = "place"  # a probe of the place of a window, without an encoder
 _PATCHES = {
   "lesion_auroc": "lesion against artefact, AUROC",
   "quality_auroc": "quality, AUROC",
   "effective_rank": "effective rank",
+}
+
+_BOXES = {
+  "boxes": "all",
+  "boxes/part": "not on a training image",
+  "boxes/not_diseased": "on an image not known to be diseased",
+  "boxes/confidence": "of too low a confidence",
+  "boxes/size": "larger than a window",
+  "boxes/margin": "too near the edge of the image",
+  "boxes/false": "on healthy images, used as healthy windows",
 }
 
 
@@ -68,24 +79,7 @@ def windows(
     metrics: of the run.
     facts: counts of `pools.build`, of this method's own arm.
   """
-  tables, trained = [], arms.trained(config)
-  figures = [
-    figure
-    for figure in _PATCHES
-    if any(f"patch/{arm}/{figure}" in metrics for arm in trained)
-  ]
-  if figures:
-    rows = [
-      [arm, *(words(metrics.get(f"patch/{arm}/{f}")) for f in figures)]
-      for arm in trained
-    ]
-    caption = (
-      "Linear probes on windows of evaluation images, by the encoder of each"
-      " arm before the fine-tune. Quality: lower is less about quality."
-    )
-    headers = ("arm", *(_PATCHES[f] for f in figures))
-    align = "l" + "r" * len(figures)
-    tables.append(html.Table(headers, rows, caption, align=align))
+  tables = _probes(config, metrics)
   singles = {
     "patch/position_auroc": "place and border of a window alone, AUROC",
     "detector/recall": "lesions that the detector finds",
@@ -94,13 +88,55 @@ def windows(
   rows = [[t, words(metrics[k])] for k, t in singles.items() if k in metrics]
   if rows:
     tables.append(html.Table(("figure", "value"), rows, align="lr"))
-  rows = [[name, count] for name, count in facts.items()]
-  caption = (
-    "Boxes, and the images and windows of each level in training. A box that is"
-    " not used is counted by the first rule that it breaks."
-  )
-  tables.append(html.Table(("what", "number"), rows, caption, align="lr"))
+  return [*tables, *_pools(facts)]
+
+
+def _probes(config: ConfigDict, metrics: Metrics) -> list[html.Table]:
+  """Probes of every encoder, and paired differences in lesion AUROC."""
+  names, tables = (*arms.trained(config), PLACE), []
+  prefixes = {name: f"patch/{name}/" for name in names}
+  prefixes[arms.OWN] = "patch/"
+  rows = {
+    name: [metrics.get(f"{prefix}{figure}") for figure in _PATCHES]
+    for name, prefix in prefixes.items()
+  }
+  rows = [[name, *map(words, row)] for name, row in rows.items() if any(row)]
+  if rows:
+    caption = (
+      "Linear probes on windows of evaluation images, by the encoder of each"
+      " arm before the fine-tune. Quality: lower is less about quality."
+    )
+    headers = ("arm", *_PATCHES.values())
+    tables.append(html.Table(headers, rows, caption, align="lrrr"))
+  family = {
+    name: metrics[key]
+    for name in names
+    if (key := f"patch/lesion_auroc_over_{name}") in metrics
+  }
+  if family:
+    of = f"AUROC of lesion against artefact ({arms.OWN} less each arm)"
+    tables.append(report_comparisons.table(family, of))
   return tables
+
+
+def _pools(facts: dict[str, int]) -> list[html.Table]:
+  """Images and windows of each level, and what became of the boxes."""
+  rows = [
+    [level.replace("_", ", "), facts[f"images/{level}"], count]
+    for name, count in facts.items()
+    if (level := name.removeprefix("windows/")) != name
+  ]
+  levels = html.Table(
+    ("level", "training images", "boxes of windows"), rows, align="lrr"
+  )
+  rows = [
+    [words_, facts[key]] for key, words_ in _BOXES.items() if key in facts
+  ]
+  caption = (
+    "A box that is not used is counted by the first of these rules that it"
+    " breaks."
+  )
+  return [levels, html.Table(("boxes", "number"), rows, caption, align="lr")]
 
 
 def data(images: Prepared, quality: Quality, config: ConfigDict) -> html.Table:

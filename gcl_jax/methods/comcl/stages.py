@@ -72,8 +72,11 @@ def stages(config: ConfigDict) -> tuple[Stage, ...]:
     Stage(
       "patches",
       probe_patches.run,
-      (*seen, *trained),
-      (*COMMON, "pretrain", "patches", "boxes", "quality", "arms"),
+      (*seen, *(("lesions",) if detects else ()), *trained),
+      (
+        *(*COMMON, "pretrain", "patches", "boxes", "quality", "arms"),
+        "diagnosis.grade",
+      ),
     ),
     Stage(
       "diagnosis",
@@ -136,6 +139,6 @@ def _detection() -> tuple[Stage, ...]:
       "detect",
       detector.run,
       ("data", "lesions"),
-      ("seed", "detector", "boxes"),
+      ("seed", "detector", "boxes", "patches.size"),
     ),
   )

@@ -1,0 +1,150 @@
+"""The network of the lesion detector, its tiles and its pixels."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from gcl_jax import augment
+from gcl_jax.augment.filters import gaussian_blur
+from gcl_jax.engine.arrays import Regions
+from gcl_jax.pipeline.segmentation import Segmenter, views_of
+
+NO_LESIONS = ("optic_disc",)  # classes of a class map that are no lesions
+SPREAD = 1 / 30  # standard deviation of the local mean, as a share of the side
+GAIN = 4.0  # of the difference to the local mean
+
+
+class Tiles(NamedTuple):
+  """Tiles of images, as `Segmenter.fit` takes prepared images.
+
+  Attributes:
+    pixels: uint8[T, t, t, C].
+    masks: uint8[T, t, t], 1 = lesion.
+    ids: str[T].
+  """
+
+  pixels: Regions
+  masks: Regions
+  ids: np.ndarray
+
+
+def lesions_of(masks: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+  """Where a class map has a lesion of any class.
+
+  Args:
+    masks: uint8[N, H, W], 0 = background, i = classes[i - 1].
+    classes: names; those of `NO_LESIONS` are none.
+
+  Returns:
+    uint8[N, H, W], 1 = lesion.
+  """
+  kinds = [name not in NO_LESIONS for name in classes]
+  return np.array([False, *kinds]).astype(np.uint8)[masks]
+
+
+def tiles_of(
+  images: np.ndarray,
+  lesions: np.ndarray,
+  rows: np.ndarray,
+  ids: np.ndarray,
+  side: int,
+) -> Tiles:
+  """Tiles on a grid of half a side, the last of a line at the edge.
+
+  Args:
+    images: uint8[N, S, S, C].
+    lesions: uint8[N, S, S], 1 = lesion.
+    rows: int[R], the images to cut.
+    ids: str[N].
+    side: of a tile, at most S.
+  """
+  last = images.shape[1] - side
+  starts = [*range(0, last, max(1, side // 2)), last]
+  corners = np.array([(top, left) for top in starts for left in starts])
+  of = np.repeat(rows, len(corners))
+  corners = np.tile(corners, (len(rows), 1))
+  names = [
+    f"{ids[row]}@{top},{left}"
+    for row, (top, left) in zip(of.tolist(), corners.tolist(), strict=True)
+  ]
+  return Tiles(
+    Regions(images, of, corners, side),
+    Regions(lesions, of, corners, side),
+    np.array(names),
+  )
+
+
+def balanced(masks: Regions) -> np.ndarray:
+  """Rows of tiles such that about half of them, or more, hold a lesion.
+
+  Tiles with a lesion come again as often as it takes, and every tile once at
+  least. Where most tiles hold one, nothing is repeated.
+
+  Args:
+    masks: uint8[T, t, t].
+  """
+  some = np.array([masks[[k]].any() for k in range(len(masks))])
+  with_lesion, without = np.flatnonzero(some), np.flatnonzero(~some)
+  times = max(1, round(len(without) / max(1, len(with_lesion))))
+  return np.concatenate([np.tile(with_lesion, times), without])
+
+
+def segmenter(config: ConfigDict, mean: Sequence, sd: Sequence) -> Segmenter:
+  """The U-Net of the detector and its training.
+
+  Args:
+    config: section `detector`.
+    mean, sd: of the pixels of `evened` images in [0, 1], one per channel.
+  """
+  unet = ConfigDict(dict(widths=config.widths, dtype="float32"))
+  return Segmenter(config, unet, 2, views_of(config.views, mean, sd))
+
+
+def evened(images: jax.Array) -> jax.Array:
+  """Images whose local mean is grey: 128 + 4 (x - its Gaussian blur).
+
+  The blur's standard deviation is 1/30 of the side. Lesions are darker or
+  brighter than what is round them; colour and brightness of the fundus, which
+  differ between patients and cameras, go.
+
+  Args:
+    images: uint8[B, S, S, C].
+
+  Returns:
+    uint8[B, S, S, C].
+  """
+  spread = SPREAD * images.shape[1]
+  pixels = images.astype(jnp.float32)
+  local = jax.vmap(lambda one: gaussian_blur(one, spread, round(3 * spread)))
+  found = 128 + GAIN * (pixels - local(pixels))
+  return jnp.clip(jnp.round(found), 0, 255).astype(jnp.uint8)
+
+
+def even_batch(tree: Any, batch: dict) -> jax.Array:
+  """`evened` for `Context.map`."""
+  return evened(batch["image"])
+
+
+def lesion_probability(network: Any, mean: Sequence, sd: Sequence) -> Callable:
+  """fn(variables, batch) for `Context.map`: uint8[B, S, S], 255 times the
+  probability that a pixel belongs to a lesion.
+
+  Args:
+    network: `models.unet.unet`, classes no lesion and lesion.
+    mean, sd: of `evened` pixels in [0, 1].
+  """
+
+  def one_batch(tree, batch):
+    pixels = evened(batch["image"])
+    side = pixels.shape[1]
+    more = -side % network.stride  # a U-Net needs whole cells
+    pixels = jnp.pad(pixels, ((0, 0), (0, more), (0, more), (0, 0)), "edge")
+    logits, _ = network.segment(tree, augment.normalise(pixels, mean, sd))
+    lesion = jax.nn.softmax(logits[:, :side, :side])[..., 1]
+    return jnp.round(255 * lesion).astype(jnp.uint8)
+
+  return one_batch
