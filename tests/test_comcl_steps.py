@@ -176,6 +176,8 @@ def test_views_depend_on_their_row_alone_and_every_view_has_its_window():
   found = draw(batch)
   assert found["a"].shape == (ROWS, 2, SIDE, SIDE, 3)
   assert found["b"].shape == (ROWS, 1, SIDE, SIDE, 3)
+  apart = np.abs(found["a"][:, 0] - found["a"][:, 1]).max(axis=(1, 2, 3))
+  assert apart.min() > 0
   order = np.random.default_rng(0).permutation(ROWS)
   again = draw(jax.tree.map(lambda x: x[order], batch))
   for name in counts:
@@ -335,6 +337,16 @@ def test_anchors_of_a_level_are_no_negatives_of_one_another(vectors):
   _, moved = gradients(rules, 0, before, (one, positives, negatives))
   same = np.isclose(slopes["lesion"], moved["lesion"]).all(axis=1)
   np.testing.assert_array_equal(same, np.arange(6) != 3)
+
+
+def test_negatives_run_out_as_published_or_stay(vectors):
+  for pace, left in (("literal", 0), ("scaled", 2), ("off", 2)):
+    rules = rules_of(pacing=pace)  # 30 % of 6
+    found = levels.contrast(rules, rules.steps, levels.pace(rules), *vectors)
+    assert found.metrics["negatives"] == left
+    if pace == "literal":  # all anchors count then, with nothing to lose
+      assert found.value == 0
+      assert found.metrics["kept/lesion_high|lesion_low"] == 1
 
 
 def test_anchors_left_out_get_no_gradient(vectors):
