@@ -6,10 +6,13 @@
 
 For each seed one run pre-trains and fine-tunes every arm. The seed is that of
 all trainings; images, patients kept for evaluation and degradations stay the
-same. A finished run that lacks arms is run again with them: what is there is
-kept. Prints, from the probability of every evaluation image that stage
-`diagnosis` leaves, tables of kappa at every share of low quality, of its fall,
-and of paired differences, with intervals over seeds and patients
+same. Further arms come as another part of the same grid (--part=more), which
+takes over what the parts before it have in common with it; the tables are of
+all parts. A stopped grid can be started again.
+
+Prints, from the probability of every evaluation image that stage `diagnosis`
+leaves, tables of kappa at every share of low quality, of its fall, and of
+paired differences, with intervals over seeds and patients
 (`gcl_jax.evaluation.fits`). --jobs=0 prints the tables of finished runs alone.
 --picture=FILE.svg draws kappa over the share.
 """
@@ -20,6 +23,7 @@ import concurrent.futures
 import json
 import os
 import pathlib
+import shutil
 import sys
 from typing import NamedTuple
 
@@ -36,6 +40,7 @@ from gcl_jax.methods.comcl.arms import OWN
 from gcl_jax.pipeline import report_comparisons
 from gcl_jax.report import charts
 
+SHARED = ("data", "lesions", "detect", "quality", OWN)
 OPPONENTS = ("supervised_degraded", "supervised", "simclr_degraded")
 
 
@@ -69,6 +74,7 @@ def parse() -> argparse.Namespace:
   parser.add_argument("--out", default="runs/comcl_grid")
   parser.add_argument("--seeds", default="0,1,2,3,4")
   parser.add_argument("--arms", required=True, help="names, split by commas")
+  parser.add_argument("--part", default="first", help="name of these arms")
   parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
   parser.add_argument("--picture", default="", help="an SVG of the curves")
   parser.add_argument(
@@ -87,7 +93,8 @@ def run_all(arguments: argparse.Namespace, out: pathlib.Path) -> None:
   def work(seed: int) -> None:
     mine = free.popleft()
     try:
-      folder = out / f"seed{seed}"
+      folder = out / f"seed{seed}" / arguments.part
+      share(folder)
       launching.run(
         arguments.config, folder, {"seed": seed} | settings, cores=mine
       )
@@ -98,21 +105,33 @@ def run_all(arguments: argparse.Namespace, out: pathlib.Path) -> None:
     list(pool.map(work, map(int, arguments.seeds.split(","))))
 
 
-def gathered(out: pathlib.Path) -> dict[str, list[Figures]]:
-  """Arm -> its figures of every finished run.
+def share(folder: pathlib.Path) -> None:
+  """Copies stages that do not depend on the arms from other parts."""
+  for other in sorted(folder.parent.glob("*")):
+    for stage in SHARED:
+      finished = (other / stage / "manifest.json").exists()
+      if finished and not (folder / stage).exists():
+        shutil.copytree(other / stage, folder / stage)
+
+
+def gathered(out: pathlib.Path) -> dict[str, dict[str, Figures]]:
+  """Arm -> its figures of every finished seed; an arm that several parts have
+  is taken from the first of them.
 
   Raises:
     SystemExit: seeds were not tested on the same patients.
   """
-  found = collections.defaultdict(list)
-  for folder in sorted(out.glob("seed*")):
+  found: dict[str, dict[str, Figures]] = collections.defaultdict(dict)
+  for folder in sorted(out.glob("seed*/*")):
     if (folder / "diagnosis" / "manifest.json").exists():
       for arm, figures in read(folder).items():
-        if found[arm] and found[arm][0].support != figures.support:
+        by_seed = found[arm]
+        first = next(iter(by_seed.values()), figures)
+        if first.support != figures.support or first.shares != figures.shares:
           raise SystemExit(
-            f"{folder}: tested on other patients than the others"
+            f"{folder}: tested on other patients or shares than the others"
           )
-        found[arm].append(figures)
+        by_seed.setdefault(folder.parent.name, figures)
   return dict(found)
 
 
@@ -146,19 +165,19 @@ def entry_of(values: np.ndarray, support: Support, paired=False) -> dict:
   return fits.over_fits(values, support, scale, paired)
 
 
-def tables(found: dict[str, list[Figures]]) -> None:
+def tables(found: dict[str, dict[str, Figures]]) -> None:
   """Prints kappas and falls, then the families of differences."""
-  first = next(iter(found.values()))[0]
+  first = next(iter(next(iter(found.values())).values()))
   percents = [robustness.percent(share) for share in first.shares]
   titles = ["arm", "runs", *(f"kappa at {p} %" for p in percents), "fall"]
   print("| " + " | ".join(titles) + " |\n" + "| --- " * len(titles) + "|")
   for arm, runs in found.items():
-    kappa = np.stack([figures.kappa for figures in runs])
+    kappa = np.stack([figures.kappa for figures in runs.values()])
     cells = [
       results.interval(entry_of(kappa[:, c], first.support))
       for c in range(len(percents))
     ]
-    falls = np.stack([robustness.fall(figures.kappa) for figures in runs])
+    falls = np.stack([robustness.fall(each) for each in kappa])
     cells.append(results.interval(entry_of(falls, first.support, True)))
     print(f"| {arm} | {len(runs)} | " + " | ".join(cells) + " |")
   for other in (o for o in OPPONENTS if o in found):
@@ -178,20 +197,23 @@ def _print_family(found, other, support, title, at=None) -> None:
 
   entries = {}
   for arm in (OWN, *(a for a in found if a != OWN)):
-    pairs = list(zip(found[arm], found[other], strict=False))
-    if arm != other and pairs:
-      values = np.stack([value(a) - value(b) for a, b in pairs])
+    ours, theirs = found[arm], found[other]
+    seeds = [seed for seed in ours if seed in theirs]
+    if arm != other and seeds:
+      values = [value(ours[seed]) - value(theirs[seed]) for seed in seeds]
+      values = np.stack(values)
       entries[arm] = entry_of(values, support, paired=True)
   family = comparisons.family(entries)
   markdown.show(report_comparisons.table(family, title))
 
 
-def draw(found: dict[str, list[Figures]], path: pathlib.Path) -> None:
+def draw(found: dict[str, dict[str, Figures]], path: pathlib.Path) -> None:
   """Writes kappa over the share of low quality as SVG."""
   lines = {}
   for arm, runs in found.items():
-    kappa = np.stack([figures.kappa[:, 0] for figures in runs]).mean(0)
-    lines[arm] = (np.asarray(runs[0].shares), kappa)
+    figures = list(runs.values())
+    kappa = np.stack([each.kappa[:, 0] for each in figures]).mean(0)
+    lines[arm] = (np.asarray(figures[0].shares), kappa)
   path.write_bytes(charts.curves(lines, "quadratic kappa"))
 
 
