@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from gcl_jax.data import near_copies, preprocess
 from gcl_jax.data.readers.phantom import oct_phantom
@@ -93,11 +94,15 @@ def test_the_correlation_is_that_of_the_details(scans):
       [np.diff(cells, axis=axis).ravel() for axis in (0, 1)]
     )
 
+  def unit(vector):
+    return (vector - vector.mean()) / np.linalg.norm(vector - vector.mean())
+
   parts = np.array(["train"] * 23 + ["eval"])
   ((_, nearest, value),) = found(scans, parts, threshold=0.0)
+  each = [unit(details(scan)) for scan in scans]
+  common = np.mean(each[:23], axis=0)
   wanted = [
-    np.corrcoef(details(scans[23]), details(other))[0, 1]
-    for other in scans[:23]
+    np.corrcoef(each[23] - common, other - common)[0, 1] for other in each[:23]
   ]
   assert nearest == f"i{np.argmax(wanted)}"
   assert abs(value - max(wanted)) < 1e-5
@@ -123,3 +128,26 @@ def test_flat_and_small_images(scans):
   small[3] = small[0]
   ((*pair, _),) = found(small, parts)
   assert pair == ["i3", "i0"]
+
+
+def test_what_all_images_share_makes_no_copies():
+  """The bright disc on black of fundus photographs is alike in all eyes."""
+  rng = np.random.default_rng(5)
+  rows, columns = np.indices((64, 64)) - 31.5
+  disc = (rows**2 + columns**2 < 30**2) * 150.0
+  texture = ndimage.zoom(rng.normal(size=(40, 16, 16)), (1, 4, 4), order=1)
+  images = np.where(disc > 0, disc + 12 * texture, 0).astype(np.uint8)
+  parts = np.array(["train"] * 30 + ["eval"] * 10)
+  few = np.array(["train"] * 3 + ["eval"] * 37)  # nothing is subtracted
+  assert len(found(images, few)) == 37 and found(images, parts) == []
+  images[35] = np.clip(images[7] * 0.9 + 5, 0, 255)
+  ((first, second, _),) = found(images, parts)
+  assert (first, second) == ("i35", "i7")
+
+
+def test_constant_images_are_no_copies():
+  rng = np.random.default_rng(6)
+  images = rng.integers(0, 255, (30, 32, 32)).astype(np.uint8)
+  images[[3, 28]] = 90
+  parts = np.array(["train"] * 25 + ["eval"] * 5)
+  assert found(images, parts) == []

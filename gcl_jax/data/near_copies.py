@@ -2,7 +2,9 @@
 
 A scan that was exported twice may differ in brightness, compression, annotation
 or by a slight crop, but its structure stays. Images are therefore compared by
-the correlation of the differences between neighbouring cells of a coarse grid.
+the correlation of the differences between neighbouring cells of a coarse grid,
+less what the training images have in common, such as the edge of a fundus disc,
+which alone makes 86 of 140 photographs of other patients look like a copy.
 On OCTDL (1,590 OCT B-scans) a correlation above 0.95 finds 104 of the 105 pairs
 that correlate above 0.95 pixel by pixel, and 5 more between groups, all of
 which show the same scan.
@@ -15,6 +17,7 @@ import numpy as np
 
 GRID = (16, 32)  # cells, rows and columns
 THRESHOLD = 0.95
+_FEWEST = 20  # training images whose mean is what all have in common
 _BLOCK = 1024  # images compared at once
 
 
@@ -49,9 +52,10 @@ def near_copies(
   if not len(train) or not len(held_out):
     return []
   known = _details(images, train)
-  found = []
+  common = known.mean(axis=0) * (len(train) >= _FEWEST)
+  known, found = _without(known, common), []
   for rows in _blocks(held_out):
-    alike = _details(images, rows) @ known.T
+    alike = _without(_details(images, rows), common) @ known.T
     nearest = alike.argmax(axis=1)
     for row, column, value in zip(
       rows, nearest, alike.max(axis=1), strict=True
@@ -71,9 +75,19 @@ def _of_block(images) -> np.ndarray:
   down, right = np.diff(cells, axis=1), np.diff(cells, axis=2)
   flat = [x.reshape(len(images), -1) for x in (down, right)]
   values = np.concatenate(flat, axis=1).astype(np.float32)
-  values -= values.mean(axis=1, keepdims=True)
-  norms = np.linalg.norm(values, axis=1, keepdims=True)
-  return values / np.where(norms > 1e-3, norms, np.inf)
+  return _unit(values - values.mean(axis=1, keepdims=True))
+
+
+def _without(vectors: np.ndarray, common: np.ndarray) -> np.ndarray:
+  """Unit vectors less what is common to all; a constant image stays 0."""
+  some = vectors.any(axis=1, keepdims=True)
+  return _unit(vectors - common * some)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+  """Vectors divided by their length; the shortest become 0."""
+  norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+  return vectors / np.where(norms > 1e-3, norms, np.inf)
 
 
 def _cell_means(values, axis) -> np.ndarray:

@@ -193,9 +193,7 @@ def _diagnosis() -> ConfigDict:
 
 def _demo(config: ConfigDict) -> None:
   """The embedded phantom on two CPU cores in under three minutes."""
-  config.data.update(
-    name="fundus_phantom", near_copies=False
-  )  # made one by one
+  config.data.name = "fundus_phantom"
   config.preprocess.update(size=(128, 128), disc=False)
   config.patches.size = 32
   config.boxes.margin = 1
