@@ -203,12 +203,12 @@ def _demo(config: ConfigDict) -> None:
     head_hidden=128,
     head_out=64,
     batch_size=32,
-    epochs=10,
+    epochs=40,
     optimizer="adamw",
     learning_rate=1e-3,
     schedule="cosine",
   )
-  config.diagnosis.update(steps=300, learning_rate=1e-3)
+  config.diagnosis.update(steps=200, learning_rate=1e-3)
   config.arms = ("supervised", "supervised_degraded", "simclr")
 
 
