@@ -3,6 +3,7 @@
 import numpy as np
 
 from gcl_jax.engine.context import Context
+from gcl_jax.errors import DataError
 from gcl_jax.pipeline.prepared import Prepared
 
 
@@ -21,10 +22,20 @@ def boxes_of(context: Context) -> tuple[np.ndarray, np.ndarray]:
 
 
 def grades_of(images: Prepared, column: str) -> np.ndarray:
-  """float[N], the grade of every image; nan where it is missing or unknown."""
+  """float[N], the grade of every image; nan where it is missing, -1 as well.
+
+  Raises:
+    DataError: the column holds text.
+  """
   if column not in images.table:
     return np.full(len(images), np.nan)
-  return np.asarray(images.table[column], float)
+  grades = np.asarray(images.table[column])
+  if grades.dtype.kind not in "fiub":
+    raise DataError(
+      f"diagnosis.grade {column!r} holds text such as {grades[0]!r}: grades are"
+      " numbers from 0, and blank where missing"
+    )
+  return np.where(grades == -1, np.nan, np.asarray(grades, float))
 
 
 def diseased_of(images: Prepared, column: str) -> np.ndarray:
