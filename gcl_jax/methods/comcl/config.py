@@ -8,7 +8,7 @@ leaves a gap the setting is a named switch and the comment says what we read;
 
 from ml_collections import ConfigDict
 
-from gcl_jax.engine.settings import check_each_once, with_preset
+from gcl_jax.engine.settings import check_each_once, value_of, with_preset
 from gcl_jax.errors import ConfigError
 from gcl_jax.evaluation.robustness import percent
 from gcl_jax.methods.comcl import arms
@@ -275,16 +275,14 @@ def check(config: ConfigDict) -> None:
   names = {percent(share) for share in shares}
   if len(names) < max(2, len(shares)) or list(shares) != sorted(shares):
     raise ConfigError(
-      f"quality.shares {shares}: two or more shares, each larger than the one"
-      " before"
+      f"quality.shares {shares}: two or more, each larger than the one before"
     )
-  if config.preprocess.channels not in (1, 3):
-    raise ConfigError(
-      f"preprocess.channels {config.preprocess.channels}: 1 or 3"
-    )
+  if (channels := config.preprocess.channels) not in (1, 3):
+    raise ConfigError(f"preprocess.channels {channels}: 1 or 3")
   _check_boxes(config)
-  if config.diagnosis.grades < 2:
-    raise ConfigError(f"diagnosis.grades {config.diagnosis.grades}: 2 or more")
+  for name in ("diagnosis.grades", "detector.folds"):
+    if value_of(config, name) < 2:
+      raise ConfigError(f"{name} {value_of(config, name)}: 2 or more")
   if config.pretrain.hcl_tau_plus == 1:
     raise ConfigError("pretrain.hcl_tau_plus 1: a share below 1")
 
@@ -293,11 +291,8 @@ def _check_boxes(config: ConfigDict) -> None:
   """Refuses a source of boxes without what it reads."""
   if config.boxes.source == "table" and not config.boxes.path:
     raise ConfigError(
-      "boxes.source table reads a CSV or COCO file: name it with"
-      " --config.boxes.path"
+      "boxes.source table: name a CSV or COCO file with --config.boxes.path"
     )
-  if config.detector.folds < 2:
-    raise ConfigError(f"detector.folds {config.detector.folds}: 2 or more")
   if config.boxes.source == "detector" and not config.lesion_data.name:
     raise ConfigError(
       "boxes.source detector trains one on class maps of lesions: name a data"
