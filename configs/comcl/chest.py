@@ -6,9 +6,10 @@
 
 FOLDER holds Data_Entry_2017.csv, the lists of the split and the images. BOXES
 is BBox_List_2017.csv or a file of any detector; a run whose training images
-have no box stops and counts what became of the boxes. Without a quality table the images are degraded here, by a family of
-our own: the paper does not say how its X-rays were. Without boxes, and with one
-binary label, the robustness curve alone (whole images by momentum contrast):
+have no box stops and counts what became of the boxes. Without a quality table
+the images are degraded here, by a family of our own: the paper does not say how
+its X-rays were. Without boxes, and with one binary label, the robustness curve
+alone (whole images by momentum contrast):
 
   gcl-jax --config=comcl:chest --workdir=runs/pneumonia \\
       --config.data.name=medmnist \\
