@@ -240,3 +240,17 @@ def test_maps_without_a_lesion_are_refused(tmp_path):
     comcl_cases.prepare_stage(tmp_path, config, name, data, part)
   with pytest.raises(DataError, match="no class map of lesion_data holds"):
     detector.run(context_of(tmp_path, config))
+
+
+def test_evaluation_images_train_no_detector(tmp_path):
+  """Images of lesion_data may be among the training images of data alone."""
+  config = comcl_cases.config_of(SIZE)
+  pixels, maps = comcl_cases.images_of(4, SIZE)
+  lesions = comcl_cases.dataset_of(pixels[1:], maps[1:], "lesions")
+  train = np.full(3, "train")
+  comcl_cases.prepare_stage(tmp_path, config, "lesions", lesions, train)
+  data = comcl_cases.dataset_of(pixels, None)
+  part = np.array(["eval", "train", "train", "eval"])
+  comcl_cases.prepare_stage(tmp_path, config, "data", data, part)
+  with pytest.raises(DataError, match="1 images of lesion_data, such as 'les"):
+    detector.run(context_of(tmp_path, config))
