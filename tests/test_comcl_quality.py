@@ -100,3 +100,15 @@ def test_grades_in_words_are_refused_in_one_line():
   images = Table(grade=np.array(["mild", "none"]))
   with pytest.raises(DataError, match="diagnosis.grade 'grade' holds text"):
     boxes.diseased_of(images, "grade")
+
+
+def test_a_column_that_is_asked_for_and_not_there_is_refused():
+  images = Table(Quality=np.array([0, 1]), grade=np.array([0, 1]))
+  for absent in ("", "quality"):
+    assert not quality.native_of(images, absent).any()
+  assert quality.native_of(images, "Quality").tolist() == [False, True]
+  words = "quality.column 'qualty': no such column .columns: Quality, grade"
+  with pytest.raises(DataError, match=words):
+    quality.native_of(images, "qualty")
+  with pytest.raises(DataError, match="diagnosis.grade 'Grade': no such"):
+    boxes.grades_of(images, "Grade")
