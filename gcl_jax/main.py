@@ -22,7 +22,9 @@ from ml_collections import ConfigDict, config_flags
 from gcl_jax import data
 from gcl_jax.engine import compile_ahead, distributed, stages, start
 from gcl_jax.engine.context import Context
+from gcl_jax.engine.manifest import flat
 from gcl_jax.engine.settings import check_method, one_line, with_config_path
+from gcl_jax.engine.tables import file_hash
 from gcl_jax.errors import (
   ConfigError,
   MainProcessFailed,
@@ -99,12 +101,25 @@ def run(
     mesh,
     config.parallel,
     data={
-      "fingerprint": "".join(d.fingerprint() for d in datasets.values()),
+      "fingerprint": "".join(
+        [d.fingerprint() for d in datasets.values()] + _hashes_of_boxes(config)
+      ),
       "count": sum(map(len, datasets.values())),
     },
     datasets=datasets,
   )
   return stages.run_stages(planned, context, only=only)
+
+
+def _hashes_of_boxes(config: ConfigDict) -> list[str]:
+  """Of the files of boxes that settings `boxes.path` or `boxes_path` name: they
+  belong to the data, but no table of a data set holds them."""
+  found = []
+  for name, value in flat(config.to_dict()).items():
+    named = name.replace(".", "_").endswith("boxes_path")
+    if named and value and os.path.isfile(value):
+      found.append(file_hash(value))
+  return found
 
 
 def compile_only(config: ConfigDict, topology: str) -> None:

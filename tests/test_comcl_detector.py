@@ -11,6 +11,7 @@ from scipy import ndimage
 from gcl_jax.engine.arrays import Regions
 from gcl_jax.errors import DataError
 from gcl_jax.evaluation import intervals
+from gcl_jax.methods.comcl import data as stage_data
 from gcl_jax.methods.comcl import detected, detector, lesion_net
 
 pytestmark = pytest.mark.compiles
@@ -239,4 +240,28 @@ def test_maps_without_a_lesion_are_refused(tmp_path):
   for name in ("lesions", "data"):
     comcl_cases.prepare_stage(tmp_path, config, name, data, part)
   with pytest.raises(DataError, match="no class map of lesion_data holds"):
+    detector.run(context_of(tmp_path, config))
+
+
+def test_images_without_a_class_map_train_no_detector():
+  """Their map is not asked for; it may not exist."""
+  pixels, maps = comcl_cases.images_of(2, SIZE)
+  some = comcl_cases.dataset_of(pixels, maps[:1], labelled=np.array([1.0, 0]))
+  config = comcl_cases.config_of(SIZE).preprocess
+  first, second = (stage_data._read_masked(config, some, k) for k in (0, 1))
+  np.testing.assert_array_equal(first.masks, maps[0])
+  assert second.masks is None and second.images.shape == pixels[1].shape
+
+
+def test_evaluation_images_train_no_detector(tmp_path):
+  """Images of lesion_data may be among the training images of data alone."""
+  config = comcl_cases.config_of(SIZE)
+  pixels, maps = comcl_cases.images_of(4, SIZE)
+  lesions = comcl_cases.dataset_of(pixels[1:], maps[1:], "lesions")
+  train = np.full(3, "train")
+  comcl_cases.prepare_stage(tmp_path, config, "lesions", lesions, train)
+  data = comcl_cases.dataset_of(pixels, None)
+  part = np.array(["eval", "train", "train", "eval"])
+  comcl_cases.prepare_stage(tmp_path, config, "data", data, part)
+  with pytest.raises(DataError, match="1 images of lesion_data, such as 'les"):
     detector.run(context_of(tmp_path, config))

@@ -282,6 +282,20 @@ def test_the_report_says_what_a_reader_must_know(graded):
   assert found["metrics"]["patch/lesion_auroc"]["value"] == 0.7
 
 
+def test_conditions_of_more_low_quality_than_their_name_are_told():
+  """As in EyeQ's testing set, of which 48 % are of low quality."""
+  config = config_of(**{"quality.shares": (0.33, 0.4, 0.5, 1.0)})
+  native = np.arange(100) % 100 < 48
+  quality = types.SimpleNamespace(native=np.append(native, [True] * 50))
+  said = report.condition_warnings(config, quality, np.arange(100))
+  assert len(said) == 2
+  assert said[0].startswith("Figures at 33 % are of 48.0 % of low quality")
+  assert said[1].startswith("Figures at 40 % are of 48.0 %")
+  quality.native[:] = np.arange(150) < 33
+  assert not report.condition_warnings(config, quality, np.arange(100))
+  assert not report.condition_warnings(config, quality, np.arange(0))
+
+
 def test_findings_are_diagnosed_without_grades(tmp_path):
   config = config_of(**{"diagnosis.loss": "sigmoid"})
   config.arms = ()

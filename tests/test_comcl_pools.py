@@ -142,6 +142,24 @@ def test_healthy_windows_lie_on_healthy_images_of_the_part(case, healthy):
   assert sum(row in with_boxes for row, *_ in drawn) == len(false)
 
 
+def test_lesion_free_windows_touch_no_box_and_keep_the_part(case):
+  found, _ = build(case, healthy="lesion_free")
+  data = case[0]
+  for quality, low in (("high", False), ("low", True)):
+    pool = found[f"healthy_{quality}"]
+    wanted = data["eligible"] & (data["diseased"] == 1) & (data["low"] == low)
+    assert len(pool.rows) > 40 and wanted[pool.rows].all()
+    assert np.bincount(pool.rows).max() <= 4
+    for row, (top, left, bottom, right) in zip(*pool, strict=True):
+      assert (bottom - top, right - left) == (SIDE, SIDE)
+      assert 0 <= min(top, left) and max(bottom, right) <= SIZE
+      # Of any confidence or size.
+      for box in data["boxes"][data["boxes_row"] == row]:
+        over = min(bottom, box[2]) - max(top, box[0])
+        across = min(right, box[3]) - max(left, box[1])
+        assert not (over > 0 and across > 0)
+
+
 def test_pools_depend_on_the_seed_alone(case):
   first, again, other = (build(case, seed)[0] for seed in (3, 3, 4))
   jax.tree.map(np.testing.assert_array_equal, first, again)

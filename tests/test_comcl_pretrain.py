@@ -168,6 +168,34 @@ def test_the_stage_reads_training_images_alone(monkeypatch, tmp_path):
       assert np.all((rows % 3 > 0) == (kind == "lesion"))
 
 
+@pytest.mark.parametrize("boxes", [0, 48])
+def test_whole_images_without_boxes_have_epochs_of_images(
+  boxes, monkeypatch, tmp_path
+):
+  """10 steps of 2 of 20 images, not one; beside windows, as many as theirs."""
+  every = boxes_of(None)
+  given = tuple(part[:boxes] for part in every)
+  monkeypatch.setattr(pretrain, "Prepared", Images)
+  monkeypatch.setattr(pretrain, "Quality", Quality)
+  monkeypatch.setattr(pretrain, "boxes_of", lambda _: given)
+  asked = []
+
+  def fit(self, training, batches, *, steps, **more):
+    asked.append(steps)
+    raise InterruptedError
+
+  monkeypatch.setattr(Context, "fit", fit)
+  config = get_config("tiny")
+  config.pretrain.update(batch_size=2, epochs=3)
+  config.arms = ("authors_chest", "no_pacing")
+  context = Context(config, tmp_path, parallel.make_mesh(jax.devices()[:1]))
+  for arm in config.arms if boxes else config.arms[:1]:
+    with pytest.raises(InterruptedError):
+      pretrain.run(context, arm)
+  assert len(set(asked)) == 1
+  assert boxes or asked == [3 * 20 // 2]
+
+
 def test_small_pools_fill_a_batch():
   images = Images()
   pool = pools.Pool(np.array([3, 5]), np.float32([[1, 1, 5, 5]] * 2))

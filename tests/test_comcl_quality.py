@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from gcl_jax.errors import DataError
 from gcl_jax.methods.comcl import boxes, quality
 
 
@@ -82,3 +83,32 @@ def test_disease_by_grade_then_healthy_then_labels():
 def test_disease_is_unknown_without_any_column():
   images = Table(id=np.array(["a", "b"]))
   assert np.isnan(boxes.diseased_of(images, "grade")).all()
+
+
+def test_a_grade_of_minus_one_says_nothing():
+  images = Table(
+    ("a",),
+    grade=np.array([-1, -1, -1, 0, 2]),
+    healthy=np.array([1, np.nan, np.nan, np.nan, np.nan]),
+    a=np.array([0, 1, np.nan, np.nan, np.nan]),
+  )
+  found = boxes.diseased_of(images, "grade")
+  np.testing.assert_array_equal(found, [0, 1, np.nan, 0, 1])
+
+
+def test_grades_in_words_are_refused_in_one_line():
+  images = Table(grade=np.array(["mild", "none"]))
+  with pytest.raises(DataError, match="diagnosis.grade 'grade' holds text"):
+    boxes.diseased_of(images, "grade")
+
+
+def test_a_column_that_is_asked_for_and_not_there_is_refused():
+  images = Table(Quality=np.array([0, 1]), grade=np.array([0, 1]))
+  for absent in ("", "quality"):
+    assert not quality.native_of(images, absent).any()
+  assert quality.native_of(images, "Quality").tolist() == [False, True]
+  words = "quality.column 'qualty': no such column .columns: Quality, grade"
+  with pytest.raises(DataError, match=words):
+    quality.native_of(images, "qualty")
+  with pytest.raises(DataError, match="diagnosis.grade 'Grade': no such"):
+    boxes.grades_of(images, "Grade")

@@ -158,6 +158,14 @@ def test_shares_that_are_reached_already_and_without_a_column(stored, tmp_path):
   assert len(degraded_here(tmp_path / "b")) == COUNT
 
 
+def test_the_working_folder_can_be_written_to(stored, tmp_path, monkeypatch):
+  (tmp_path / "here").mkdir()
+  monkeypatch.chdir(tmp_path / "here")
+  said = degrade_set.main(words(stored, ".", 0.5))
+  assert f"wrote {COUNT} of {COUNT} images to .: " in said
+  assert len(table(tmp_path / "here")) == COUNT
+
+
 def test_an_unreadable_image_is_named_and_left_out(stored, tmp_path):
   copy = tmp_path / "copy"
   copy.mkdir()

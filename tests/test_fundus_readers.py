@@ -61,6 +61,8 @@ def test_idrid_with_merged_masks(tmp_path, caplog):
   assert dataset.ids.tolist() == ["IDRiD_02", "IDRiD_03"]
   assert dataset.groups.tolist() == dataset.ids.tolist()
   assert dataset.classes == idrid.CLASSES and not dataset.labels
+  # Every image is diseased: windows round its boxes are those of lesions.
+  assert dataset.table["healthy"].tolist() == [0, 0]
   mask = dataset.read_mask(1)
   assert mask.dtype == np.uint8 and mask.shape == dataset.read(1).shape[:2]
   assert np.bincount(mask.ravel()).tolist()[1:] == [1, 18, 9, 1, 45]

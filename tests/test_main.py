@@ -95,6 +95,29 @@ def test_every_data_section_is_opened_and_in_the_fingerprint(
     main.run(config, tmp_path, mesh)
 
 
+@pytest.mark.parametrize("name", ["boxes.path", "oct_data.boxes_path"])
+def test_another_file_of_boxes_is_other_data(tmp_path, monkeypatch, name):
+  class Toy:
+    @staticmethod
+    def stages(config):
+      return (Stage("look", lambda context: {"done": 1}, (), ("boxes",)),)
+
+  monkeypatch.setattr(main, "method_stages", lambda config: Toy)
+  config = settings.run("toy")
+  config.oct_data, file = settings.image_data(), tmp_path / "boxes.csv"
+  config.oct_data.phantom.update(patients=2, visits=1, scans=1)
+  config.boxes = {"path": ""}
+  section, field = name.split(".")
+  config[section][field] = str(file)
+  config.oct_data.name, mesh = "phantom", parallel.make_mesh(jax.devices()[:1])
+  file.write_text("image,x,y,w,h\na,1,2,3,4\n")
+  for _ in range(2):
+    main.run(config, tmp_path / "run", mesh)
+  file.write_text("image,x,y,w,h\na,1,2,3,5\n")
+  with pytest.raises(UserError, match="was finished with other settings"):
+    main.run(config, tmp_path / "run", mesh)
+
+
 @pytest.mark.parametrize(
   ("text", "words"),
   [

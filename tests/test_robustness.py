@@ -174,6 +174,13 @@ def test_figures_of_findings_equal_scikit_learn():
     assert found[f"ours/macro_auroc@{100 * share:g}"]["skipped"] == ["rare"]
 
 
+def test_a_finding_is_called_from_one_half_on():
+  truth = np.repeat([[1.0], [0.0]], [6, 14], axis=0)
+  found = robustness.table(truth, np.full((20, 1), 0.5))
+  assert found.values["accuracy"][0] == pytest.approx(0.3)
+  assert found.values["majority"][0] == pytest.approx(0.7)
+
+
 def test_each_arm_beside_itself_and_a_single_grade():
   grades, predictions, groups = graded()
   same = {"ours": predictions["ours"], "again": predictions["ours"]}

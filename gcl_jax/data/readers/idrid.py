@@ -69,8 +69,9 @@ def read(path: str | os.PathLike) -> Dataset:
     Images uint8 [H, W, 3], `read_mask` with classes 1..5 = `CLASSES`, and
     `read_boxes`: the connected components of the first four, confidence 1. The
     id is the name of the file, and the group as well: the publisher names no
-    patients, so each image counts as one, and a warning says so. As published,
-    `split` is "train" for the training set and "eval" for the testing set.
+    patients, so each image counts as one, and a warning says so. `healthy` is 0
+    everywhere. As published, `split` is "train" for the training set and "eval"
+    for the testing set.
 
   Raises:
     DataError: neither layout, an image without masks or masks without an image,
@@ -89,7 +90,7 @@ def read(path: str | os.PathLike) -> Dataset:
     "%s: IDRiD names no patients; each image counts as one patient", path
   )
   names = np.array([image.stem for image, _, _ in files])
-  table = {"id": names, "group": names}
+  table = {"id": names, "group": names, "healthy": np.zeros(len(names))}
   if published is not None:
     table["split"] = np.array([part for _, _, part in files])
 

@@ -2,8 +2,12 @@
 
 import numpy as np
 
+from gcl_jax.data.source import Dataset
 from gcl_jax.engine.context import Context
+from gcl_jax.errors import DataError
 from gcl_jax.pipeline.prepared import Prepared
+
+DEFAULTS = ("grade", "quality")  # columns that a data set need not have
 
 
 def boxes_of(context: Context) -> tuple[np.ndarray, np.ndarray]:
@@ -21,10 +25,35 @@ def boxes_of(context: Context) -> tuple[np.ndarray, np.ndarray]:
 
 
 def grades_of(images: Prepared, column: str) -> np.ndarray:
-  """float[N], the grade of every image; nan where it is missing or unknown."""
+  """float[N], the grade of every image; nan where it is missing, -1 as well.
+
+  Raises:
+    DataError: the column holds text, or is not there though it is none of the
+      defaults.
+  """
   if column not in images.table:
+    check_absent(images, "diagnosis.grade", column)
     return np.full(len(images), np.nan)
-  return np.asarray(images.table[column], float)
+  grades = np.asarray(images.table[column])
+  if grades.dtype.kind not in "fiub":
+    raise DataError(
+      f"diagnosis.grade {column!r} holds text such as {grades[0]!r}: grades are"
+      " numbers from 0, and blank where missing"
+    )
+  return np.where(grades == -1, np.nan, np.asarray(grades, float))
+
+
+def check_absent(images: Prepared | Dataset, setting: str, column: str) -> None:
+  """Refuses the name of a column that is not in the table.
+
+  `DEFAULTS` and "" may be absent.
+
+  Raises:
+    DataError: names the columns that there are.
+  """
+  if column not in ("", *DEFAULTS):
+    known = ", ".join(images.table)
+    raise DataError(f"{setting} {column!r}: no such column (columns: {known})")
 
 
 def diseased_of(images: Prepared, column: str) -> np.ndarray:

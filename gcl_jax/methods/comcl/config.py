@@ -8,8 +8,9 @@ leaves a gap the setting is a named switch and the comment says what we read;
 
 from ml_collections import ConfigDict
 
-from gcl_jax.engine.settings import check_each_once, with_preset
+from gcl_jax.engine.settings import check_each_once, value_of, with_preset
 from gcl_jax.errors import ConfigError
+from gcl_jax.evaluation.robustness import percent
 from gcl_jax.methods.comcl import arms
 from gcl_jax.pipeline import checks, settings
 
@@ -249,6 +250,7 @@ CHOICES = {
   "pretrain.pacing": ("off", "literal", "scaled"),
   "diagnosis.loss": ("softmax", "ordinal", "sigmoid"),
 }
+POSITIVE = ("patches.size", "patches.per_image", "detector.tile")
 SHARES = (
   *("boxes.confidence", "quality.shares", "quality.train_share"),
   *("quality.correlation", "pretrain.fewest_negatives"),
@@ -262,7 +264,7 @@ def check(config: ConfigDict) -> None:
   Raises:
     ConfigError: names the setting, what it is and what it may be.
   """
-  checks.check(config, CHOICES, shares=SHARES)
+  checks.check(config, CHOICES, POSITIVE, SHARES)
   check_each_once("arms", config.arms, tuple(arms.ARMS))
   size, side = tuple(config.preprocess.size), config.patches.size
   if len(size) != 2 or size[0] != size[1] or size[0] < side:
@@ -270,14 +272,26 @@ def check(config: ConfigDict) -> None:
       f"preprocess.size {size}: two equal numbers, at least patches.size {side}"
     )
   shares = tuple(config.quality.shares)
-  if len(shares) < 2 or list(shares) != sorted(set(shares)):
+  names = {percent(share) for share in shares}
+  if len(names) < max(2, len(shares)) or list(shares) != sorted(shares):
     raise ConfigError(
-      f"quality.shares {shares}: two or more shares, each larger than the one"
-      " before"
+      f"quality.shares {shares}: two or more, each larger than the one before"
     )
-  if config.preprocess.channels not in (1, 3):
+  if (channels := config.preprocess.channels) not in (1, 3):
+    raise ConfigError(f"preprocess.channels {channels}: 1 or 3")
+  _check_boxes(config)
+  for name in ("diagnosis.grades", "detector.folds"):
+    if value_of(config, name) < 2:
+      raise ConfigError(f"{name} {value_of(config, name)}: 2 or more")
+  if config.pretrain.hcl_tau_plus == 1:
+    raise ConfigError("pretrain.hcl_tau_plus 1: a share below 1")
+
+
+def _check_boxes(config: ConfigDict) -> None:
+  """Refuses a source of boxes without what it reads."""
+  if config.boxes.source == "table" and not config.boxes.path:
     raise ConfigError(
-      f"preprocess.channels {config.preprocess.channels}: 1 or 3"
+      "boxes.source table: name a CSV or COCO file with --config.boxes.path"
     )
   if config.boxes.source == "detector" and not config.lesion_data.name:
     raise ConfigError(

@@ -89,7 +89,7 @@ def _has_mask(dataset: Dataset, row: int) -> bool:
 
 
 def _read_masked(config, dataset: Dataset, row: int) -> prepare.Row:
-  mask = dataset.read_mask(row)
+  mask = dataset.read_mask(row) if _has_mask(dataset, row) else None
   pixels, _, mask = _cropped(dataset.read(row), config, mask=mask)
   return prepare.Row(pixels, mask)
 

@@ -64,13 +64,14 @@ def degrade_set(
   out = pathlib.Path(out)
   if out.exists() and (not out.is_dir() or any(out.iterdir())):
     raise DataError(f"{out}: already there; choose another --out")
-  unfinished = out.with_name(f".{out.name}.unfinished")
+  place = out.absolute()  # "." has no name
+  unfinished = place.with_name(f".{place.name}.unfinished")
   shutil.rmtree(unfinished, ignore_errors=True)
   try:
     (unfinished / "images").mkdir(parents=True)
     written = Files(dataset, unfinished, settings, max_bad)
     written.write(share)
-    disk.replace_folder(unfinished, out)
+    disk.replace_folder(unfinished, place)
   except OSError as error:
     raise UserError(f"{out}: cannot be written: {error.strerror}") from error
   finally:

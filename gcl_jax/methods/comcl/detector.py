@@ -41,9 +41,11 @@ def run(context: Context) -> dict[str, Any]:
     image of stage `lesions` was in, and `fold_ids` str[L].
 
   Raises:
-    DataError: no class map holds a lesion, or too few images to leave any out.
+    DataError: no class map holds a lesion, too few images to leave any out, or
+      an image with a class map is an evaluation image of stage `data`.
   """
   detector, images = Detector(context), Prepared(context)
+  _check_apart(detector, images)
   folds, found = detector.cross_fitted()
   trained = detector.fit(np.arange(len(folds)), "all")
   boxes = detector.find(trained, images.pixels, "boxes")
@@ -175,4 +177,21 @@ class Detector:
       batch_size=self.config.batch_size,
       name=name,
       quiet=True,
+    )
+
+
+def _check_apart(detector: Detector, images: Prepared) -> None:
+  """Refuses evaluation images among those that train the detector."""
+  tested = np.flatnonzero(~images.part("train"))
+  held = {splits.image_hash(images.pixels[row]) for row in tested}
+  same = [
+    name
+    for name, one in zip(detector.ids, detector.pixels, strict=True)
+    if splits.image_hash(one) in held
+  ]
+  if same:
+    raise DataError(
+      f"{len(same)} images of lesion_data, such as {str(same[0])!r}, are kept"
+      " for evaluation in data: the detector would know their lesions; leave"
+      " them out of lesion_data, or take their own boxes with boxes.source=data"
     )

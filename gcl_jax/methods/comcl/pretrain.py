@@ -53,6 +53,8 @@ def run(context: Context, arm: str) -> dict[str, Any]:
   if section.loss == "moco":
     rows = np.flatnonzero(images.pool(config.protocol))
     held, ids, arrays = len(rows), images.ids, {"image": seen}
+    # As many steps as arms of windows; without any, epochs over the images.
+    lesions = lesions or 2 * held
     rows = np.resize(rows, max(held, section.batch_size))
     rows_at = sampling.shuffled(rows, section.batch_size, config.seed)
   else:

@@ -17,7 +17,7 @@ from gcl_jax.engine.arrays import Mixed
 from gcl_jax.engine.context import Context
 from gcl_jax.engine.tables import file_hash
 from gcl_jax.errors import DataError
-from gcl_jax.methods.comcl.boxes import diseased_of
+from gcl_jax.methods.comcl.boxes import check_absent, diseased_of
 from gcl_jax.pipeline.prepared import Prepared
 
 _HELD = 2048  # degraded images held in memory at once
@@ -204,9 +204,11 @@ def native_of(images: Prepared | Dataset, column: str) -> np.ndarray:
   """bool[N]: low quality by the table's column; unknown counts as good.
 
   Raises:
-    DataError: the column holds text.
+    DataError: the column holds text, or is not there though it is none of the
+      defaults.
   """
   if column not in images.table:
+    check_absent(images, "quality.column", column)
     return np.zeros(len(images), bool)
   values = np.asarray(images.table[column])
   if values.dtype.kind not in "fiub":

@@ -19,8 +19,7 @@ def targets_of(images: Prepared, config: ConfigDict) -> np.ndarray:
   """float[N] of grades or float[N, K] of findings, nan where missing."""
   if config.diagnosis.loss == "sigmoid":
     return judge.targets_of(images, images.labels)
-  grades = grades_of(images, config.diagnosis.grade)
-  return np.where(grades == -1, np.nan, grades)
+  return grades_of(images, config.diagnosis.grade)
 
 
 def known_of(targets: np.ndarray) -> np.ndarray:
