@@ -48,7 +48,7 @@ def test_every_arm_can_run_alone(arm):
     ({"preprocess.size": (16, 16)}, "at least patches.size 32"),
     ({"preprocess.channels": 2}, "1 or 3"),
     ({"quality.shares": (0.7, 0.33)}, "each larger than the one before"),
-    ({"quality.shares": (1.0,)}, "two or more shares"),
+    ({"quality.shares": (1.0,)}, "two or more, each larger"),
     ({"quality.shares": (0.5, 1.5)}, "must be 1 or less"),
     ({"boxes.source": "detector"}, "--config.lesion_data.name"),
     ({"boxes.confidence": 1.5}, "boxes.confidence must be 1 or less"),

@@ -230,7 +230,7 @@ def test_regions_hold_every_window_of_their_boxes(case):
   side = windows.region_side(SIDE, SIZE)
   assert regions.shape == (200, side, side, 3) and side == 2 * SIDE
   corners = windows.corners(keys, arrays["box"][:200], SIDE, side)
-  cut = np.asarray(windows.extract(regions, corners, SIDE))
+  cut = np.asarray(windows.cut(regions, corners, SIDE))
   whole = np.asarray(corners) + np.int64(arrays["corner"][:200])
   for row, box, (top, left), patch in zip(rows, boxes, whole, cut, strict=True):
     part = images[row, top : top + SIDE, left : left + SIDE]

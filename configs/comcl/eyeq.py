@@ -8,6 +8,8 @@ EYEQ_LABELS is a folder with Label_EyeQ_train.csv and Label_EyeQ_test.csv. The
 images need an account with their publisher, so there is no measured time.
 """
 
+from gcl_jax.methods.comcl.config import DETECTOR_TUNED
+
 
 def change(config):
   """Changes the defaults of `comcl`."""
@@ -18,3 +20,4 @@ def change(config):
     arch="resnet50", dtype="bfloat16", epochs=100, schedule="cosine"
   )
   config.diagnosis.update(batch_size=32, steps=10_000)
+  config.tuned = (DETECTOR_TUNED,)

@@ -9,6 +9,8 @@
 IDRiD.
 """
 
+from gcl_jax.methods.comcl.config import DETECTOR_TUNED
+
 
 def change(config):
   """Changes the defaults of `comcl`."""
@@ -34,3 +36,4 @@ def change(config):
     schedule="cosine",
   )
   config.diagnosis.update(batch_size=16, steps=800, learning_rate=1e-3)
+  config.tuned = (DETECTOR_TUNED,)

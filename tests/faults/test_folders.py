@@ -249,5 +249,6 @@ def test_row53_every_removal_of_the_package_is_known():
     ("engine/alive.py", ".unlink("),  # this process's count
     ("engine/checkpoint.py", "rmtree("),  # .artifact.new of a killed save
     ("engine/folders.py", ".unlink("),  # the manifest of a stage
+    ("methods/comcl/degrade_set.py", "rmtree("),  # .NAME.unfinished, its own
     ("pipeline/segment.py", "rmtree("),  # fits/ of its own stage
   }

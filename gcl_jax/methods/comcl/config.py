@@ -16,9 +16,9 @@ from gcl_jax.pipeline import checks, settings
 
 # For `tuned` of presets with boxes.source detector.
 DETECTOR_TUNED = (
-  "training: detector.learning_rate, class_weights, widths and the evened"
-  " contrast, out of eight settings, by recall and false boxes on 7 of 14 IDRiD"
-  " images after 150 steps on the other 7"
+  "training: detector.learning_rate, detector.class_weights, detector.widths"
+  " and the evened contrast, out of eight settings, by recall and false boxes"
+  " on 7 of 14 IDRiD images after 150 steps on the other 7"
 )
 
 

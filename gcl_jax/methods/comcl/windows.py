@@ -67,7 +67,7 @@ def corners(
   return jax.vmap(draw)(keys, lowest, highest)
 
 
-def extract(regions: jax.Array, corners: jax.Array, side: int) -> jax.Array:
+def cut(regions: jax.Array, corners: jax.Array, side: int) -> jax.Array:
   """[B, R, R, C] and int32[B, 2] -> the windows [B, P, P, C]."""
 
   def window(region, corner):
@@ -106,7 +106,7 @@ def views(
       size=(options.size, options.size),
     )
   places = corners(shift, pool["box"], options.side, regions.shape[1])
-  return extract(regions, places, options.side).astype(jnp.float32)
+  return cut(regions, places, options.side).astype(jnp.float32)
 
 
 def batch_views(
