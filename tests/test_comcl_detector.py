@@ -1,5 +1,6 @@
 """The lesion detector: its rule of a match, its pixels, its boxes."""
 
+import functools
 import json
 
 import comcl_cases
@@ -13,6 +14,7 @@ from gcl_jax.errors import DataError
 from gcl_jax.evaluation import intervals
 from gcl_jax.methods.comcl import data as stage_data
 from gcl_jax.methods.comcl import detected, detector, lesion_net
+from gcl_jax.methods.comcl.config import get_config
 
 pytestmark = pytest.mark.compiles
 
@@ -54,14 +56,6 @@ def test_outcomes_are_counted_by_image():
   assert outcomes["found"].tolist() == [True, False, False, False]
   assert outcomes["image"].tolist() == [0, 0, 2, 2]
   assert outcomes["false"].tolist() == [2, 1, 0]
-
-
-def test_boxes_that_make_no_window_are_not_counted():
-  found = boxes(
-    (0, 0, 8, 8, 0.5), (0, 0, 8, 8, 0.51), (0, 0, 9, 8, 1), (0, 0, 8, 9, 1)
-  )
-  usable = detected.usable(found, 0.5, 8)
-  assert usable.tolist() == [False, True, False, False]
 
 
 def test_intervals_leave_out_whole_images():
@@ -265,3 +259,17 @@ def test_evaluation_images_train_no_detector(tmp_path):
   comcl_cases.prepare_stage(tmp_path, config, "data", data, part)
   with pytest.raises(DataError, match="1 images of lesion_data, such as 'les"):
     detector.run(context_of(tmp_path, config))
+
+
+def test_programs_are_those_of_the_detector_at_its_own_shapes():
+  config = get_config("tiny").detector
+  config.update(widths=(4, 8), tile=15, batch_size=2)
+  fit, sweep = lesion_net.programs(
+    config, (20, 20, 3), ((0.5,) * 3, (0.2,) * 3)
+  )
+  assert fit.batch["image"].shape == (2, 14, 14, 3)
+  found = jax.eval_shape(sweep.function, sweep.tree, sweep.batch)
+  assert found.shape == (2, 20, 20) and found.dtype == np.uint8
+  step = functools.partial(fit.function, axis_name=None)
+  _, metrics = jax.eval_shape(step, fit.tree, fit.batch)
+  assert metrics["loss"].shape == ()

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from gcl_jax.data.readers import fundus_phantom
 from gcl_jax.errors import DataError
-from gcl_jax.methods.comcl import pools, windows
+from gcl_jax.methods.comcl import patch_pools, pools, windows
 
 pytestmark = pytest.mark.compiles
 
@@ -246,7 +246,7 @@ def test_regions_hold_every_window_of_their_boxes(case):
 
 def test_the_place_of_matched_windows_tells_nothing(case):
   auroc = {
-    healthy: pools.position_auroc(
+    healthy: patch_pools.position_auroc(
       build(case, healthy=healthy)[0], case[1], SIDE
     )
     for healthy in ("matched", "uniform")
@@ -257,7 +257,7 @@ def test_the_place_of_matched_windows_tells_nothing(case):
     level: pools.Pool(np.zeros(0, int), np.zeros((0, 4)))
     for level in pools.LEVELS
   }
-  assert pools.position_auroc(nobody, case[1], SIDE) is None
+  assert patch_pools.position_auroc(nobody, case[1], SIDE) is None
 
 
 def test_the_place_tells_nothing_on_the_phantom_either():
@@ -279,7 +279,7 @@ def test_the_place_tells_nothing_on_the_phantom_either():
       patches=patches,
       seed=0,
     )
-    found[healthy] = pools.position_auroc(made, images, 16)
+    found[healthy] = patch_pools.position_auroc(made, images, 16)
   assert found["matched"] <= 0.55
   assert found["uniform"] > 0.6
 
@@ -292,7 +292,7 @@ def test_black_border_alone_is_noticed(case):
     [found[f"healthy_{q}"].rows for q in ("high", "low")]
   )
   images[healthy, :, :40] = 0
-  assert pools.position_auroc(found, images, SIDE) > 0.8
+  assert patch_pools.position_auroc(found, images, SIDE) > 0.8
 
 
 def test_the_host_draws_windows_by_the_law_of_the_device():
@@ -309,3 +309,24 @@ def test_the_host_draws_windows_by_the_law_of_the_device():
     for axis in (0, 1):
       ours, theirs = (set(x[:, k, axis].tolist()) for x in (host, device))
       assert ours == theirs
+
+
+def test_the_rules_of_boxes_at_their_bounds():
+  boxes = np.float32(
+    [
+      (8, 8, 16, 16, 0.5),
+      (8, 8, 16, 16, 0.51),
+      (8, 8, 17, 16, 1),
+      (8, 8, 16, 17, 1),
+      (4, 8, 12, 16, 1),
+      (8, 52, 16, 60, 1),
+      (np.nan, 8, 12, 16, 1),
+      (5, 8, 13, 16, 1),
+      (6, 8, 14, 16, 1),
+    ]
+  )
+  rules = ConfigDict(dict(confidence=0.5, margin=5))
+  found = pools.broken_rules(boxes, 64, rules, 8)
+  assert np.flatnonzero(found["confidence"]).tolist() == [0]
+  assert np.flatnonzero(found["size"]).tolist() == [2, 3, 6]
+  assert np.flatnonzero(found["margin"]).tolist() == [4, 5, 6, 7]

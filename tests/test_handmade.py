@@ -60,3 +60,11 @@ def test_grades_are_predicted_on_other_groups():
   assert shares == pytest.approx(
     np.bincount(grades[~train].astype(int)) / np.sum(~train), abs=0.15
   )
+
+
+def test_images_of_one_patient_do_not_stop_it():
+  rng = np.random.default_rng(2)
+  grades = np.repeat(np.arange(3.0), 10)
+  rows = rng.normal(size=(30, 4)) + 5 * grades[:, None]
+  (found,) = handmade.predict(rows, grades, np.full(30, "a"), [rows], 3)
+  assert metrics.kappa(grades, found.argmax(1), "quadratic", 3) > 0.9

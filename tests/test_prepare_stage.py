@@ -15,7 +15,14 @@ from gcl_jax.engine.checkpoint import save_artifact
 from gcl_jax.engine.context import Context, Stage
 from gcl_jax.engine.manifest import array_hashes, write_manifest
 from gcl_jax.errors import DataError
-from gcl_jax.pipeline import contrast, prepare, sampling, settings, sources
+from gcl_jax.pipeline import (
+  contrast,
+  prepare,
+  report,
+  sampling,
+  settings,
+  sources,
+)
 from gcl_jax.pipeline.prepared import Prepared
 
 pytestmark = pytest.mark.compiles
@@ -183,3 +190,47 @@ def test_nobody_to_train_on_is_refused(tmp_path):
     DataError, match="no image of the pool is in the training"
   ):
     prepare.run(context, [source], read, (*SIZE, 3))
+
+
+def test_lists_stay_with_their_images(tmp_path):
+  """Any number of entries each, when one image cannot be read and one is a
+  copy of an evaluation image."""
+  dataset = colour_set(8)
+  pixels = [dataset.read(row) for row in range(8)]
+  pixels[6] = pixels[0]  # in the evaluation part
+
+  def read_listed(dataset, row):
+    if row == 3:
+      raise DataError("damaged")
+    entries = np.full((row % 3, 2), row, np.float32)
+    return prepare.Row(pixels[row][:8, :12], lists={"boxes": entries})
+
+  context = context_of(tmp_path, duplicates="drop")
+  part = np.array(["train"] * 6 + ["eval"] * 2)
+  source = sources.Source(dataset, part)
+  found = prepare.run(context, [source], read_listed, (*SIZE, 3))
+  left = found["table"]["row"].tolist()
+  assert left == [1, 2, 4, 5, 6, 7]  # 0 is a copy of 6, 3 damaged
+  expected = [(row, place) for place, row in enumerate(left)]
+  expected = [pair for pair in expected for _ in range(pair[0] % 3)]
+  assert found["boxes"].shape == (len(expected), 2)
+  pairs = zip(found["boxes"][:, 0], found["boxes_row"], strict=True)
+  assert [(int(a), int(b)) for a, b in pairs] == expected
+
+
+def test_lists_of_images_without_any_entry_are_empty(tmp_path):
+  def read_empty(dataset, row):
+    image = dataset.read(row)[:8, :12]
+    return prepare.Row(image, lists={"boxes": np.zeros((0, 5), np.float32)})
+
+  source = sources.Source(colour_set(4), np.array(["train"] * 4))
+  found = prepare.run(context_of(tmp_path), [source], read_empty, (*SIZE, 3))
+  assert found["boxes"].shape == (0, 5) and found["boxes_row"].shape == (0,)
+
+
+def test_the_subtitle_of_reports_counts_each_part(tmp_path):
+  context = context_of(tmp_path, name="photographs", eval_fraction=0.25)
+  later = finished(context, colour_set(24))
+  found = report.subtitle(later, Prepared(later))
+  said = "18 images to train on and 6 kept for evaluation, from 12 groups"
+  assert found.startswith(f"photographs: {said}")

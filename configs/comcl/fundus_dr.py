@@ -9,7 +9,7 @@
 IDRiD.
 """
 
-from gcl_jax.methods.comcl.config import DETECTOR_TUNED
+from gcl_jax.methods.comcl.config import DETECTOR_TUNED, small
 
 
 def change(config):
@@ -24,16 +24,7 @@ def change(config):
   config.preprocess.size = (256, 256)
   config.patches.size = 64
   config.boxes.margin = 2
-  config.pretrain.update(
-    arch="resnet18",
-    width=16,
-    head_hidden=256,
-    head_out=128,
-    batch_size=32,
-    epochs=20,
-    optimizer="adamw",
-    learning_rate=1e-3,
-    schedule="cosine",
-  )
+  small(config)
+  config.pretrain.epochs = 20
   config.diagnosis.update(batch_size=16, steps=800, learning_rate=1e-3)
   config.tuned = (DETECTOR_TUNED,)

@@ -76,6 +76,17 @@ def write(
   return {"metrics": np.array(results.dumps(metrics))}
 
 
+def subtitle(context: Context, images: Prepared) -> str:
+  """Data set, images of both parts, groups, protocol and seed."""
+  config, train, held_out = context.config, images.train, images.evaluation
+  groups = len(set(images.groups[images.table["pool"]].tolist()))
+  return (
+    f"{config.data.name}: {train.sum()} images to train on and"
+    f" {held_out.sum()} kept for evaluation, from {groups} groups that never"
+    f" cross. Protocol {config.protocol}; seed {config.seed}."
+  )
+
+
 def chosen(tuned: Sequence[str]) -> list[str]:
   """A warning for each sentence of `tuned` that is not about training data.
 

@@ -41,9 +41,7 @@ def get_config(preset: str = "demo") -> ConfigDict:
   config.pretrain = _pretrain()
   config.arms = arms.DECIDING
   config.diagnosis = _diagnosis()
-  config.report = ConfigDict(
-    dict(embedding="pca", embedding_points=1500, pictures=6)
-  )
+  config.report = ConfigDict(dict(pictures=6))  # of a kind
   return with_preset(config, preset, PRESETS)
 
 
@@ -192,23 +190,29 @@ def _diagnosis() -> ConfigDict:
   return section
 
 
+def small(config: ConfigDict) -> None:
+  """A pre-training that CPU cores can do."""
+  config.pretrain.update(
+    arch="resnet18",
+    width=16,
+    head_hidden=256,
+    head_out=128,
+    batch_size=32,
+    optimizer="adamw",
+    learning_rate=1e-3,
+    schedule="cosine",
+  )
+
+
 def _demo(config: ConfigDict) -> None:
   """The embedded phantom on two CPU cores in under three minutes."""
   config.data.name = "fundus_phantom"
   config.preprocess.update(size=(128, 128), disc=False)
   config.patches.size = 32
   config.boxes.margin = 1
-  config.pretrain.update(
-    arch="resnet10",
-    width=16,
-    head_hidden=128,
-    head_out=64,
-    batch_size=32,
-    epochs=40,
-    optimizer="adamw",
-    learning_rate=1e-3,
-    schedule="cosine",
-  )
+  small(config)
+  config.pretrain.update(arch="resnet10", head_hidden=128, head_out=64)
+  config.pretrain.epochs = 40
   config.diagnosis.update(steps=200, learning_rate=1e-3)
   config.arms = ("supervised", "supervised_degraded", "simclr")
 

@@ -25,18 +25,6 @@ def matches(true: np.ndarray, found: np.ndarray) -> np.ndarray:
   return _inside(true, found) | _inside(found, true).T
 
 
-def usable(boxes: np.ndarray, confidence: float, side: int) -> np.ndarray:
-  """bool[K]: boxes that become windows of a side in pixels.
-
-  Args:
-    boxes: float[K, 5].
-    confidence: which a box must exceed.
-    side: of a window.
-  """
-  sides = boxes[:, 2:4] - boxes[:, :2]
-  return (boxes[:, 4] > confidence) & (sides <= side).all(1)
-
-
 def outcomes(
   true: list[np.ndarray], found: list[np.ndarray]
 ) -> dict[str, np.ndarray]:

@@ -20,7 +20,7 @@ from gcl_jax.data.components import boxes_of
 from gcl_jax.engine.context import Context
 from gcl_jax.errors import DataError
 from gcl_jax.losses.segmentation import inverse_frequency
-from gcl_jax.methods.comcl import detected, lesion_net
+from gcl_jax.methods.comcl import detected, lesion_net, pools
 from gcl_jax.pipeline.prepared import Prepared, pixel_statistics
 
 CUT = 0.5  # probability of a lesion above which a pixel belongs to one
@@ -153,9 +153,8 @@ class Detector:
     Args:
       found: of the images of stage `lesions`, by `cross_fitted`.
     """
-    config, smallest = self.context.config, self.config.smallest
-    least, side = config.boxes.confidence, config.patches.size
-    used = [boxes[detected.usable(boxes, least, side)] for boxes in found]
+    smallest = self.config.smallest
+    used = [boxes[self._used(boxes)] for boxes in found]
     true = [boxes_of(one, smallest=smallest) for one in self.lesions]
     entries = detected.entries(detected.outcomes(true, used), self.groups)
     for value, name in enumerate(self.classes, 1):
@@ -168,6 +167,13 @@ class Detector:
       recall = detected.recall(outcomes, self.groups)
       entries[f"detector/{name}/recall"] = recall
     return entries
+
+  def _used(self, boxes) -> np.ndarray:
+    """bool[K]: boxes whose confidence and size make them windows."""
+    config, size = self.context.config, self.lesions.shape[1]
+    side = config.patches.size
+    broken = pools.broken_rules(boxes, size, config.boxes, side)
+    return ~(broken["confidence"] | broken["size"])
 
   def _map(self, function, variables, pixels, name):
     return self.context.map(

@@ -61,8 +61,9 @@ def predict(
   """Grades by ridge regression.
 
   The penalty has the smallest squared error in five-fold cross-fitting by
-  group. The cut points give the predictions out of fold the shares that the
-  grades have among the training images.
+  group, or by image where there is one group alone. The cut points give the
+  predictions out of fold the shares that the grades have among the training
+  images.
 
   Args:
     train: float64[T, D], features of the training images.
@@ -77,6 +78,8 @@ def predict(
   """
   mean, spread = train.mean(0), np.maximum(train.std(0), 1e-9)
   train = (train - mean) / spread
+  if len(np.unique(groups)) < 2:
+    groups = np.arange(len(train))  # of one patient: by image
   parts = min(5, len(np.unique(groups)))
   fold = splits.folds(groups, parts, seed, grades)
   out = {p: np.zeros(len(train)) for p in _PENALTIES}

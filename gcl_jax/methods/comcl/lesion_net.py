@@ -11,6 +11,8 @@ from ml_collections import ConfigDict
 from gcl_jax import augment
 from gcl_jax.augment.filters import gaussian_blur
 from gcl_jax.engine.arrays import Regions
+from gcl_jax.engine.compile_ahead import Program, step_of
+from gcl_jax.engine.train import batch_of
 from gcl_jax.pipeline.segmentation import Segmenter, views_of
 
 NO_LESIONS = ("optic_disc",)  # classes of a class map that are no lesions
@@ -102,6 +104,29 @@ def segmenter(config: ConfigDict, mean: Sequence, sd: Sequence) -> Segmenter:
   """
   unet = ConfigDict(dict(widths=config.widths, dtype="float32"))
   return Segmenter(config, unet, 2, views_of(config.views, mean, sd))
+
+
+def programs(
+  config: ConfigDict, shape: tuple[int, int, int], statistics: tuple
+) -> list[Program]:
+  """The training step of the detector and its sweep, from shapes alone.
+
+  Args:
+    config: section `detector`.
+    shape: (S, S, C) of the images.
+    statistics: mean and standard deviation of their pixels.
+  """
+  made = segmenter(config, *statistics)
+  tile = min(config.tile, shape[0])
+  tile -= tile % made.network.stride
+  fit = step_of("detect", made.training((tile, tile, shape[2])))
+  variables = {
+    "params": fit.tree.params,
+    "batch_stats": fit.tree.extra["batch_stats"],
+  }
+  function = lesion_probability(made.network, *statistics)
+  batch = batch_of(config.batch_size, image=(np.uint8, *shape))
+  return [fit, Program("boxes", "map", function, variables, batch)]
 
 
 def evened(images: jax.Array) -> jax.Array:

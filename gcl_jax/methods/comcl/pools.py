@@ -8,7 +8,6 @@ from ml_collections import ConfigDict
 
 from gcl_jax.engine.arrays import Regions
 from gcl_jax.errors import DataError
-from gcl_jax.evaluation import crossfit, metrics, probe
 from gcl_jax.methods.comcl import windows
 
 LEVELS = ("lesion_high", "lesion_low", "healthy_high", "healthy_low")
@@ -21,9 +20,7 @@ GROUPS = {
 # Rows of such a pool in a batch, as multiples of the batch size b of a level:
 # the network sees 6 b views in a step, whatever the loss.
 ROWS = {"levels": 1, "lesions": 2, "simclr": 3}
-BLACK = 10  # pixels up to here, of 255, count as border
 _TRIES = 400  # places that `lesion_free` looks at in an image
-_MOST = 2000  # windows of a kind that `position_auroc` looks at
 
 
 class Pool(NamedTuple):
@@ -70,8 +67,8 @@ def build(
     low: bool[N], of low quality.
     eligible: bool[N], images that windows may come from: the training part.
     size: S, side of the images in pixels.
-    rules: `confidence` that a box must exceed, `margin` in pixels that it must
-      keep from the frame.
+    rules: `confidence` that a box must exceed, `margin` in pixels, more than
+      which it must keep from the frame.
     patches: `size` that no side of a box may exceed, `healthy`, `per_image`,
       `shuffle_quality` (permutes `low` among the diseased and among the healthy
       images).
@@ -88,24 +85,21 @@ def build(
   random = np.random.default_rng((seed, 18))
   if patches.shuffle_quality:
     low = _shuffled(low, diseased, eligible, random)
-  broken = _broken(boxes, size, rules, patches)
-  facts, left = {"boxes": len(boxes)}, np.ones(len(boxes), bool)
-  for rule, found in (
-    ("part", ~eligible[boxes_row]),
-    ("not_diseased", diseased[boxes_row] != 1),
-    *broken.items(),
-  ):
-    facts[f"boxes/{rule}"] = int((left & found).sum())
-    left &= ~found
+  broken = broken_rules(boxes, size, rules, patches.size)
+  images = {
+    "part": ~eligible[boxes_row],
+    "not_diseased": diseased[boxes_row] != 1,
+  }
+  facts, left = _first_broken(images | broken, len(boxes))
   false = eligible[boxes_row] & (diseased[boxes_row] == 0)
   false &= ~np.any(list(broken.values()), axis=0)
   false &= patches.healthy == "false_boxes"
   facts["boxes/false"] = int(false.sum())
   every = Pool(boxes_row, boxes[:, :4])
-  lesions, false = _of(every, left), _of(every, false)
+  lesions, false = taken(every, left), taken(every, false)
   pools = {}
   for quality, chosen in (("high", ~low), ("low", low)):
-    own = _of(lesions, chosen[lesions.rows])
+    own = taken(lesions, chosen[lesions.rows])
     pools[f"lesion_{quality}"] = own
     like = own.boxes if len(own.boxes) else lesions.boxes
     if patches.healthy == "lesion_free":
@@ -113,7 +107,7 @@ def build(
       found = _lesion_free(rows, every, like, size, patches, random)
     else:
       rows = np.flatnonzero(eligible & (diseased == 0) & chosen)
-      false_here = _of(false, chosen[false.rows])
+      false_here = taken(false, chosen[false.rows])
       margin = rules.margin
       found = _healthy(rows, false_here, like, size, margin, patches, random)
     pools[f"healthy_{quality}"] = found
@@ -134,7 +128,7 @@ def grouped(
   """
   found = {}
   for name, levels in GROUPS[loss].items():
-    found[name] = _joined([pools[level] for level in levels])
+    found[name] = joined([pools[level] for level in levels])
     if not len(found[name].rows):
       counts = ", ".join(f"{key} {value}" for key, value in facts.items())
       raise DataError(
@@ -171,52 +165,6 @@ def arrays(pool: Pool, images: Any, side: int, fewest: int) -> dict[str, Any]:
   }
 
 
-def position_auroc(
-  pools: dict[str, Pool], images: Any, side: int, seed: int = 0
-) -> float | None:
-  """How well the place of a window tells lesion from healthy.
-
-  A logistic regression on row, column, their squares and product, and the
-  share of black pixels of a random window round each box, fitted without the
-  image that it is applied to. 0.5 where the place tells nothing.
-
-  Args:
-    pools: of all `LEVELS`.
-    images: array-like uint8[N, S, S, C].
-    side: P, of a window.
-    seed: of the windows and folds.
-
-  Returns:
-    The AUROC out of fold; None where one kind is of fewer than two images.
-  """
-  random, size = np.random.default_rng(seed), images.shape[1]
-  parts = []
-  for levels in GROUPS["lesions"].values():
-    every = _joined([pools[level] for level in levels])
-    some = random.permutation(len(every.rows))[:_MOST]
-    parts.append(_of(every, some))
-  rows, boxes = _joined(parts)
-  if not len(rows):
-    return None
-  corners = corners_of(random, boxes, side, size)
-  cut = Regions(images, rows, corners, side)
-  black = np.array(
-    [np.mean((cut[[k]] <= BLACK).all(-1)) for k in range(len(rows))]
-  )
-  y, x = (corners + side / 2).T / size - 0.5
-  features = np.stack([y, x, y * y, x * x, y * x, black], axis=1)
-  lesion = np.repeat([1.0, 0.0], [len(part.rows) for part in parts])
-
-  def fit(labels):
-    head = probe.fit_linear(features, {"lesion": labels}, penalty=1.0)
-    return probe.probability(head["lesion"], features)
-
-  fold = crossfit.folds_of(lesion, rows.astype(str), seed)
-  if fold is None:
-    return None
-  return metrics.auroc(lesion, crossfit.out_of_fold(fit, lesion, fold))
-
-
 def corners_of(
   random: np.random.Generator, boxes: np.ndarray, side: int, size: int
 ) -> np.ndarray:
@@ -236,6 +184,17 @@ def corners_of(
   return random.integers(lowest.astype(int), highest.astype(int) + 1)
 
 
+def _first_broken(
+  rules: dict[str, np.ndarray], count: int
+) -> tuple[dict[str, int], np.ndarray]:
+  """Counts by the first rule that boxes break, and the boxes that keep all."""
+  facts, left = {"boxes": count}, np.ones(count, bool)
+  for rule, broken in rules.items():
+    facts[f"boxes/{rule}"] = int((left & broken).sum())
+    left &= ~broken
+  return facts, left
+
+
 def _shuffled(low, diseased, eligible, random) -> np.ndarray:
   """`low` permuted among the diseased and among the healthy images."""
   found = np.array(low)
@@ -245,22 +204,35 @@ def _shuffled(low, diseased, eligible, random) -> np.ndarray:
   return found
 
 
-def _broken(boxes, size, rules, patches) -> dict[str, np.ndarray]:
-  """{rule: bool[M], boxes that break it}; not a number breaks it."""
+def broken_rules(
+  boxes: np.ndarray, size: int, rules: ConfigDict, side: int
+) -> dict[str, np.ndarray]:
+  """{"confidence", "size", "margin"}: bool[M], boxes that break the rule.
+
+  A box that is not a number breaks it.
+
+  Args:
+    boxes: float[M, 5].
+    size: S, of the image.
+    rules: `confidence` and `margin`, as for `build`.
+    side: P, of a window.
+  """
   sides = boxes[:, 2:4] - boxes[:, :2]
   room = np.concatenate([boxes[:, :2], size - boxes[:, 2:4]], axis=1)
   return {
     "confidence": ~(boxes[:, 4] > rules.confidence),
-    "size": ~((sides > 0) & (sides <= patches.size)).all(1),
-    "margin": ~(room >= rules.margin).all(1),
+    "size": ~((sides > 0) & (sides <= side)).all(1),
+    "margin": ~(room > rules.margin).all(1),
   }
 
 
-def _of(pool: Pool, chosen: np.ndarray) -> Pool:
+def taken(pool: Pool, chosen: np.ndarray) -> Pool:
+  """The boxes bool[M] or int[K] of a pool."""
   return Pool(*(column[chosen] for column in pool))
 
 
-def _joined(pools: Sequence[Pool]) -> Pool:
+def joined(pools: Sequence[Pool]) -> Pool:
+  """The boxes of several pools, one after another."""
   return Pool(*map(np.concatenate, zip(*pools, strict=True)))
 
 
@@ -279,7 +251,7 @@ def _healthy(rows, false, lesions, size, margin, patches, random) -> Pool:
     free = np.maximum(size - 2 * margin - sides, 0)
     first = margin + random.uniform(size=sides.shape) * free
     boxes = np.concatenate([first, first + sides], axis=1)
-  return _joined([false, Pool(own, np.float32(boxes))])
+  return joined([false, Pool(own, np.float32(boxes))])
 
 
 def _lesion_free(rows, every, lesions, size, patches, random) -> Pool:

@@ -47,9 +47,10 @@ def run(context: Context, arm: str) -> dict[str, Any]:
   """
   images, config = Prepared(context), context.config
   section, _ = arms.settings_of(config, arm)
-  found, facts = pools_of(context, arm)
+  quality = Quality(context)
+  found, facts = pools_of(context, arm, quality.low)
   lesions = facts["windows/lesion_high"] + facts["windows/lesion_low"]
-  seen = Quality(context).seen
+  seen = quality.seen
   if section.loss == "moco":
     rows = np.flatnonzero(images.pool(config.protocol))
     held, ids, arrays = len(rows), images.ids, {"image": seen}
@@ -82,13 +83,17 @@ def run(context: Context, arm: str) -> dict[str, Any]:
 
 
 def pools_of(
-  context: Context, arm: str, part: np.ndarray | None = None
+  context: Context,
+  arm: str,
+  low: np.ndarray,
+  part: np.ndarray | None = None,
 ) -> tuple[dict[str, pools.Pool], dict[str, int]]:
   """The pools of an arm's windows, and counts; see `pools.build`.
 
   Args:
     context: of a stage that reads the images, their boxes and their quality.
     arm: whose settings count.
+    low: bool[N], of low quality.
     part: bool[N], images that windows may come from; None for the training
       part.
   """
@@ -99,7 +104,7 @@ def pools_of(
     boxes,
     boxes_row,
     diseased=diseased_of(images, config.diagnosis.grade),
-    low=Quality(context).low,
+    low=low,
     eligible=images.train if part is None else part,
     size=images.pixels.shape[1],
     rules=config.boxes,

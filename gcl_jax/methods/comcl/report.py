@@ -44,7 +44,7 @@ def run(context: Context) -> dict[str, Any]:
     images,
     metrics,
     title=f"CoMCL: {config.preset}",
-    subtitle=_subtitle(context, images),
+    subtitle=report.subtitle(context, images),
     cards=_cards(config, metrics),
     sections=_sections(context, images, quality, found, metrics, names),
     warnings=[
@@ -55,16 +55,6 @@ def run(context: Context) -> dict[str, Any]:
       *window_warnings(metrics),
       *(f"Missing: {note}." for note in context.load("patches")["notes"]),
     ],
-  )
-
-
-def _subtitle(context, images) -> str:
-  train, tested = images.train.sum(), images.evaluation.sum()
-  groups = len(set(images.groups[images.table["pool"]].tolist()))
-  return (
-    f"{context.config.data.name}: {train} images to train on and {tested} kept"
-    f" for evaluation, from {groups} groups that never cross. Protocol"
-    f" {context.config.protocol}; seed {context.config.seed}."
   )
 
 
@@ -90,7 +80,7 @@ def _sections(
   context, images, quality, found, metrics, names
 ) -> list[html.Section]:
   config = context.config
-  pools, facts = pretrain.pools_of(context, arms.OWN)
+  pools, facts = pretrain.pools_of(context, arms.OWN, quality.low)
   picture = report_pictures.windows(
     quality.seen, pools, config.patches.size, config.report.pictures
   )

@@ -18,6 +18,7 @@ from gcl_jax.methods.comcl import (
   data,
   detector,
   diagnose,
+  lesion_net,
   pretrain,
   probe_patches,
   quality,
@@ -124,6 +125,8 @@ def programs(config: ConfigDict) -> list[Program]:
     jax.eval_shape(lambda: encoder.init(jax.random.key(0), shape)),
     batch_of(config.diagnosis.batch_size, image=(np.uint8, *shape)),
   )
+  if config.boxes.source == "detector":
+    found += lesion_net.programs(config.detector, shape, statistics)
   return [
     *found,
     features,

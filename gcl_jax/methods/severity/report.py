@@ -28,7 +28,7 @@ def run(context: Context) -> dict[str, Any]:
     images,
     metrics,
     title=f"Severity labels: {config.preset}",
-    subtitle=_subtitle(context, images),
+    subtitle=report.subtitle(context, images),
     cards=_cards(context),
     sections=_sections(context, images, grades, metrics),
     warnings=[
@@ -46,16 +46,6 @@ def _scores(context) -> dict[str, np.ndarray]:
   names = [n for n in ("score", "recon", "grad", "gradcon") if n in found]
   bins = context.load("bin")["labels"]["severity"]
   return {name: found[name] for name in names} | {"bin": bins}
-
-
-def _subtitle(context, images) -> str:
-  train, held_out = images.train.sum(), images.evaluation.sum()
-  patients = len(set(images.groups[images.table["pool"]].tolist()))
-  return (
-    f"{context.config.data.name}: {train} images to train on and {held_out}"
-    f" kept for evaluation, from {patients} groups that never cross."
-    f" Protocol {context.config.protocol}; seed {context.config.seed}."
-  )
 
 
 def _cards(context) -> list[tuple[str, str, str]]:
