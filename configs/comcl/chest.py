@@ -14,6 +14,7 @@ alone (whole images by momentum contrast):
   gcl-jax --config=comcl:chest --workdir=runs/pneumonia \\
       --config.data.name=medmnist \\
       --config.data.path=$GCL_DATA/cxr_pneumoniamnist_28.npz \\
+      --config.data.duplicates=drop \\
       --config.preprocess.size="(28, 28)" --config.patches.size=28 \\
       --config.pretrain.loss=moco --config.pretrain.arch=resnet10 \\
       --config.arms="('supervised', 'supervised_degraded', 'comcl_degraded')"

@@ -13,6 +13,7 @@ from gcl_jax.methods.comcl.config import small
 def change(config):
   """Changes the defaults of `comcl`."""
   config.data.name = "idrid"
+  config.data.eval_fraction = 0.5  # probes need five images on either side
   config.patches.update(healthy="lesion_free", per_image=16)
   small(config)
   config.pretrain.epochs = 10
