@@ -192,5 +192,6 @@ def window_warnings(metrics) -> list[str]:
   return [
     f"Place and black border of a window tell lesion from healthy windows with"
     f" an AUROC of {found['value']:.3f} (more than {POSITION}): an encoder can"
-    " learn them instead of lesions. Set patches.healthy to matched."
+    " learn them instead of lesions. With healthy images patches.healthy"
+    " matched avoids it."
   ]
