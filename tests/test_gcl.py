@@ -16,7 +16,6 @@ from gcl_jax.engine.settings import preset_names
 from gcl_jax.engine.tables import unpack
 from gcl_jax.errors import ConfigError, DataError
 from gcl_jax.methods.gcl import arms, pretrain, report, rules
-from gcl_jax.methods.gcl import data as reading
 from gcl_jax.methods.gcl import stages as gcl_stages
 from gcl_jax.methods.gcl.config import CHOICES, PRESETS, check, get_config
 from gcl_jax.pipeline import (
@@ -24,6 +23,7 @@ from gcl_jax.pipeline import (
   report_volumes,
   segment,
   segmentation,
+  slices,
   sources,
 )
 from gcl_jax.pipeline.prepared import Prepared
@@ -388,7 +388,7 @@ def test_data_that_cannot_be_segmented_are_refused(tmp_path):
     run(tiny(**{"data.ood": "phase=XX"}), tmp_path / "a", "data")
   with pytest.raises(DataError, match="has no class maps to segment"):
     without = data.load(tiny().data)
-    reading.check_classes(
+    slices.check_classes(
       [sources.Source(dataclasses.replace(without, read_mask=None), None)]
     )
 

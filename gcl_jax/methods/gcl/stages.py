@@ -9,9 +9,9 @@ from ml_collections import ConfigDict
 
 from gcl_jax.engine.compile_ahead import Program, step_of
 from gcl_jax.engine.context import Stage
-from gcl_jax.methods.gcl import arms, data, pretrain, report
+from gcl_jax.methods.gcl import arms, pretrain, report
 from gcl_jax.methods.gcl.config import check
-from gcl_jax.pipeline import segment, segmentation
+from gcl_jax.pipeline import segment, segmentation, slices
 from gcl_jax.pipeline.report import LEAVES
 
 HEADLINE = "segment/dice/mean"  # the figure to compare runs by
@@ -47,7 +47,9 @@ def stages(config: ConfigDict) -> tuple[Stage, ...]:
     for arm in trained
   ]
   return (
-    Stage("data", data.run, (), ("data", "ood_data", "preprocess"), host=True),
+    Stage(
+      "data", slices.run, (), ("data", "ood_data", "preprocess"), host=True
+    ),
     *pretraining,
     Stage(
       "segment",
