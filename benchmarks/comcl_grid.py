@@ -19,11 +19,8 @@ paired differences, with intervals over seeds and patients
 
 import argparse
 import collections
-import concurrent.futures
 import json
-import os
 import pathlib
-import shutil
 import sys
 from typing import NamedTuple
 
@@ -87,31 +84,16 @@ def run_all(arguments: argparse.Namespace, out: pathlib.Path) -> None:
   """Executes the run of every seed, each on its share of the cores."""
   further = dict(item.split("=", 1) for item in arguments.overrides)
   settings = {"arms": tuple(arguments.arms.split(",")), **further}
-  cores, jobs = sorted(os.sched_getaffinity(0)), arguments.jobs
-  free = collections.deque(cores[k::jobs] for k in range(jobs))
 
-  def work(seed: int) -> None:
-    mine = free.popleft()
-    try:
-      folder = out / f"seed{seed}" / arguments.part
-      share(folder)
-      launching.run(
-        arguments.config, folder, {"seed": seed} | settings, cores=mine
-      )
-    finally:
-      free.append(mine)
+  def work(seed: int, cores: list[int]) -> None:
+    folder = out / f"seed{seed}" / arguments.part
+    launching.share(folder, SHARED)
+    launching.run(
+      arguments.config, folder, {"seed": seed} | settings, cores=cores
+    )
 
-  with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-    list(pool.map(work, map(int, arguments.seeds.split(","))))
-
-
-def share(folder: pathlib.Path) -> None:
-  """Copies stages that do not depend on the arms from other parts."""
-  for other in sorted(folder.parent.glob("*")):
-    for stage in SHARED:
-      finished = (other / stage / "manifest.json").exists()
-      if finished and not (folder / stage).exists():
-        shutil.copytree(other / stage, folder / stage)
+  seeds = map(int, arguments.seeds.split(","))
+  launching.side_by_side(work, seeds, arguments.jobs)
 
 
 def gathered(out: pathlib.Path) -> dict[str, dict[str, Figures]]:

@@ -26,14 +26,11 @@ a file, one fine-tune per line, and makes the tables from the whole file:
 
 import argparse
 import collections
-import concurrent.futures
 import functools
 import itertools
 import json
-import os
 import pathlib
 import re
-import shutil
 import sys
 
 import launching
@@ -118,39 +115,24 @@ def parse() -> argparse.Namespace:
 
 
 def run_all(arguments: argparse.Namespace, out: pathlib.Path) -> None:
-  """Executes every run of every seed, each on its share of the cores."""
+  """Executes every run of every seed, `few` before those that reuse it."""
   further = dict(item.split("=", 1) for item in arguments.overrides)
   further = as_own(arguments) | further
   few = {"arms": tuple(arguments.arms.split(","))}
-  cores = sorted(os.sched_getaffinity(0))
-  jobs = arguments.jobs
-  free = collections.deque(cores[k::jobs] for k in range(jobs))
-  first: dict[int, concurrent.futures.Future] = {}
 
-  def work(name: str, seed: int) -> None:
-    if name != "few" and seed in first:
-      first[seed].result()
-    mine = free.popleft()
-    try:
-      settings = {"seed": seed, "segment.seeds": (seed,)} | RUNS[name]
-      draws = (seed, seed + 3, seed + 6) if name != "all" else (seed,)
-      settings |= {"segment.draws": draws} | (few if name == "few" else {})
-      folder = out / f"seed{seed}" / name
-      if name != "few":
-        share(out / f"seed{seed}" / "few", folder)
-      launching.run(arguments.config, folder, settings | further, cores=mine)
-    finally:
-      free.append(mine)
+  def work(task: tuple[str, int], cores: list[int]) -> None:
+    name, seed = task
+    settings = {"seed": seed, "segment.seeds": (seed,)} | RUNS[name]
+    draws = (seed, seed + 3, seed + 6) if name != "all" else (seed,)
+    settings |= {"segment.draws": draws} | (few if name == "few" else {})
+    folder = out / f"seed{seed}" / name
+    launching.share(folder, ("data", *FEW, "gcl"))
+    launching.run(arguments.config, folder, settings | further, cores=cores)
 
-  with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-    tasks = []
-    for name in arguments.runs.split(","):
-      for seed in map(int, arguments.seeds.split(",")):
-        tasks.append(pool.submit(work, name, seed))
-        if name == "few":
-          first[seed] = tasks[-1]
-    for task in tasks:
-      task.result()
+  wanted, seeds = arguments.runs.split(","), arguments.seeds.split(",")
+  for names in (["few"], [name for name in wanted if name != "few"]):
+    tasks = [(n, int(s)) for n in names if n in wanted for s in seeds]
+    launching.side_by_side(work, tasks, arguments.jobs)
 
 
 def as_own(arguments: argparse.Namespace) -> dict:
@@ -160,13 +142,6 @@ def as_own(arguments: argparse.Namespace) -> dict:
   preset = arguments.config.rpartition(":")[2]
   changes = gcl_arms.ARMS[arguments.own](get_config(preset).pretrain)
   return {f"pretrain.{name}": value for name, value in changes.items()}
-
-
-def share(base: pathlib.Path, folder: pathlib.Path) -> None:
-  """Copies data and encoders of the first run to another."""
-  for stage in ("data", *FEW, "gcl"):
-    if (base / stage).exists() and not (folder / stage).exists():
-      shutil.copytree(base / stage, folder / stage)
 
 
 def finished(out: str, own: str) -> tuple[dict[str, list[str]], list[dict]]:

@@ -1,6 +1,7 @@
 """Tables of a grid of CoMCL's arms over seeds."""
 
 import comcl_grid
+import launching
 import numpy as np
 import pytest
 
@@ -71,6 +72,6 @@ def test_a_part_takes_over_what_is_alike(tmp_path):
     (tmp_path / "first" / stage).mkdir(parents=True)
     (tmp_path / "first" / stage / "manifest.json").write_text(stage)
   (tmp_path / "first" / "quality").mkdir()  # not finished
-  comcl_grid.share(tmp_path / "more")
+  launching.share(tmp_path / "more", comcl_grid.SHARED)
   found = {path.name for path in (tmp_path / "more").iterdir()}
   assert found == {"data", "comcl"}

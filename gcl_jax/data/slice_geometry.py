@@ -91,6 +91,32 @@ def restore(
   return mask
 
 
+def moved(
+  places: np.ndarray,
+  shape: tuple[int, int],
+  spacing: tuple[float, float],
+  target_spacing: tuple[float, float] | None,
+  size: tuple[int, int],
+) -> np.ndarray:
+  """Where places of a stored slice lie in the prepared one.
+
+  Args:
+    places: float[..., 2], (row, column) in pixels of the stored slice, 0 the
+      centre of the first one.
+    shape: (H, W) of the stored slice.
+    spacing, target_spacing, size: as for `prepare_slice`.
+
+  Returns:
+    float64[..., 2], in pixels of the prepared slice; outside it where the
+    place was cropped away.
+  """
+  middle = _resampled_shape(shape, spacing, target_spacing, size)
+  steps = np.array(_steps(spacing, target_spacing))
+  centres = [(np.array(sides) - 1) / 2 for sides in (shape, middle)]
+  offsets = [int((m - n) / 2) for m, n in zip(middle, size, strict=True)]
+  return (np.asarray(places) - centres[0]) / steps + centres[1] - offsets
+
+
 def _steps(spacing, target_spacing) -> tuple[float, float]:
   """Source pixels per target pixel, along rows and columns."""
   return tuple(

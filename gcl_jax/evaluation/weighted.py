@@ -103,6 +103,29 @@ def spearman(first, second, weights) -> np.ndarray:
   return np.clip(_ratio(covariance, np.sqrt(variances)), -1, 1)
 
 
+def partial_spearman(first, second, controls, weights) -> np.ndarray:
+  """Spearman's correlation of what the controls leave unexplained.
+
+  The average ranks of both are regressed on those of the controls [C, N]; the
+  result is the Pearson correlation of the residuals. It is NaN where the
+  controls explain one of the two wholly.
+  """
+  ranks = [_ranks(values, weights) for values in (first, second, *controls)]
+  ranks = np.stack(ranks, axis=1)
+  total = np.maximum(weights.sum(1), 1e-300)[:, None, None]
+  ranks -= (weights[:, None] * ranks).sum(2, keepdims=True) / total
+  products = (weights[:, None] * ranks) @ ranks.transpose(0, 2, 1)
+  scale = np.sqrt(np.einsum("sii->si", products))
+  products = _ratio(products, scale[:, :, None] * scale[:, None, :])
+  products = np.nan_to_num(products)  # of a constant: it explains nothing
+  across, within = products[:, :2, 2:], products[:, 2:, 2:]
+  inverse = np.linalg.pinv(within, rcond=1e-9, hermitian=True)
+  left = products[:, :2, :2] - across @ inverse @ across.transpose(0, 2, 1)
+  variances = np.clip(np.einsum("sii->si", left), 0, None)
+  variances = np.where(variances > 1e-9, variances, 0)
+  return np.clip(_ratio(left[:, 0, 1], np.sqrt(variances.prod(1))), -1, 1)
+
+
 def _by_threshold(labels, scores, weights):
   """Weights of positives and negatives at each distinct score, ascending."""
   order, starts = _ties(scores)

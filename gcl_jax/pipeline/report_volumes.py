@@ -35,6 +35,20 @@ _BY_CLASS = {"dice": "Dice", "hd95": "HD95 in mm"}
 _BY_CLASS |= {"surface_dice": "surface Dice"}
 
 
+def subtitle(context: Context, images: Prepared) -> str:
+  """Data set, patients of every part, protocol and seed."""
+  config = context.config
+  groups = {
+    part: len(set(images.groups[images.part(part)].tolist())) for part in PARTS
+  }
+  other = f" and {groups['ood']} of another kind" if groups["ood"] else ""
+  return (
+    f"{config.data.name}: pre-trained on {groups['train']} patients without"
+    f" class maps, fine-tuned with those of few, tested on {groups['eval']}"
+    f" patients{other}. Protocol {config.protocol}; seed {config.seed}."
+  )
+
+
 def cards(config: ConfigDict) -> list[tuple[str, str, str]]:
   """Headline figures for `report.write`."""
   first = config.segment.labelled[0]

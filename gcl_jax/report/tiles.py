@@ -14,6 +14,7 @@ from gcl_jax.report.canvas import MUTED, SERIES, WIDTH, nothing, save
 from gcl_jax.report.sheet import NAMES, extremes, note, sheet, stretch
 from gcl_jax.report.words import clean
 
+HEAT = (255.0, 120.0, 0.0)  # colour of what stands out
 _COLUMNS = 5  # of the legend of classes
 
 
@@ -158,6 +159,27 @@ def reconstructions(
   with sheet(rows, captions, 6, bottom=28) as (figure, _):
     _scale(figure, top)
     return save(figure)
+
+
+def heated(
+  image: np.ndarray, places: np.ndarray, top: float | None = None
+) -> np.ndarray:
+  """A grey image with what stands out in colour, such as attributions.
+
+  Args:
+    image: uint8[H, W, C].
+    places: float[H, W]; negative ones are left grey.
+    top: value of the full colour; None is the largest of this image.
+
+  Returns:
+    uint8[H, W, 3].
+  """
+  heat = np.clip(np.nan_to_num(places), 0, None)
+  top = heat.max(initial=0) if top is None else top
+  heat = 0.75 * np.minimum(heat / max(top, 1e-12), 1)[..., None]
+  grey = image.astype(np.float64).mean(-1, keepdims=True)
+  mixed = (1 - heat) * 0.8 * grey + heat * np.array(HEAT)
+  return np.round(np.clip(mixed, 0, 255)).astype(np.uint8)
 
 
 def overlays(

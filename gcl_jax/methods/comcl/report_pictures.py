@@ -13,8 +13,6 @@ from gcl_jax.methods.comcl.targets import spread
 from gcl_jax.pipeline.prepared import Prepared
 from gcl_jax.report import html, tiles
 
-HEAT = (255.0, 120.0, 0.0)  # colour of what speaks for a prediction
-
 
 def degraded(
   images: Prepared, quality: Quality, config: ConfigDict
@@ -83,7 +81,7 @@ def attributions(
     raw = [pixels[int(k)] for k in cases]
     rows = {word: raw} | {
       name: [
-        heated(image, places)
+        tiles.heated(image, places)
         for image, places in zip(raw, explained[name][version], strict=True)
       ]
       for name in shown
@@ -95,20 +93,3 @@ def attributions(
     )
     figures.append(html.Figure(tiles.grid(rows, captions), caption))
   return [html.Section("Where the classifier looks", figures)]
-
-
-def heated(image: np.ndarray, places: np.ndarray) -> np.ndarray:
-  """A grey image with what speaks for a prediction in colour.
-
-  Args:
-    image: uint8[H, W, C].
-    places: float[H, W]; negative ones are left grey.
-
-  Returns:
-    uint8[H, W, 3].
-  """
-  heat = np.clip(np.nan_to_num(places), 0, None)
-  heat = 0.75 * (heat / max(heat.max(initial=0), 1e-12))[..., None]
-  grey = image.astype(np.float64).mean(-1, keepdims=True)
-  mixed = (1 - heat) * 0.8 * grey + heat * np.array(HEAT)
-  return np.round(np.clip(mixed, 0, 255)).astype(np.uint8)

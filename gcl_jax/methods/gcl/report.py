@@ -35,7 +35,7 @@ def run(context: Context) -> dict[str, Any]:
     images,
     metrics,
     title=f"GCL: {config.preset}",
-    subtitle=_subtitle(context, images),
+    subtitle=report_volumes.subtitle(context, images),
     cards=report_volumes.cards(config),
     sections=[
       *report_volumes.sections(context, images, found, metrics, names),
@@ -99,20 +99,6 @@ def _fewest_patients(config) -> float:
   each = [arms.settings_of(config, arm) for arm in arms.names(config)]
   counts = [s.patients_per_batch for s in each if s.pixel]
   return min(filter(None, counts), default=math.inf)
-
-
-def _subtitle(context, images) -> str:
-  config = context.config
-  groups = {
-    part: len(set(images.groups[images.part(part)].tolist()))
-    for part in ("train", "eval", "ood")
-  }
-  other = f" and {groups['ood']} of another kind" if groups["ood"] else ""
-  return (
-    f"{config.data.name}: pre-trained on {groups['train']} patients without"
-    f" class maps, fine-tuned with those of few, tested on {groups['eval']}"
-    f" patients{other}. Protocol {config.protocol}; seed {config.seed}."
-  )
 
 
 def _pretraining(context) -> list[html.Section]:
