@@ -410,14 +410,6 @@ def test_grades_off_the_table_are_missing():
   assert "training" in said and "'grade'" in said
 
 
-def test_heat_colours_what_speaks_for_it_alone():
-  image = np.full((2, 2, 3), 100, np.uint8)
-  found = report_pictures.heated(image, np.array([[0.0, -5.0], [1.0, 2.0]]))
-  assert (found[0] == 80).all()  # grey, also where it speaks against
-  assert found[1, 1, 0] > found[1, 0, 0] > 80
-  assert (report_pictures.heated(image, np.zeros((2, 2))) == 80).all()
-
-
 def test_windows_lie_round_their_boxes_and_inside_the_image():
   images = np.zeros((2, 20, 20, 1), np.uint8)
   images[0, 9:11, 9:11] = images[1, :2, 18:] = 200

@@ -20,6 +20,7 @@ from gcl_jax.report import (
   canvas,
   charts,
   distributions,
+  matches,
   projection,
   reliability,
   render,
@@ -127,6 +128,9 @@ NORMAL = {
   "before after": lambda: tiles.before_after(
     [(IMAGES[0, ..., 0], IMAGES[1]), (IMAGES[2] * 3.5, IMAGES[3])]
   ),
+  "matches": lambda: matches.matches(
+    [(IMAGES[0], IMAGES[1])], [np.full((2, 2, 2), 0.5)], ["a"]
+  ),
   "grid": lambda: tiles.grid({"a": IMAGES, "b": IMAGES[::-1]}, list("abcde")),
   "reconstructions": lambda: tiles.reconstructions(
     IMAGES, IMAGES // 2, list("abcde")
@@ -184,6 +188,7 @@ EMPTY = {
   "no scores": lambda: distributions.histogram_by_class([], []),
   "scores of NaN": lambda: distributions.histogram_by_class([NAN], ["a"]),
   "no images": lambda: tiles.gallery(IMAGES[:0]),
+  "no matches": lambda: matches.matches([], []),
   "no rows": lambda: tiles.grid({"a": []}),
   "no pairs": lambda: tiles.before_after([]),
   "no recons": lambda: tiles.reconstructions(IMAGES[:0], IMAGES[:0]),
@@ -207,6 +212,44 @@ EMPTY = {
 def test_nothing_to_show_says_why(name, tmp_path):
   _, outline = write(tmp_path, page.Figure(EMPTY[name](), "x"))
   assert re.search(r"Nothing to show: \w", words(*pictures(outline)))
+
+
+def test_a_match_joins_its_two_places():
+  """One line from the upper left of view 1 to the lower right of view 2, both
+  half a cell of 2 x 2 from the border."""
+  image = np.zeros((16, 16), np.uint8)
+  ends = np.array([[[0.25, 0.25], [0.75, 0.75]]])
+
+  def lines(ends):
+    picture = matches.matches([(image, image)], [ends])
+    drawn = [
+      p for p in elements(picture, "path") if "#0b62a8" in p.get("style", "")
+    ]
+    return [re.findall(r"-?[\d.]+", p.get("d")) for p in drawn]
+
+  (line,) = [p for p in lines(ends) if len(p) == 4]
+  x0, y0, x1, y1 = map(float, line)
+  picture = matches.matches([(image, image)], [ends])
+  left, right = (
+    [float(i.get(key)) for key in ("x", "width")]
+    for i in elements(picture, "image")
+  )
+  assert x0 == pytest.approx(left[0] + left[1] / 4, abs=1)
+  assert x1 == pytest.approx(right[0] + 3 * right[1] / 4, abs=1)
+  assert y1 - y0 == pytest.approx(left[1] / 2, abs=1)
+  with pytest.raises(ValueError, match="0 sets of lines"):
+    matches.matches([(image, image)], [])
+
+
+def test_heat_colours_what_stands_out_alone():
+  image = np.full((2, 2, 3), 100, np.uint8)
+  places = np.array([[0.0, -5.0], [1.0, 2.0]])
+  found = tiles.heated(image, places)
+  assert (found[0] == 80).all()  # grey, also below 0
+  assert found[1, 1, 0] > found[1, 0, 0] > 80
+  assert (tiles.heated(image, np.zeros((2, 2))) == 80).all()
+  of_four = tiles.heated(image, places, 4.0)
+  np.testing.assert_array_equal(of_four[1, 1], found[1, 0])
 
 
 DEGENERATE = {

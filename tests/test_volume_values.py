@@ -17,7 +17,7 @@ from volume_cases import (
 )
 
 from gcl_jax.data import intensity, nifti
-from gcl_jax.data.slice_geometry import prepare_slice, restore
+from gcl_jax.data.slice_geometry import moved, prepare_slice, restore
 from gcl_jax.data.splits import label_draw
 from gcl_jax.data.volume_files import nifti_volume
 from gcl_jax.data.volumes import Volume, Voxels, volumes
@@ -250,6 +250,27 @@ def test_restore_after_resampling_keeps_a_disc(target):
   assert dice == 1 if max(target) < 1 else dice > 0.96
   centre = [np.average(axis, weights=back) for axis in (y, x)]
   np.testing.assert_allclose(centre, [33, 22], atol=0.4)
+
+
+@pytest.mark.parametrize("size", [(40, 33), (11, 64), (12, 17)])
+@pytest.mark.parametrize("target", [None, (0.5, 0.8), (1.7, 1.0)])
+def test_a_place_is_moved_with_its_slice(size, target):
+  """Linear ramps of row and column, resampled and cropped or padded."""
+  shape, spacing = (23, 30), (1.0, 1.2)
+  places = np.array([[9.0, 12.0], [11.5, 14.25], [13.0, 17.0]])
+  found = moved(places, shape, spacing, target, size)
+  ramps = np.indices(shape).astype(np.float64)
+  prepared = [
+    prepare_slice(ramp, None, spacing, target, size)[0] for ramp in ramps
+  ]
+  inside = ((found >= 0) & (found <= np.array(size) - 1)).all(-1)
+  assert inside.any()
+  for place, at in zip(places[inside], found[inside], strict=True):
+    read = [
+      ndimage.map_coordinates(ramp, at[:, None], order=1)[0]
+      for ramp in prepared
+    ]
+    np.testing.assert_allclose(read, place, atol=1e-9)
 
 
 def test_prepare_slice_refuses():

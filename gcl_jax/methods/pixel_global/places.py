@@ -27,7 +27,8 @@ def classes_at(masks: np.ndarray, places: np.ndarray) -> np.ndarray:
   inside = ((nearest >= 0) & (nearest < size)).all(-1)
   row, column = np.moveaxis(np.clip(nearest, 0, size - 1), -1, 0)
   image = np.arange(len(masks)).reshape(-1, *[1] * (row.ndim - 1))
-  return np.where(inside, masks[image, row, column], OUTSIDE).astype(np.int16)
+  found = masks[image, row, column].astype(np.int16)
+  return np.where(inside, found, np.int16(OUTSIDE))
 
 
 def share_inside(places: np.ndarray, boxes: np.ndarray) -> np.ndarray:

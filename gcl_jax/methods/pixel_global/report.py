@@ -70,17 +70,13 @@ def codes(classes: tuple[str, ...], alike: tuple[str, ...]) -> tuple[int, ...]:
 
 
 def _cards(config) -> list[tuple[str, str, str]]:
-  """Those of segmentation, what is ambiguous, and the uncertainty."""
-  first, gain, *others = report_volumes.cards(config)
+  """Those of segmentation, the gain over PixPro, and the uncertainty."""
   return [
-    first,
-    ("segment/dice/ambiguous", "Dice, look-alike classes", "ambiguous pixels"),
-    gain,
+    *report_volumes.cards(config),
     ("segment/gain_over_pixpro", "Gain over PixPro", "Dice, paired"),
-    *others,
     (
       "pixel/uncertainty_rank",
-      "Uncertainty against a missing marker",
+      "Uncertainty where the marker is outside",
       "rank correlation",
     ),
   ]
