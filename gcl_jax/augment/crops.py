@@ -9,7 +9,7 @@ from jax import lax
 from gcl_jax.augment.colour import jitter as jittered
 from gcl_jax.augment.colour import standardise
 from gcl_jax.augment.filters import finish
-from gcl_jax.augment.keys import colour_keys
+from gcl_jax.augment.keys import colour_keys, two_views
 from gcl_jax.augment.places import cell_centres
 
 # Rejected crops are drawn again this often, as torchvision does, before the
@@ -30,9 +30,7 @@ def two_crops(
   Returns:
     float32[B, 2, H, W, C]; with `cells` also the places float32[B, 2, h, w, 2].
   """
-  keys = jax.vmap(jax.random.split)(keys)
-  views = [crop(keys[:, v], images, **options) for v in range(2)]
-  return jax.tree.map(lambda *both: jnp.stack(both, axis=1), *views)
+  return two_views(lambda half: crop(half, images, **options), keys)
 
 
 def crop(

@@ -1,6 +1,10 @@
 """Random keys of single images, independent of batch and device count."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 
 
 def sample_keys(key: jax.Array, step: jax.Array, index: jax.Array) -> jax.Array:
@@ -25,3 +29,18 @@ def colour_keys(key: jax.Array) -> jax.Array:
   `jax.random.split(key, 3)`, draw geometry, brightness and contrast.
   """
   return jax.random.split(jax.random.fold_in(key, 3))
+
+
+def two_views(view: Callable[[jax.Array], Any], keys: jax.Array) -> Any:
+  """Two independent views of every image, from two halves of its key.
+
+  Args:
+    view: keys[B] -> arrays [B, ...], or a tree of them.
+    keys: keys[B], one per image.
+
+  Returns:
+    What `view` returns, with an axis of the two views: [B, 2, ...].
+  """
+  keys = jax.vmap(jax.random.split)(keys)
+  views = [view(keys[:, v]) for v in range(2)]
+  return jax.tree.map(lambda *both: jnp.stack(both, axis=1), *views)

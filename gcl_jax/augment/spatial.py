@@ -81,14 +81,12 @@ def warp_places(
     active = draws[0] < probability
     angle = jnp.radians(rotation) * (2 * draws[1] - 1)
     zoom = jnp.exp(_between(math.log(scale[0]), math.log(scale[1]), draws[2]))
-    affine = jnp.where(active, _turn(angle) / zoom, jnp.eye(2))
+    affine = jnp.where(active, turn(angle) / zoom, jnp.eye(2))
     flips = draws[3:5] < jnp.stack([flip_rows, flip_columns])
     affine = affine * jnp.where(flips, -1, 1)
     sides = jnp.asarray(size, jnp.float32)
-    middle = (sides - 1) / 2
-    moved = middle + shift * sides * (2 * draws[5:7] - 1)
-    places = cell_centres(size, cells) - middle
-    places = moved + _multiply(affine, places)
+    moved = (sides - 1) / 2 + shift * sides * (2 * draws[5:7] - 1)
+    places = affine_places(moved, affine, size, cells)
     if not elastic[1]:
       return places
     strength = min(size) * _between(*elastic, draws[7])
@@ -101,6 +99,33 @@ def warp_places(
 def split_key(key: jax.Array) -> jax.Array:
   """keys[3] of one warp: its affine map, its elastic map, its intensities."""
   return jax.random.split(key, 3)
+
+
+def turn(angle: jax.Array) -> jax.Array:
+  """float32[2, 2] that turns (row, column) by an angle in radians, a scalar."""
+  cos, sin = jnp.cos(angle), jnp.sin(angle)
+  return jnp.stack([jnp.stack([cos, -sin]), jnp.stack([sin, cos])])
+
+
+def affine_places(
+  middle: jax.Array,
+  affine: jax.Array,
+  size: tuple[int, int],
+  cells: tuple[int, int],
+) -> jax.Array:
+  """Places of the cells of a view: middle + affine (o - centre of the view).
+
+  Args:
+    middle: float32[2], the place of the view's centre.
+    affine: float32[2, 2], from pixels of the view to pixels of the image.
+    size: (H, W) of the view.
+    cells: (h, w) of the grid; `size` for the pixels of the view.
+
+  Returns:
+    float32[h, w, 2], (row, column) in pixels of the image.
+  """
+  centre = (jnp.asarray(size, jnp.float32) - 1) / 2
+  return middle + _multiply(affine, cell_centres(size, cells) - centre)
 
 
 def sample_bilinear(images: jax.Array, places: jax.Array) -> jax.Array:
@@ -167,11 +192,6 @@ def _neighbours(place, size):
   first = jnp.floor(place)
   index = first.astype(jnp.int32)
   return index, place - first, jnp.minimum(index + 1, size - 1)
-
-
-def _turn(angle):
-  cos, sin = jnp.cos(angle), jnp.sin(angle)
-  return jnp.stack([jnp.stack([cos, -sin]), jnp.stack([sin, cos])])
 
 
 def _multiply(matrix, vectors):

@@ -99,11 +99,59 @@ def warp(
   Raises:
     ValueError: arrays of other shapes or types; options out of range.
   """
-  _check_arrays(images, masks)
+  check_arrays(images, masks)
   places = warp_places(keys, images.shape[1:3], **spatial)
-  views = sample_bilinear(images, places) / 255
+  views = recolour(
+    keys,
+    sample_bilinear(images, places) / 255,
+    brightness=brightness,
+    contrast=contrast,
+    gamma=gamma,
+    saturation=saturation,
+    hue=hue,
+    grayscale=grayscale,
+    blur=blur,
+    blur_sigma=blur_sigma,
+    noise=noise,
+    noise_sigma=noise_sigma,
+  )
+  views = standardise(views, mean, std)
+  moved = None if masks is None else sample_nearest(masks, places)
+  if cells is None:
+    return views, moved
+  of_cells = warp_places(keys, images.shape[1:3], cells=cells, **spatial)
+  return views, moved, of_cells
 
-  def recolour(key, pixels):
+
+def recolour(
+  keys: jax.Array,
+  views: jax.Array,
+  *,
+  brightness: float = 0.0,
+  contrast: float = 0.0,
+  gamma: float = 0.0,
+  saturation: float = 0.0,
+  hue: float = 0.0,
+  grayscale: float = 0.0,
+  blur: float = 0.0,
+  blur_sigma: tuple[float, float] = (0.0005, 0.009),
+  noise: float = 0.0,
+  noise_sigma: float = 0.05,
+) -> jax.Array:
+  """The photometric changes of `warp`, which describes the options.
+
+  Args:
+    keys: keys[B], those that drew the views.
+    views: float32[B, H, W, C], pixels in [0, 1].
+
+  Returns:
+    float32[B, H, W, C] in [0, 1].
+
+  Raises:
+    ValueError: hue or blur_sigma out of range.
+  """
+
+  def one(key, pixels):
     tint_key, finish_key = colour_keys(key)
     pixels = intensities(
       split_key(key)[2],
@@ -125,15 +173,11 @@ def warp(
       noise_sigma=noise_sigma,
     )
 
-  views = standardise(jax.vmap(recolour)(keys, views), mean, std)
-  moved = None if masks is None else sample_nearest(masks, places)
-  if cells is None:
-    return views, moved
-  of_cells = warp_places(keys, images.shape[1:3], cells=cells, **spatial)
-  return views, moved, of_cells
+  return jax.vmap(one)(keys, views)
 
 
-def _check_arrays(images, masks):
+def check_arrays(images: jax.Array, masks: jax.Array | None = None) -> None:
+  """Raises a ValueError unless images are uint8[B, H, W, C], masks int."""
   if images.ndim != 4 or images.dtype != jnp.uint8:
     raise ValueError(
       f"images must be uint8[B, H, W, C], got {images.dtype}{images.shape}"
