@@ -215,28 +215,20 @@ def test_nothing_to_show_says_why(name, tmp_path):
 
 
 def test_a_match_joins_its_two_places():
-  """One line from the upper left of view 1 to the lower right of view 2, both
-  half a cell of 2 x 2 from the border."""
+  """From the upper left quarter of view 1 to the lower right of view 2."""
   image = np.zeros((16, 16), np.uint8)
-  ends = np.array([[[0.25, 0.25], [0.75, 0.75]]])
-
-  def lines(ends):
-    picture = matches.matches([(image, image)], [ends])
-    drawn = [
-      p for p in elements(picture, "path") if "#0b62a8" in p.get("style", "")
-    ]
-    return [re.findall(r"-?[\d.]+", p.get("d")) for p in drawn]
-
-  (line,) = [p for p in lines(ends) if len(p) == 4]
-  x0, y0, x1, y1 = map(float, line)
+  ends = np.array([[[0.25, 0.125], [0.75, 0.625]]])
   picture = matches.matches([(image, image)], [ends])
-  left, right = (
-    [float(i.get(key)) for key in ("x", "width")]
-    for i in elements(picture, "image")
+  shapes = [p.get("d") for p in elements(picture, "path") if p.get("style")]
+  (line,) = [d for d in shapes if "Q" in d]
+  x0, y0, *_, x1, y1 = map(float, re.findall(r"[\d.]+", line))
+  (left, top, side, _), (right, *_) = (
+    [float(r.get(key)) for key in ("x", "y", "width", "height")]
+    for r in elements(picture, "rect")
   )
-  assert x0 == pytest.approx(left[0] + left[1] / 4, abs=1)
-  assert x1 == pytest.approx(right[0] + 3 * right[1] / 4, abs=1)
-  assert y1 - y0 == pytest.approx(left[1] / 2, abs=1)
+  found = (x0 - left, y0 - top, x1 - right, y1 - top)
+  expected = np.array([0.125, 0.25, 0.625, 0.75]) * side
+  np.testing.assert_allclose(found, expected, atol=0.01)
   with pytest.raises(ValueError, match="0 sets of lines"):
     matches.matches([(image, image)], [])
 
