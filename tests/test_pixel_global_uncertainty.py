@@ -107,6 +107,8 @@ def test_rows_are_spread_over_patients():
   every = places.spread_rows(groups, rows, 99)
   np.testing.assert_array_equal(every, rows)
   np.testing.assert_array_equal(places.spread_rows(groups, rows, 3), [4, 9, 10])
+  found = places.spread_rows(groups, rows, 4)
+  assert [str(groups[r]) for r in found] == list("aabc")
   found = places.spread_rows(groups, rows, 7)
   assert [str(groups[r]) for r in found] == list("aaaabbc")
   assert len(set(found.tolist())) == 7 and found[0] > 0  # not the first four
@@ -178,12 +180,13 @@ def slow(found):
   }
 
 
-def test_figures_equal_slow_ones_with_and_without_each_patient():
+def test_figures_equal_slow_ones_with_and_without_each_patient(monkeypatch):
+  monkeypatch.setattr(measure, "_BLOCK", 1000)  # in several blocks
   found = cells_of()
   found["matches"][0, 1] = 0  # a view without pairs
   found["error"][0, 1] = np.nan
   figures = measure.figures(found, ALIKE)
-  assert list(figures) != [] and set(figures) == set(measure.NAMES)
+  assert set(figures) == set(measure.NAMES)
   versions = [found, *(without(found, g) for g in np.unique(found["groups"]))]
   for k, version in enumerate(versions):
     for name, value in slow(version).items():
@@ -263,6 +266,8 @@ def test_warnings_on_uncertainty():
   found["collapse"]["deviation"] = np.full(16, 0.024)  # bound 0.1 / 4
   (note,) = notes_of(found, **sound)
   assert "16 of 16" in note and "0.025" in note
+  found["collapse"]["deviation"] = np.repeat([0.024, 0.026], [8, 8])
+  assert len(notes_of(found, **sound)) == 1
   found["collapse"]["deviation"] = np.repeat([0.024, 0.026], [7, 9])
   assert notes_of(found, **sound) == []
   assert report_warnings.of_uncertainty({"ids": np.array([])}, {}) == []
