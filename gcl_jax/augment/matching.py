@@ -71,7 +71,7 @@ def nearby_cells(
   A cell with more than `count` cells within the distance keeps the nearest
   `count`. At distance 0.7, with views of the image's shape, cells that are
   square in a view and crop ratios from 3/4 to 4/3, none has more than 12 where
-  both crops are at least 0.29 of the image, and none more than 45 at 0.08.
+  both crops are at least 0.29 of the image; at 0.28 some have 14, at 0.08 44.
   Swapping the views gives the same pairs unless some were left out.
 
       import jax.numpy as jnp
@@ -92,8 +92,9 @@ def nearby_cells(
 
   Returns:
     index int32[B, h w, K], cells of the second view in row-major order, the
-    nearest first, of equally near ones the first in that order; found
-    bool[B, h w, K], whether there is such a pair. Without one the index is 0.
+    nearest first, of equally near ones that in the nearer row, then in the
+    lower row and column; found bool[B, h w, K], whether there is such a pair.
+    Without one the index is 0.
 
   Raises:
     ValueError: places of other shapes, or a count below 1.
@@ -106,10 +107,9 @@ def nearby_cells(
   own = first.reshape(len(first), -1, 1, 2)
   squares = _squared_distances(own, places)
   limit = distance**2 * _squared_unit(first, second)[:, None, None]
-  squares = jnp.where(squares < limit, squares, jnp.inf)
-  squares, index = lax.sort((squares, index), num_keys=2)
-  found = jnp.isfinite(squares)[..., :count]
-  index = index[..., :count]
+  _, order = lax.top_k(-squares, min(count, squares.shape[-1]))
+  found = jnp.take_along_axis(squares < limit, order, axis=-1)
+  index = jnp.take_along_axis(index, order, axis=-1)
   if overlap_only:
     found &= inside(first, second)[..., None]
     found &= _rows_at(inside(second, first), index)

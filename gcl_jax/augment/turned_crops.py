@@ -4,6 +4,7 @@ The crop of `crop` and the rotation of `warp` as one affine map from the pixels
 of a view to places in the image; the image is read there once, bilinearly.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -90,10 +91,8 @@ def two_turned_crops(
     maps = jax.vmap(drawn)(keys)
 
     def places(grid):
-      one = (
-        lambda *of: turned_places(  # noqa: E731
-          *of, images.shape[1:3], view_size, grid
-        )
+      one = functools.partial(
+        turned_places, size=images.shape[1:3], view=view_size, cells=grid
       )
       return jax.vmap(one)(*maps)
 

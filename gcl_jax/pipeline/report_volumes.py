@@ -159,7 +159,7 @@ def sections(
 
 def _segmentation(context, images, found, metrics, arms) -> html.Section:
   config, rows, by_arm = context.config, [], {}
-  columns = _columns(config.segment)
+  columns = columns_of(config.segment)
   for labelled in config.segment.labelled:
     m = gains.label(labelled)
     for arm in arms:
@@ -195,7 +195,7 @@ def _segmentation(context, images, found, metrics, arms) -> html.Section:
   return html.Section("Segmentation with few labels", blocks)
 
 
-def _columns(segment: ConfigDict) -> dict[str, str]:
+def columns_of(segment: ConfigDict) -> dict[str, str]:
   """Metric of an arm -> header of its column."""
   titles = gains.titles(segment)
   dice = {
