@@ -13,11 +13,10 @@ import argparse
 import importlib
 import sys
 
-import jax
 import numpy as np
+import steps
 import timing
 
-from gcl_jax.engine import distributed, flops, parallel
 from gcl_jax.methods.comcl import arms, pretrain
 
 VIEWS = 6  # windows through the network for each row of a level
@@ -42,28 +41,16 @@ def main() -> int:
   parser.add_argument("--batch", type=int, default=0, help="0: the preset's")
   parser.add_argument("--dtype", default="", help="float32 or bfloat16")
   parser.add_argument("--forms", default="", help="some of them, by ;")
-  parser.add_argument("--threads", type=int, default=1)
-  parser.add_argument("--rounds", type=int, default=5)
-  parser.add_argument("--block_s", type=float, default=0.5)
-  parser.add_argument("--budget_s", type=float, default=120.0)
+  steps.add_timing(parser)
   arguments = parser.parse_args()
   wanted = arguments.forms.split(";") if arguments.forms else list(FORMS)
   if not FORMS.keys() >= set(wanted):
     parser.error(f"--forms: some of {'; '.join(FORMS)}")
-  distributed.configure_cpu(arguments.threads)
-  distributed.keep_memory()
+  steps.begin(arguments)
   wanted = dict.fromkeys(["simclr", *wanted])
-  opponents = [opponent(arguments, name, *FORMS[name]) for name in wanted]
-  timing.in_turn(
-    opponents,
-    rounds=arguments.rounds,
-    block_s=arguments.block_s,
-    budget_s=arguments.budget_s,
+  steps.compare(
+    [opponent(arguments, name, *FORMS[name]) for name in wanted], arguments
   )
-  base = timing.seconds(opponents[0])
-  for found in opponents:
-    found.facts["ratio"] = round(base / timing.seconds(found), 3)
-    timing.emit(found)
   return 0
 
 
@@ -79,23 +66,11 @@ def opponent(arguments, name: str, arm: str, changes: dict) -> timing.Opponent:
   training = pretrain.training(
     config, section, shape, (0.5, 0.25), pretrain.Plan(10, 1000)
   )
-  mesh = parallel.make_mesh()
-  state = parallel.init_replicated(training.init, mesh, jax.random.key(0))
-  batch = parallel.put_batch(noise(training.batch), mesh)
-  mapped = parallel.compile_step(training.step, mesh)
-  gflop = flops.count(mapped, state, batch) / 1e9
-  compiled = mapped.lower(state, batch).compile()
-  holder = [state]
-
-  def call():
-    holder[0], metrics = compiled(holder[0], batch)
-    jax.block_until_ready(metrics)
-
   facts = {"bench": "comcl_step", "form": name, "preset": arguments.preset}
-  own = compiled.cost_analysis().get("flops", float("nan"))
-  facts |= {"batch": section.batch_size, "gflop": round(gflop, 2)}
-  facts["xla_gflop"] = round(own / 1e9, 2)
-  return timing.Opponent(call, facts, VIEWS * section.batch_size)
+  facts["batch"] = section.batch_size
+  return steps.opponent(
+    training, noise(training.batch), facts, VIEWS * section.batch_size
+  )
 
 
 def noise(shapes: dict) -> dict:

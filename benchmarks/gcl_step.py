@@ -10,14 +10,12 @@ form over those of the reference, in one run.
 
 import argparse
 import importlib
-import statistics
 import sys
 
-import jax
 import numpy as np
+import steps
 import timing
 
-from gcl_jax.engine import distributed, flops, parallel
 from gcl_jax.methods.gcl import arms, pretrain
 
 FORMS = {
@@ -41,39 +39,20 @@ def main() -> int:
   parser.add_argument("--preset", default="demo")
   parser.add_argument("--pixels", type=int, default=0, help="1: those too")
   parser.add_argument("--forms", default="", help="those alone, by ; apart")
-  parser.add_argument("--threads", type=int, default=1)
-  parser.add_argument("--rounds", type=int, default=5)
-  parser.add_argument("--block_s", type=float, default=0.5)
-  parser.add_argument("--budget_s", type=float, default=180)
+  steps.add_timing(parser, budget_s=180)
   arguments = parser.parse_args()
-  distributed.configure_cpu(arguments.threads)
-  distributed.keep_memory()
   forms = FORMS | (PIXELS if arguments.pixels else {})
   if arguments.forms:
     wanted = arguments.forms.split(";")
     if not forms.keys() >= set(wanted):
       parser.error(f"--forms: some of {'; '.join(forms)}")
     forms = {name: forms[name] for name in wanted}
-  opponents = [
-    opponent(arguments, name, changes) for name, changes in forms.items()
-  ]
-  timing.in_turn(
-    opponents,
-    rounds=arguments.rounds,
-    block_s=arguments.block_s,
-    budget_s=arguments.budget_s,
+  steps.begin(arguments)
+  steps.compare(
+    [opponent(arguments, name, changes) for name, changes in forms.items()],
+    arguments,
   )
-  base = seconds(opponents[0])
-  for found in opponents:
-    found.facts["ratio"] = round(base / seconds(found), 3)
-    timing.emit(found)
   return 0
-
-
-def seconds(opponent: timing.Opponent) -> float:
-  """Median seconds of a step, over clean blocks if there are any."""
-  blocks = timing.clean(opponent) or opponent.blocks
-  return statistics.median(block[0] for block in blocks)
 
 
 def opponent(arguments, name: str, changes: dict) -> timing.Opponent:
@@ -84,22 +63,11 @@ def opponent(arguments, name: str, changes: dict) -> timing.Opponent:
   settings.update(dict(pixel="") | changes)
   contrast = pretrain.contrast_of(config, settings)
   shape = (*config.preprocess.size, 1)
-  mesh = parallel.make_mesh()
   training = pretrain.training(config, settings, shape, (0.5, 0.25))
-  state = parallel.init_replicated(training.init, mesh, jax.random.key(0))
-  batch = parallel.put_batch(noise(settings.batch_size, shape, contrast), mesh)
-  mapped = parallel.compile_step(training.step, mesh)
-  gflop = flops.count(mapped, state, batch) / 1e9
-  holder = [state]
-  compiled = mapped.lower(state, batch).compile()
-
-  def call():
-    holder[0], metrics = compiled(holder[0], batch)
-    jax.block_until_ready(metrics)
-
   facts = {"bench": "gcl_step", "form": name, "preset": arguments.preset}
-  facts |= {"labels": len(contrast.rules), "gflop": round(gflop, 2)}
-  return timing.Opponent(call, facts, settings.batch_size)
+  facts["labels"] = len(contrast.rules)
+  batch = noise(settings.batch_size, shape, contrast)
+  return steps.opponent(training, batch, facts, settings.batch_size)
 
 
 def noise(size: int, shape: tuple, contrast) -> dict:
