@@ -2,11 +2,11 @@
 
   python benchmarks/pixel_step.py --preset=demo
 
-All arms send the same views through the same encoder. One JSON object per line,
-with `ratio`: images/s of the arm over those of PixPro, timed in turn in one run.
-Then a table of the temporary memory of matching, loss and its gradient for one
-image, from XLA's analysis of the compiled program: pairs as lists of at most 12
-a cell, beside a matrix of all pairs of cells. --memory=0 leaves it out,
+All arms send the same views through the same encoder. One JSON object per
+line, with `ratio`: images/s of the arm over those of PixPro, timed in turn in
+one run. Then a table of the temporary memory of matching, loss and its gradient
+for one image, from XLA's analysis of the compiled program: pairs as lists of at
+most 12 a cell, beside a matrix of all pairs of cells. --memory=0 leaves it out,
 --rounds=0 the timing.
 """
 

@@ -1,11 +1,20 @@
 """What uncertainty goes along with, against slow references; warnings."""
 
+import types
+
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from scipy import stats
 
+from gcl_jax.data.slice_geometry import prepare_slice
 from gcl_jax.evaluation import intervals, weighted
-from gcl_jax.methods.pixel_global import measure, places, report_warnings
+from gcl_jax.methods.pixel_global import (
+  measure,
+  places,
+  report_warnings,
+  uncertainty,
+)
 
 ALIKE = (1, 2)
 
@@ -99,6 +108,30 @@ def test_classes_at_places_and_outside():
     inside = 0 <= row < 6 and 0 <= column < 9
     assert found[n, v, k] == (masks[n, row, column] if inside else -1)
   assert (found == -1).any() and (found >= 0).any()
+
+
+def test_markers_are_edges_in_the_prepared_slice():
+  """A box of 6 x 4 pixels drawn into a slice that is padded by 3 and 5."""
+  table = {
+    "marker_top": np.array([2.0, np.nan]),
+    "marker_left": np.array([9.0, np.nan]),
+    "marker_bottom": np.array([8.0, np.nan]),
+    "marker_right": np.array([13.0, np.nan]),
+    "spacing_y": np.ones(2),
+    "spacing_x": np.ones(2),
+  }
+  stored = np.zeros((20, 20), np.uint8)
+  stored[2:8, 9:13] = 200
+  config = ConfigDict({"preprocess": {"size": (26, 30), "spacing": ()}})
+  images = types.SimpleNamespace(table=table, stored_shape=lambda r: (20, 20))
+  found = uncertainty.markers(images, np.arange(2), config)
+  prepared, _ = prepare_slice(stored, None, (1, 1), None, (26, 30))
+  where = np.argwhere(prepared > 0)
+  expected = [*(where.min(0) - 0.5), *(where.max(0) + 0.5)]
+  np.testing.assert_allclose(found[0], expected)
+  assert np.isnan(found[1]).all()
+  images.table = {}
+  assert np.isnan(uncertainty.markers(images, np.arange(2), config)).all()
 
 
 def test_rows_are_spread_over_patients():
