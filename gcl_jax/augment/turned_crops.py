@@ -90,8 +90,8 @@ def two_turned_crops(
     maps = jax.vmap(drawn)(keys)
 
     def places(grid):
-      size = images.shape[1:3]
-      return jax.vmap(lambda *of: turned_places(*of, size, grid))(*maps)
+      whole = images.shape[1:3]
+      return jax.vmap(lambda *of: turned_places(*of, whole, grid))(*maps)
 
     pixels = sample_bilinear(images, places(view_size)) / 255
     pixels = recolour(keys, pixels, **changes)
