@@ -47,10 +47,9 @@ def drawn(images, **options):
   return jax.device_get(quick_jit(run)(keys(len(images)), images))
 
 
-def mapped(box, degrees=0.0, flips=(False, False), size=SIZE, **grids):
-  grids = {"view": size, "cells": size, **grids}
+def mapped(box, degrees=0.0, flips=(False, False), size=SIZE, cells=SIZE):
   places = turned_crops.turned_places(
-    jnp.float32(box), jnp.radians(degrees), jnp.array(flips), size, **grids
+    jnp.float32(box), jnp.radians(degrees), jnp.array(flips), size, cells
   )
   return np.asarray(places, np.float64)
 
@@ -75,9 +74,9 @@ def read(image, places):
 @pytest.mark.parametrize("flips", [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize("degrees", [0.0, 33.0, -150.0])
 def test_places_equal_a_loop_over_cells(degrees, flips):
-  """An oblong crop of an oblong image in a square view; complex numbers."""
+  """An oblong crop of an oblong image, with complex numbers."""
   box = (0.2, 0.1, 0.5, 0.8)
-  found = mapped(box, degrees, flips, view=(16, 16), cells=(4, 2))
+  found = mapped(box, degrees, flips, cells=(4, 2))
   # The crop: rows 8 to 28 and columns 3 to 27 of 40 x 30 pixels.
   centre = complex(18 - 0.5, 15 - 0.5)
   for i, j in np.ndindex(4, 2):
@@ -112,7 +111,7 @@ def test_quarter_and_half_turns_are_exact():
     (0, (False, True), square[:, ::-1]),
     (90, (False, True), np.rot90(square, -1)[:, ::-1]),
   ):
-    places = mapped(box, degrees, flips, (8, 12), view=(4, 4), cells=(4, 4))
+    places = mapped(box, degrees, flips, (8, 12), (4, 4))
     np.testing.assert_allclose(read(image, places), expected, atol=0.01)
 
 

@@ -4,7 +4,6 @@ The crop of `crop` and the rotation of `warp` as one affine map from the pixels
 of a view to places in the image; the image is read there once, bilinearly.
 """
 
-import functools
 from collections.abc import Sequence
 
 import jax
@@ -91,10 +90,8 @@ def two_turned_crops(
     maps = jax.vmap(drawn)(keys)
 
     def places(grid):
-      one = functools.partial(
-        turned_places, size=images.shape[1:3], view=view_size, cells=grid
-      )
-      return jax.vmap(one)(*maps)
+      whole = images.shape[1:3]
+      return jax.vmap(lambda *of: turned_places(*of, whole, grid))(*maps)
 
     pixels = sample_bilinear(images, places(view_size)) / 255
     pixels = recolour(keys, pixels, **changes)
@@ -112,24 +109,22 @@ def turned_places(
   angle: jax.Array,
   flips: jax.Array,
   size: tuple[int, int],
-  view: tuple[int, int],
   cells: tuple[int, int],
 ) -> jax.Array:
   """Places in the image of the cells of a crop that is turned and flipped.
 
-  With the crop's centre c and sides e in pixels of the image, the view's centre
-  v and sides n, angle a, and F mirroring the axes that are flipped, a point o
-  of the view lies at
+  With the crop's centre c and sides e in pixels of the image, angle a, and F
+  mirroring the axes that are flipped, the cell of index k of n along each axis
+  lies at
 
-      place = c + R(a) F (e / n) (o - v)
+      place = c + R(a) F e ((k + 1/2) / n - 1/2)
 
   Args:
     box: float32[4], (top, left, height, width) in shares of the image.
     angle: radians; positive turns rows (down) towards columns (right).
     flips: bool[2], whether rows and whether columns are mirrored.
     size: (H, W) of the image.
-    view: rows and columns of the view.
-    cells: (h, w) of a feature grid of the view; `view` for its pixels.
+    cells: (h, w) of a feature grid of the view, or of its pixels.
 
   Returns:
     float32[h, w, 2], (row, column) in pixels of the image.
@@ -138,8 +133,8 @@ def turned_places(
   extent = box[2:] * sides
   middle = box[:2] * sides + (extent - 1) / 2
   signs = jnp.where(flips, -1, 1)
-  affine = turn(angle) * (signs * extent / jnp.asarray(view, jnp.float32))
-  return affine_places(middle, affine, view, cells)
+  affine = turn(angle) * (signs * extent / jnp.asarray(cells, jnp.float32))
+  return affine_places(middle, affine, cells, cells)
 
 
 def _standardised_alone(pixels):
