@@ -253,14 +253,24 @@ def test_tiles_that_fit_are_taken():
 
 
 def test_a_finished_run_predicts_by_tiles_too(tmp_path):
-  """New slices get the classes that the run gave them itself."""
+  """New slices get the classes that the run gave them itself; and settings of
+  the scores reach the report."""
   config = tiny(**{"segment.tile": (16, 8), "ood_data.name": ""})
   config.arms = ()
+  config.segment.update(unit="voxels", tolerance=0.0)
+  with config.unlocked():
+    config.segment.alike = ("LV", "RV")
   config.pretrain.update(steps=1, pixel="")
   config.segment.steps = 12
   main.run(config, tmp_path, parallel.make_mesh(jax.devices()[:2]))
-  report = json.loads((tmp_path / "report.json").read_text())
-  assert 0 <= report["metrics"]["segment/dice/mean"]["value"] <= 1
+  metrics = json.loads((tmp_path / "report.json").read_text())["metrics"]
+  assert 0 <= metrics["segment/dice/ambiguous"]["value"] <= 1
+  assert metrics["segment/dice/ambiguous"]["n"] == 4
+  assert not [name for name in metrics if "surface_dice" in name]
+  assert 0 < metrics["segment/hd95/LV"]["value"] < 32 * 2**0.5 + 4
+  page = (tmp_path / "report.html").read_text()
+  assert "HD95 in voxels" in page and "HD95 in mm" not in page
+  assert "Dice on LV and RV alone" in page
   own = load_artifact(tmp_path / "segment" / "artifact")["networks"]["gcl"]
   table = load_artifact(tmp_path / "data" / "artifact")["table"]
   dataset = data.load(config.data)

@@ -90,10 +90,20 @@ def check(
   check_numbers(config, [*above, *positive], numbers)
   at_most = [n for n in found if n.rsplit(".", 1)[-1] in SHARES]
   check_at_most(config, [*at_most, *shares], 1)
+  for name, window in found.items():
+    if name.endswith(".ct_window"):
+      _check_window(name, tuple(window))
   if "segment" in config:
     _check_fits(config.segment)
   if "spacing" in config.get("preprocess", {}):
     _check_slices(config)
+
+
+def _check_window(name: str, window: tuple) -> None:
+  if len(window) != 2 or not window[0] < window[1]:
+    raise ConfigError(
+      f"{name} {window}: two Hounsfield units, the lower one first"
+    )
 
 
 def _check_fits(segment: ConfigDict) -> None:
