@@ -65,7 +65,7 @@ def test_every_reader_keeps_the_convention(name):
     assert argument in inspect.getdoc(read), argument
     if argument != "path":
       assert parameter.default is not inspect.Parameter.empty, argument
-  in_memory = ("phantom", "fundus_phantom", "heart")
+  in_memory = ("phantom", "fundus_phantom", "heart", "organs")
   assert ("path" in signature.parameters) == (name not in in_memory)
 
 

@@ -73,8 +73,8 @@ def expose(
 
   stored = 255 (picture (1 + shading f) / (1 + shading) + noise n)
 
-  with n normal and f = sin(2 pi w (y sin a + x cos a) + p), a wave of w = 0.5 to
-  1 periods in a random direction; the grey scale leaves room for the shading.
+  with n normal and f = sin(2 pi w (y sin a + x cos a) + p), a wave of 0.5 to 1
+  periods w in a random direction. The grey scale leaves room for the shading.
 
   Args:
     picture: float[H, W].
