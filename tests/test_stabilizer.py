@@ -182,6 +182,7 @@ def test_pixpro_propagates_values_of_length_one(most):
     values /= np.linalg.norm(values, axis=-1, keepdims=True)
     for i, j in np.ndindex(ROWS, COLUMNS):
       expected = slow_mean(CELLS[b, i, j], others, values, 2.0)
+      expected /= np.linalg.norm(expected)
       np.testing.assert_allclose(found[0, b, i, j], expected, atol=1e-5)
 
 

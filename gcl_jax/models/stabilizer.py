@@ -89,7 +89,8 @@ def propagation(
   """PixPro's propagation: C(u) of values V(P(v)) of unit length.
 
   `init(key, (D,))` -> variables; `apply(variables, cells float[B, h, w, D])`
-  -> float32[1, B, h, w, D]; as `stabilizer`, of which it takes the place.
+  -> float32[1, B, h, w, D], C(u) divided by its length: one pass, in the place
+  of those of `stabilizer`.
 
   Args:
     size: D, length of the cells' vectors.
@@ -103,7 +104,8 @@ def propagation(
     others = others.reshape(len(cells), -1, size)
     values = unit_length(module.apply(variables, others))
     own = cells.reshape(len(cells), -1, size)
-    return propagate(own, others, values, gamma).reshape(1, *cells.shape)
+    mixed = unit_length(propagate(own, others, values, gamma))
+    return mixed.reshape(1, *cells.shape)
 
   def init(key, shape):
     return module.init(key, jnp.zeros((1, *shape)))
