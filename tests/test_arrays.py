@@ -45,6 +45,9 @@ def test_regions_are_cut_out_of_the_images(tmp_path):
   found = regions[np.array([2, 1])]
   np.testing.assert_array_equal(found[0], images[5, 4:8, 0:4])
   np.testing.assert_array_equal(found[1], images[0, 2:6, 3:7])
+  wide = Regions(images, rows, corners, (2, 4))
+  assert wide.shape == (3, 2, 4, 3)
+  np.testing.assert_array_equal(wide[[2]][0], images[5, 4:6, 0:4])
 
 
 @pytest.mark.parametrize("workers", [0, 1])

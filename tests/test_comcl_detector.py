@@ -95,20 +95,6 @@ def test_the_optic_disc_is_no_lesion():
   np.testing.assert_array_equal(found, [[[0, 1], [0, 1]]])
 
 
-@pytest.mark.parametrize("side", [8, 12, 20])
-def test_tiles_cover_every_pixel_of_their_images(side):
-  pixels = np.arange(3 * 20 * 20).reshape(3, 20, 20, 1)
-  rows = np.array([0, 2])
-  tiles = lesion_net.tiles_of(
-    pixels, pixels[..., 0], rows, np.array(["a", "b", "c"]), side
-  )
-  seen = np.unique(tiles.pixels[:])
-  np.testing.assert_array_equal(seen, np.unique(pixels[rows]))
-  np.testing.assert_array_equal(tiles.pixels[:][..., 0], tiles.masks[:])
-  assert len(set(tiles.ids)) == len(tiles.pixels)
-  assert {name[0] for name in tiles.ids} == {"a", "c"}
-
-
 def regions(flags):
   masks = np.zeros((len(flags), 2, 2), np.uint8)
   masks[np.array(flags, bool), 0, 1] = 1

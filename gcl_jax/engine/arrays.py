@@ -73,33 +73,35 @@ class Rows:
 
 @dataclasses.dataclass(frozen=True)
 class Regions:
-  """Square regions of images.
+  """Regions of images, all of one size.
 
   Attributes:
     images: array-like [N, H, W, ...].
     rows: int[P], the image of each region.
     corners: int[P, 2], row and column of its first pixel; the region lies
       inside the image.
-    side: R, of a region in pixels.
+    side: of a region in pixels, one for a square or (rows, columns).
   """
 
   images: Any
   rows: np.ndarray
   corners: np.ndarray
-  side: int
+  side: int | tuple[int, int]
 
   def __len__(self) -> int:
     return len(self.rows)
 
   @property
   def shape(self) -> tuple[int, ...]:
-    return len(self.rows), self.side, self.side, *self.images.shape[3:]
+    sides = np.broadcast_to(self.side, 2).tolist()
+    return len(self.rows), *sides, *self.images.shape[3:]
 
   def __getitem__(self, index) -> np.ndarray:
     chosen = np.arange(len(self))[index]
     pairs = zip(self.rows[chosen], self.corners[chosen], strict=True)
     found = np.zeros((len(chosen), *self.shape[1:]), self.images.dtype)
+    height, width = self.shape[1:3]
     for k, (row, (top, left)) in enumerate(pairs):
       image = self.images[int(row)]
-      found[k] = image[top : top + self.side, left : left + self.side]
+      found[k] = image[top : top + height, left : left + width]
     return found

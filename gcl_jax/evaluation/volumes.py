@@ -11,6 +11,8 @@ import numpy as np
 from gcl_jax.errors import DataError
 from gcl_jax.evaluation import overlap
 
+AMBIGUOUS = "dice/ambiguous"  # score of the classes that look alike
+
 
 def volume_scores(
   truths: Sequence[np.ndarray],
@@ -20,6 +22,7 @@ def volume_scores(
   regions: Mapping[str, Sequence[np.ndarray]] | None = None,
   tolerance: float = 0.0,
   in_mm: Sequence[bool] | None = None,
+  alike: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
   """Scores of every volume, by class and as mean over classes.
 
@@ -33,6 +36,8 @@ def volume_scores(
     tolerance: of the surface Dice, in mm; 0 leaves it out.
     in_mm: of each volume, whether its spacing is known to be in mm: where it is
       not, there is no surface Dice. None: all are.
+    alike: names of classes that look alike, which a model tells apart by what
+      lies round them; () for no such score.
 
   Returns:
     "dice/<name>" in [0, 1] and "hd95/<name>" in mm, float64[V] each, nan where
@@ -41,12 +46,15 @@ def volume_scores(
     one of the two is empty. "dice/mean" and so on are the means over the
     classes that are defined in that volume. For every region also
     "dice/<name>@<region>" and "dice/mean@<region>", nan where both are empty
-    inside the region.
+    inside the region. With classes that look alike also "dice/ambiguous": the
+    mean over them of the Dice on those voxels alone whose true class is one of
+    them, nan for a volume without such a voxel.
 
   Raises:
     DataError: no volume, lists of different length, shapes that differ, labels
       that have no name, spacing that is not three positive numbers, a region
-      whose masks do not fit the truths or are not bool.
+      whose masks do not fit the truths or are not bool, a class of `alike` that
+      is not among the names.
   """
   _check(truths, predictions, spacings, names)
   _check_regions(regions or {}, truths)
@@ -66,13 +74,55 @@ def volume_scores(
     ]
     scores |= _columns("surface_dice/", near, names)
   for region, masks in (regions or {}).items():
-    inside = [
-      [np.where(mask, labels, 0) for labels in pair]
-      for pair, mask in zip(pairs, masks, strict=True)
-    ]
-    dice = [_each_class(overlap.dice, *pair, names) for pair in inside]
+    dice = _dice_inside(pairs, masks, names)
     scores |= _columns("dice/", dice, names, f"@{region}")
+  if alike:
+    scores[AMBIGUOUS] = _ambiguous(pairs, names, alike)
   return scores
+
+
+def check_alike(alike: Sequence[str], names: Sequence[str]) -> None:
+  """Refuses names of classes that do not exist, or that occur twice.
+
+  Args:
+    alike: names of classes that look alike, () for none.
+    names: of all classes.
+
+  Raises:
+    DataError: names the class; or a class is called "ambiguous", which would
+      hide the score.
+  """
+  unknown = [name for name in alike if name not in names]
+  if unknown:
+    raise DataError(
+      f"class {unknown[0]!r} of segment.alike is not in the data, whose classes"
+      f" are {', '.join(names)}"
+    )
+  if len(set(alike)) < len(alike):
+    raise DataError(f"segment.alike {tuple(alike)}: each class once")
+  if alike and "ambiguous" in names:
+    raise DataError(
+      "a class is called 'ambiguous', as the score of segment.alike is: give it"
+      " another name, or take segment.alike=()"
+    )
+
+
+def _ambiguous(pairs, names, alike) -> np.ndarray:
+  """float64[V]: mean Dice of the classes that look alike, on their voxels."""
+  check_alike(alike, names)
+  labels = [list(names).index(name) + 1 for name in alike]
+  masks = [np.isin(truth, labels) for truth, _ in pairs]
+  table = np.array(_dice_inside(pairs, masks, names), np.float64)
+  return np.array([_mean(row[np.array(labels) - 1]) for row in table])
+
+
+def _dice_inside(pairs, masks, names) -> list[list]:
+  """Dice of every volume and class on the voxels of the volume's mask."""
+  inside = [
+    [np.where(mask, labels, 0) for labels in pair]
+    for pair, mask in zip(pairs, masks, strict=True)
+  ]
+  return [_each_class(overlap.dice, *pair, names) for pair in inside]
 
 
 def _each_class(metric, truth, prediction, names, *more) -> list:

@@ -28,6 +28,7 @@ CHOICES = {
   "schedule": optim.SCHEDULES,
   "solver": ("lbfgs", "sgd"),
   "select": ("last", "inner"),
+  "unit": ("mm", "voxels"),
   "embedding": ("pca", "tsne"),
 }
 # Numbers that must be above 0 wherever they occur; others may be 0.
@@ -89,10 +90,20 @@ def check(
   check_numbers(config, [*above, *positive], numbers)
   at_most = [n for n in found if n.rsplit(".", 1)[-1] in SHARES]
   check_at_most(config, [*at_most, *shares], 1)
+  for name, window in found.items():
+    if name.endswith(".ct_window"):
+      _check_window(name, tuple(window))
   if "segment" in config:
     _check_fits(config.segment)
   if "spacing" in config.get("preprocess", {}):
     _check_slices(config)
+
+
+def _check_window(name: str, window: tuple) -> None:
+  if len(window) != 2 or not window[0] < window[1]:
+    raise ConfigError(
+      f"{name} {window}: two Hounsfield units, the lower one first"
+    )
 
 
 def _check_fits(segment: ConfigDict) -> None:
@@ -123,9 +134,15 @@ def _check_fits(segment: ConfigDict) -> None:
       "segment.select inner leaves one labelled patient out of training, which"
       " segment.labelled 1 does not have: take select=last"
     )
+  if segment.unit == "voxels" and segment.tolerance:
+    raise ConfigError(
+      f"segment.tolerance {segment.tolerance:g} is in mm, which segment.unit"
+      " voxels says are not known: take segment.tolerance=0"
+    )
 
 
 def _check_slices(config: ConfigDict) -> None:
+  """Sizes that the U-Net can halve as often as it does, and tiles that fit."""
   size, levels = tuple(config.preprocess.size), len(config.unet.widths)
   stride = 2 ** (levels - 1)
   if len(size) != 2 or min(size) < stride or any(s % stride for s in size):
@@ -137,4 +154,18 @@ def _check_slices(config: ConfigDict) -> None:
     raise ConfigError(
       f"preprocess.spacing {config.preprocess.spacing}: mm between rows and"
       " between columns, or ()"
+    )
+  if "segment" in config:
+    _check_tile(tuple(config.segment.tile), size, stride)
+
+
+def _check_tile(tile: tuple, size: tuple, stride: int) -> None:
+  """Tiles of the U-Net's whole cells that fit into the slices."""
+  whole = all(isinstance(t, int) and t > 0 and t % stride == 0 for t in tile)
+  fits = len(tile) == 2 and tile[0] <= size[0] and tile[1] <= size[1]
+  if tile and not (whole and fits):
+    raise ConfigError(
+      f"segment.tile {tile}: (rows, columns), multiples of {stride}, the stride"
+      f" of the U-Net, and at most preprocess.size {size}; or () for whole"
+      " slices"
     )

@@ -6,7 +6,7 @@ import numpy as np
 
 from gcl_jax.data import slice_geometry
 from gcl_jax.errors import DataError, UserError
-from gcl_jax.pipeline import finished, segmentation
+from gcl_jax.pipeline import finished, segmentation, tiles
 
 
 class Run(finished.Finished):
@@ -83,7 +83,7 @@ class Run(finished.Finished):
     classes = len(self.names("classes")) + 1
     network = segmentation.make_unet(self.config.unet, classes)
     maps = finished.by_batches(
-      segmentation.predictor(network, *self.statistics),
+      tiles.predictor(network, *self.statistics, self._tile),
       kept[arm]["variables"],
       self.prepare(images, spacing),
     )
@@ -92,6 +92,10 @@ class Run(finished.Finished):
       slice_geometry.restore(found, np.shape(image)[:2], own, target)
       for found, image in zip(maps, images, strict=True)
     ]
+
+  @property
+  def _tile(self):
+    return tuple(self.config.segment.get("tile", ()))
 
   def _own(self, spacing):
     return (1.0, 1.0) if spacing is None else tuple(map(float, spacing))

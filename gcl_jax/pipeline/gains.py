@@ -10,19 +10,34 @@ from gcl_jax.engine.context import Context
 from gcl_jax.engine.tables import unpack
 from gcl_jax.evaluation import comparisons
 from gcl_jax.evaluation.over_draws import mean_over_fits
+from gcl_jax.evaluation.volumes import AMBIGUOUS
 from gcl_jax.pipeline import report
 from gcl_jax.pipeline.label_draws import draw_names, fits
 from gcl_jax.pipeline.prepared import Prepared
 
 PARTS = {"eval": "", "ood": "ood/"}  # and what stands before a metric's name
-# Metric -> start of the name of a difference, and what it is in words.
-DIFFERENCES = {"dice": ("gain", "Dice"), "hd95": ("hd95", "HD95 in mm")}
+# Metric -> start of the name of a difference.
+DIFFERENCES = {"dice": "gain", "hd95": "hd95", AMBIGUOUS: "gain_ambiguous"}
 FAILURE = 0.5  # Dice below which a class of a volume counts as failed
 
 
 def label(labelled: int) -> str:
   """M patients with labels in names of metrics: a number, or "all" for 0."""
   return str(labelled or "all")
+
+
+def titles(config: ConfigDict) -> dict[str, str]:
+  """Metric -> what it is in words, of those that a run has.
+
+  Args:
+    config: section `segment`.
+  """
+  found = {"dice": "Dice", "hd95": f"HD95 in {config.unit}"}
+  if config.tolerance:
+    found["surface_dice"] = "surface Dice"
+  if alike := config.get("alike", ()):
+    found[AMBIGUOUS] = f"Dice on {' and '.join(alike)} alone"
+  return found
 
 
 def scores_of(
@@ -52,7 +67,9 @@ def metrics(
 
   `segment/<arm>@<M>/...` of every arm, and without the arm the figures of the
   method's own at the first M of `segment.labelled`. Differences of one metric,
-  M and part are one family of comparisons.
+  M and part are one family of comparisons. Where section `segment` has a field
+  `alike`, `segment/dice/ambiguous` is always there, without a value where it
+  names no class.
 
   Args:
     found: what `segment.run` left.
@@ -76,6 +93,8 @@ def metrics(
   ours = f"segment/{arms[-1]}@{label(config.segment.labelled[0])}/"
   for name in [name for name in out if name.startswith(ours)]:
     out[f"segment/{name.removeprefix(ours)}"] = out[name]
+  if "alike" in config.segment:
+    out.setdefault(f"segment/{AMBIGUOUS}", count(None, 0))
   return out
 
 
@@ -113,21 +132,23 @@ def _of_arm(scores, name, mean) -> dict[str, dict]:
   out = {}
   for key, values in scores.items():
     metric, _, kind = key.partition("/")
-    columns = _classes(scores, metric) if kind == "mean" else values[None]
+    columns = _columns(scores, metric) if kind == "mean" else values[None]
     out[name + key] = mean(columns)
     if metric == "hd95":
       missing = int(np.isnan(columns).sum())
       out[f"{name}{key}/undefined"] = count(missing, columns.size)
-  dice = _classes(scores, "dice")
+  dice = _columns(scores, "dice")
   failed = np.where(np.isnan(dice), np.nan, dice < FAILURE)
   return out | {f"{name}failures": mean(failed, scale="logit")}
 
 
 def _differences(scores, compared, name, mean) -> dict[str, dict]:
-  """Dice and HD95 of one arm less another's; a family for each of the two."""
+  """Metrics of one arm less another's; a family for each of `DIFFERENCES`."""
   out = {}
-  for metric, (word, _) in DIFFERENCES.items():
-    of_classes = {arm: _classes(scores[arm], metric) for arm in scores}
+  for metric, word in DIFFERENCES.items():
+    if metric == AMBIGUOUS and not all(metric in s for s in scores.values()):
+      continue
+    of_classes = {arm: _columns(scores[arm], metric) for arm in scores}
     family = {}
     for arm, other in compared:
       difference = of_classes[arm] - of_classes[other]
@@ -140,10 +161,12 @@ def _differences(scores, compared, name, mean) -> dict[str, dict]:
   return out
 
 
-def _classes(scores: dict, metric: str) -> np.ndarray:
-  """float64[K, fits, V] of the classes of a metric."""
-  mean = f"{metric}/mean"
-  names = [k for k in scores if k.startswith(f"{metric}/") and k != mean]
+def _columns(scores: dict, metric: str) -> np.ndarray:
+  """float64[K, fits, V] of the classes of a metric; `AMBIGUOUS` is one."""
+  if metric == AMBIGUOUS:
+    return scores[metric][None]
+  others = (f"{metric}/mean", AMBIGUOUS)
+  names = [k for k in scores if k.startswith(f"{metric}/") and k not in others]
   return np.stack([scores[name] for name in names])
 
 
@@ -182,7 +205,7 @@ def write_tables(
   report.write_features(context, images, found["features"])
 
 
-def count(value: float, n: int) -> dict:
+def count(value: float | None, n: int) -> dict:
   """A metric without an interval."""
   return {"value": value, "low": None, "high": None, "n": n}
 

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from gcl_jax.data import splits
 from gcl_jax.errors import DataError
+from gcl_jax.evaluation.volumes import check_alike
 from gcl_jax.pipeline.prepared import Prepared
 
 # Arms that are not pre-trained. The second is fine-tuned for as many steps as
@@ -134,12 +135,15 @@ def check_labels(images: Prepared, config: ConfigDict) -> None:
 
   Args:
     images: the prepared slices.
-    config: section `segment`, `labelled` and `select`.
+    config: section `segment`: `labelled`, `select` and, where a method has
+      it, `alike`.
 
   Raises:
-    DataError: the training part has fewer patients with labels, an inner
-      patient cannot be spared, or no labelled volume is kept for evaluation.
+    DataError: `alike` names no class of the data, the training part has fewer
+      patients with labels, an inner patient cannot be spared, or no labelled
+      volume is kept for evaluation.
   """
+  check_alike(config.get("alike", ()), images.classes)
   there = labelled_patients(images)
   most, fewest = (
     end(count or there for count in config.labelled) for end in (max, min)

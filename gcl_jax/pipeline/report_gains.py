@@ -21,11 +21,11 @@ def families(
     scratch": entry}; HD95 says how many pairs of volume, class and fit are
     undefined in either arm and left out of both.
   """
-  found = {}
+  found, titles = {}, gains.titles(config.segment)
   for labelled in config.segment.labelled:
     m = gains.label(labelled)
     for part, prefix in gains.PARTS.items():
-      for word, title in gains.DIFFERENCES.values():
+      for metric, word in gains.DIFFERENCES.items():
         entries = {}
         for arm in reversed(arms):
           for other in arms:
@@ -34,7 +34,7 @@ def families(
               name = f"{arm} against {other}"
               entries[name + _left_out(metrics, key)] = metrics[key]
         if entries:
-          found[f"{title} ({_PARTS[part]}, M = {m})"] = entries
+          found[f"{titles[metric]} ({_PARTS[part]}, M = {m})"] = entries
   return found
 
 

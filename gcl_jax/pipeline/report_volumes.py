@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from gcl_jax.engine import results
 from gcl_jax.engine.context import Context
 from gcl_jax.evaluation.comparisons import verdict
+from gcl_jax.evaluation.volumes import AMBIGUOUS
 from gcl_jax.pipeline import gains, report_gains
 from gcl_jax.pipeline.label_draws import (
   SCRATCH,
@@ -22,28 +23,18 @@ from gcl_jax.pipeline.report import Metrics, words
 from gcl_jax.pipeline.sources import PARTS
 from gcl_jax.report import charts, html, tiles
 
-_COLUMNS = {
-  "dice/mean": "Dice",
-  "gain_over_scratch": "gain over scratch",
-  "hd95/mean": "HD95 in mm",
-  "surface_dice/mean": "surface Dice",
-  "failures": "failed",
-  "ood/dice/mean": "Dice, other data",
-}
-
-_BY_CLASS = {"dice": "Dice", "hd95": "HD95 in mm"}
-_BY_CLASS |= {"surface_dice": "surface Dice"}
-
 
 def cards(config: ConfigDict) -> list[tuple[str, str, str]]:
   """Headline figures for `report.write`."""
   first = config.segment.labelled[0]
   labels = f"{gains.label(first)} labelled patients"
   labels = "1 labelled" if first == 1 else labels
+  ambiguous = (f"segment/{AMBIGUOUS}", "Dice, ambiguous pixels", labels)
   return [
     ("segment/dice/mean", f"Dice, {labels}", "mean over classes"),
+    *([ambiguous] if config.segment.get("alike", ()) else []),
     ("segment/gain_over_scratch", "Gain over scratch", "Dice, paired"),
-    ("segment/hd95/mean", "HD95", "mm"),
+    ("segment/hd95/mean", "HD95", config.segment.unit),
     ("segment/ood/dice/mean", "Dice, other scanner", "out of distribution"),
   ]
 
@@ -154,12 +145,13 @@ def sections(
 
 def _segmentation(context, images, found, metrics, arms) -> html.Section:
   config, rows, by_arm = context.config, [], {}
+  columns = columns_of(config.segment)
   for labelled in config.segment.labelled:
     m = gains.label(labelled)
     for arm in arms:
       name = f"segment/{arm}@{m}"
       scores = gains.scores_of(found, config, arm, labelled, "eval")
-      cells = [words(metrics.get(f"{name}/{key}")) for key in _COLUMNS]
+      cells = [words(metrics.get(f"{name}/{key}")) for key in columns]
       rows.append([m, arm, *cells, gains.spread(scores["dice/mean"])])
       if gain := metrics.get(f"{name}/gain_over_{SCRATCH}"):
         by_arm[f"{arm}, M = {m}"] = gain
@@ -174,7 +166,7 @@ def _segmentation(context, images, found, metrics, arms) -> html.Section:
       f" Surface Dice: the share of both surfaces within {tolerance:g} mm of"
       " the other, where the size of a voxel is known."
     )
-  headers = ("M", "arm", *_COLUMNS.values(), "sd of fits")
+  headers = ("M", "arm", *columns.values(), "sd of fits")
   blocks: list[Any] = [html.Table(headers, rows, caption)]
   if by_arm:
     blocks.append(report_gains.figure(by_arm, arms[-1]))
@@ -187,6 +179,22 @@ def _segmentation(context, images, found, metrics, arms) -> html.Section:
     caption = "Mean Dice on test volumes by the number of labelled patients."
     blocks.append(html.Figure(curves, caption))
   return html.Section("Segmentation with few labels", blocks)
+
+
+def columns_of(segment: ConfigDict) -> dict[str, str]:
+  """Metric of an arm -> header of its column."""
+  titles = gains.titles(segment)
+  dice = {
+    "dice/mean": titles.pop("dice"),
+    "gain_over_scratch": "gain over scratch",
+  }
+  own = {
+    name if name == AMBIGUOUS else f"{name}/mean": titles[name]
+    for name in titles
+  }
+  return (
+    dice | own | {"failures": "failed", "ood/dice/mean": "Dice, other data"}
+  )
 
 
 def _by_labels(context, images, metrics, arms) -> dict[str, tuple]:
@@ -227,16 +235,17 @@ def _of(context, arm) -> str:
 
 
 def _classes(context, images, metrics, arms) -> html.Section:
-  rows = []
+  rows, titles = [], gains.titles(context.config.segment)
+  titles.pop(AMBIGUOUS, None)
   for labelled in context.config.segment.labelled:
     for arm in arms:
       name = f"segment/{arm}@{gains.label(labelled)}"
       for kind in images.classes:
-        scores = [metrics.get(f"{name}/{m}/{kind}") for m in _BY_CLASS]
+        scores = [metrics.get(f"{name}/{m}/{kind}") for m in titles]
         missing = metrics[f"{name}/hd95/{kind}/undefined"]["value"]
         cells = [gains.label(labelled), arm, kind, *map(words, scores)]
         rows.append([*cells, missing])
-  headers = ("M", "arm", "class", *_BY_CLASS.values(), "volumes without HD95")
+  headers = ("M", "arm", "class", *titles.values(), "volumes without HD95")
   return html.Section("By class", [html.Table(headers, rows)])
 
 

@@ -122,7 +122,7 @@ def _segmenters(config, images, statistics, arms, steps) -> dict:
     section.steps = steps.get(arm, section.steps)
     if section.steps not in made:
       made[section.steps] = Segmenter(
-        section, config.unet, len(images.classes) + 1, views
+        section, config.unet, len(images.classes) + 1, views, section.tile
       )
     found[arm] = made[section.steps]
   return found
@@ -141,9 +141,11 @@ def _one(context, images, segmenter, fit, tests, shown) -> tuple[dict, dict]:
   )
   by_row = dict(zip(rows.tolist(), predicted, strict=True))
   target = tuple(context.config.preprocess.spacing) or None
-  tolerance = context.config.segment.tolerance
+  section = context.config.segment
+  options = dict(tolerance=section.tolerance, unit=section.unit)
+  options["alike"] = section.get("alike", ())
   scores = {
-    part: score(images, by_row, test, target, tolerance)
+    part: score(images, by_row, test, target, **options)
     for part, test in tests.items()
   }
   found = {
@@ -221,6 +223,8 @@ def score(
   test: Test,
   spacing: tuple[float, float] | None,
   tolerance: float = 0.0,
+  unit: str = "mm",
+  alike: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
   """Scores of every volume of a part, on the grids of the stored slices.
 
@@ -230,6 +234,8 @@ def score(
     test: the part.
     spacing: (y, x) in mm that the slices were prepared to; None kept theirs.
     tolerance: of the surface Dice in mm, 0 for none.
+    unit: of HD95, "mm" or "voxels".
+    alike: classes of "dice/ambiguous".
 
   Returns:
     "dice/..", "hd95/.." and "surface_dice/.." float64[V], as
@@ -249,13 +255,15 @@ def score(
     )
     for rows, truth in zip(test.rows, test.truths, strict=True)
   ]
+  voxels = [(1.0, 1.0, 1.0)] * len(restored)
   return volumes.volume_scores(
     test.truths,
     restored,
-    test.spacings,
+    voxels if unit == "voxels" else test.spacings,
     images.classes,
     tolerance=tolerance,
     in_mm=test.in_mm,
+    alike=alike,
   )
 
 

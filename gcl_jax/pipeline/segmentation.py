@@ -1,7 +1,7 @@
 """A U-Net trained on few class maps, and what it then predicts."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +21,7 @@ from gcl_jax.errors import DataError
 from gcl_jax.losses.segmentation import cross_entropy_dice
 from gcl_jax.models.unet import unet
 from gcl_jax.pipeline.prepared import Prepared
+from gcl_jax.pipeline.tiles import predictor, tiles_of
 
 PREDICTED = 64  # slices predicted at once
 
@@ -74,7 +75,12 @@ class Segmenter:
   """One U-Net trained again and again: one program for all its fits."""
 
   def __init__(
-    self, config: ConfigDict, unet: Any, classes: int, views: dict[str, Any]
+    self,
+    config: ConfigDict,
+    unet: Any,
+    classes: int,
+    views: dict[str, Any],
+    tile: Sequence[int] = (),
   ):
     """Makes network, optimiser and step.
 
@@ -84,14 +90,18 @@ class Segmenter:
       unet: settings of the network, `widths` and `dtype`.
       classes: K, background included.
       views: options of `augment.warp`, `mean` and `std` among them.
+      tile: (h, w) of the tiles that it is trained on and predicts by; () for
+        whole slices.
     """
-    self.config, self.classes = config, classes
+    self.config, self.classes, self.tile = config, classes, tuple(tile)
     self.network = make_unet(unet, classes)
     self.optimizer = _optimizer(config)
     self.step = segment_step(
       self.network, self.optimizer, views=views, dice_weight=config.dice_weight
     )
-    self.predictor = predictor(self.network, views["mean"], views["std"])
+    self.predictor = predictor(
+      self.network, views["mean"], views["std"], self.tile
+    )
     self.keep_best = config.select == "inner"
 
   def training(
@@ -103,7 +113,7 @@ class Segmenter:
     """What one fine-tune trains.
 
     Args:
-      shape: (H, W, C) of the slices.
+      shape: (H, W, C) of the slices, or of their tiles.
       encoder: pre-trained variables; None trains from random weights.
       class_weights: float[K] of the cross-entropy; None weighs all the same.
     """
@@ -144,7 +154,8 @@ class Segmenter:
     class_weights: np.ndarray | None = None,
     **more: Any,
   ) -> State:
-    """Trains on the labelled rows; every batch has `batch_size` of them.
+    """Trains on the labelled rows; every batch has `batch_size` of them, or of
+    their tiles.
 
     Args:
       context: of the stage.
@@ -164,6 +175,10 @@ class Segmenter:
     """
     if not len(rows):
       raise DataError(f"{name}: no labelled slices to train on")
+    if self.tile:
+      whole = images.pixels, images.masks
+      images = tiles_of(*whole, rows, images.ids, self.tile)
+      rows = np.arange(len(images.ids))
     size, steps = self.config.batch_size, self.config.steps
     arrays = {"image": images.pixels, "mask": images.masks}
     drawn = np.tile(rows, -(-size // len(rows)))
@@ -217,8 +232,9 @@ def programs(
 
   An arm of more steps runs the same program with a longer schedule.
   """
-  segmenter = Segmenter(config, unet, classes, views)
-  fit = step_of("segment", segmenter.training(shape))
+  segmenter = Segmenter(config, unet, classes, views, config.tile)
+  seen = (*(segmenter.tile or shape[:2]), shape[2])
+  fit = step_of("segment", segmenter.training(seen))
   variables = {
     "params": fit.tree.params,
     "batch_stats": fit.tree.extra["batch_stats"],
@@ -254,24 +270,6 @@ def pooled(network: Any, mean: Any, std: Any) -> Callable:
     images = augment.normalise(batch["image"], mean, std)
     (maps, _), _ = network.encode(tree, images)
     return maps.mean(axis=(1, 2))
-
-  return one_batch
-
-
-def predictor(
-  network: Any, mean: float, std: float
-) -> Callable[[Any, dict], jax.Array]:
-  """fn(variables, batch) for a map: the class of every pixel, uint8[B, H, W].
-
-  Args:
-    network: `models.unet.unet`.
-    mean, std: of the training pixels in [0, 1].
-  """
-
-  def one_batch(tree, batch):
-    images = augment.normalise(batch["image"], mean, std)
-    logits, _ = network.segment(tree, images)
-    return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
 
   return one_batch
 

@@ -206,8 +206,13 @@ def warped_views() -> ConfigDict:
   )
 
 
-def segment() -> ConfigDict:
-  """Segmentation with few labelled patients."""
+def segment(**more: Any) -> ConfigDict:
+  """Segmentation with few labelled patients.
+
+  Args:
+    **more: fields of a method's own. With `alike`, names of classes that look
+      alike, every report holds `segment/dice/ambiguous`.
+  """
   section = ConfigDict(
     dict(
       labelled=(2,),  # patients with labels; 0 = all
@@ -215,10 +220,18 @@ def segment() -> ConfigDict:
       # two lists from its start again. Intervals need five draws or more.
       draws=(0,),
       seeds=(0,),  # of decoder, order and views
+      # Of HD95: mm, or voxels where the spacing of the data is not known (a
+      # step between slices then counts as one within them).
+      unit="mm",
       # Of the surface Dice, in mm; below the size of a voxel only surfaces that
       # coincide count. 0 = none.
       tolerance=1.0,
       keep=(),  # arms besides the method's own whose network is kept
+      # Rows and columns of tiles, on a grid of half a tile, for slices larger
+      # than the network should see: it is trained on tiles, and the class
+      # probabilities of all tiles that hold a pixel are averaged. () = whole
+      # slices.
+      tile=(),
       batch_size=16,
       steps=200,
       optimizer="adamw",
@@ -232,6 +245,7 @@ def segment() -> ConfigDict:
       select="last",
       views=warped_views(),
     )
+    | more
   )
   section.views.probability = 0.8
   return section

@@ -1,5 +1,6 @@
 """What stage `data` stores while it reads: pixels, class maps, the table."""
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -65,7 +66,8 @@ class Stored:
     """One pass over all images; those that cannot be read are listed."""
     workers = self.context.config.workers
     total = sum(len(source.dataset) for source in self.sources)
-    with self.context.telemetry.progress(total, "data") as bar:
+    truths = self.truths or contextlib.nullcontext()
+    with truths, self.context.telemetry.progress(total, "data") as bar:
       for number, source in enumerate(self.sources):
         one = functools.partial(_hashed, read, source.dataset)
         found = feed.mapped(one, len(source.dataset), workers)
@@ -77,8 +79,6 @@ class Stored:
             self.add(number, row, *result)
     for values in self.files.values():
       values.flush()
-    if self.truths is not None:
-      self.truths.close()
     if not self.count:
       raise DataError(f"no image could be read; the first: {self.bad[0][1]}")
 

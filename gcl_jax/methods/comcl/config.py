@@ -82,7 +82,8 @@ def _boxes() -> ConfigDict:
 def _detector() -> ConfigDict:
   """A U-Net on class maps, tuned as `DETECTOR_TUNED` says."""
   section = settings.segment()
-  for name in ("labelled", "draws", "seeds", "tolerance", "keep"):
+  unused = ("labelled", "draws", "seeds", "unit", "tolerance", "keep", "tile")
+  for name in unused:
     del section[name]
   section.update(batch_size=8, steps=600, learning_rate=4e-3)
   section.views.update(flip_rows=0.5, flip_columns=0.5)

@@ -22,6 +22,7 @@ from gcl_jax.errors import DataError
 from gcl_jax.losses.segmentation import inverse_frequency
 from gcl_jax.methods.comcl import detected, lesion_net, pools
 from gcl_jax.pipeline.prepared import Prepared, pixel_statistics
+from gcl_jax.pipeline.tiles import tiles_of
 
 CUT = 0.5  # probability of a lesion above which a pixel belongs to one
 CHUNK = 256  # images whose probability maps are held at once
@@ -96,9 +97,8 @@ class Detector:
   def fit(self, rows: np.ndarray, name: str) -> dict[str, Any]:
     """Parameters and batch statistics after training on these images."""
     context, weights = self.context, None
-    tiles = lesion_net.tiles_of(
-      self.even, self.lesions, rows, self.ids, self._side
-    )
+    square = self._side, self._side
+    tiles = tiles_of(self.even, self.lesions, rows, self.ids, square)
     if self.config.class_weights:
       weights = inverse_frequency(self.lesions[rows], 2)
     checkpoints = context.checkpoints(f"fits/{name}", keep=1)

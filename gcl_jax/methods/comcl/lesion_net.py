@@ -1,7 +1,7 @@
-"""The network of the lesion detector, its tiles and its pixels."""
+"""The network of the lesion detector, its training tiles and its pixels."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,20 +20,6 @@ SPREAD = 1 / 30  # standard deviation of the local mean, as a share of the side
 GAIN = 4.0  # of the difference to the local mean
 
 
-class Tiles(NamedTuple):
-  """Tiles of images, as `Segmenter.fit` takes prepared images.
-
-  Attributes:
-    pixels: uint8[T, t, t, C].
-    masks: uint8[T, t, t], 1 = lesion.
-    ids: str[T].
-  """
-
-  pixels: Regions
-  masks: Regions
-  ids: np.ndarray
-
-
 def lesions_of(masks: np.ndarray, classes: Sequence[str]) -> np.ndarray:
   """Where a class map has a lesion of any class.
 
@@ -46,38 +32,6 @@ def lesions_of(masks: np.ndarray, classes: Sequence[str]) -> np.ndarray:
   """
   kinds = [name not in NO_LESIONS for name in classes]
   return np.array([False, *kinds]).astype(np.uint8)[masks]
-
-
-def tiles_of(
-  images: np.ndarray,
-  lesions: np.ndarray,
-  rows: np.ndarray,
-  ids: np.ndarray,
-  side: int,
-) -> Tiles:
-  """Tiles on a grid of half a side, the last of a line at the edge.
-
-  Args:
-    images: uint8[N, S, S, C].
-    lesions: uint8[N, S, S], 1 = lesion.
-    rows: int[R], the images to cut.
-    ids: str[N].
-    side: of a tile, at most S.
-  """
-  last = images.shape[1] - side
-  starts = [*range(0, last, max(1, side // 2)), last]
-  corners = np.array([(top, left) for top in starts for left in starts])
-  of = np.repeat(rows, len(corners))
-  corners = np.tile(corners, (len(rows), 1))
-  names = [
-    f"{ids[row]}@{top},{left}"
-    for row, (top, left) in zip(of.tolist(), corners.tolist(), strict=True)
-  ]
-  return Tiles(
-    Regions(images, of, corners, side),
-    Regions(lesions, of, corners, side),
-    np.array(names),
-  )
 
 
 def balanced(masks: Regions) -> np.ndarray:

@@ -37,7 +37,9 @@ def get_config(preset: str = "demo") -> ConfigDict:
       pictures=4,  # of two views with weights and matched pairs
     )
   )
-  config.segment = settings.segment()
+  # Names of the classes that look alike and are told apart by what lies round
+  # them: their Dice on the pixels of either is `segment/dice/ambiguous`.
+  config.segment = settings.segment(alike=())
   config.report = ConfigDict(dict(overlays=6, bootstrap=1000))
   return with_preset(config, preset, PRESETS)
 
