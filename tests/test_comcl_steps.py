@@ -16,6 +16,7 @@ from gcl_jax.methods.comcl import arms, levels, pretrain, steps, windows
 from gcl_jax.methods.comcl.config import get_config
 from gcl_jax.models import heads
 from gcl_jax.models.layers import Model
+from gcl_jax.pipeline import monitors
 from gcl_jax.pipeline.contrast import Networks
 
 pytestmark = pytest.mark.compiles
@@ -74,10 +75,14 @@ def made(kind, rules, networks=NETWORKS):
   """Step, first state (a function of a key) and names of the pools."""
   if kind == "simclr":
     step = steps.simclr_step(networks, VIEWS, 0.5)
-    extra, names, queues = {"rank": steps.ranks({"window": 2})}, ["window"], {}
+    extra, names, queues = (
+      {"rank": monitors.no_ranks({"window": 2})},
+      ["window"],
+      {},
+    )
   else:
     counts = steps.views_of(rules.pairs)
-    extra = {"pace": levels.pace(rules), "rank": steps.ranks(counts)}
+    extra = {"pace": levels.pace(rules), "rank": monitors.no_ranks(counts)}
     names, queues = list(counts), {}
     step = steps.levels_step(networks, rules, VIEWS)
   if kind == "queue":

@@ -267,14 +267,22 @@ def test_evaluation_looks_at_one_image_at_a_time():
 # -- maps of the decoder ----------------------------------------------------
 
 
+def decoded(model, variables, images, levels_up, train=True, axis_name=None):
+  """The decoder's map after some up-steps, and the batch statistics."""
+  how = dict(train=train, axis_name=axis_name)
+  encoded, stats = model.encode(variables, images, **how)
+  variables = {**variables, "batch_stats": stats}
+  return model.decode(variables, encoded, levels_up=levels_up, **how)
+
+
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("levels_up", [0, 1, 2])
-def test_features_equal_numpy_and_run_no_later_stage(levels_up, train):
+def test_maps_equal_numpy_and_run_no_later_stage(levels_up, train):
   model = unet((3, 4, 6), classes=2)
   images = normal(3, 8, 12, 2)
   variables = random_variables(model, (8, 12, 2))
   run = quick_jit(
-    functools.partial(model.features, levels_up=levels_up, train=train)
+    functools.partial(decoded, model, levels_up=levels_up, train=train)
   )
   found, stats = run(variables, images)
   maps, *_ = np_unet(variables, np.asarray(images), 3, train)
@@ -299,7 +307,7 @@ def test_features_equal_numpy_and_run_no_later_stage(levels_up, train):
 
 
 @pytest.mark.parametrize("levels_up", [0, 1])
-def test_gradients_of_features_are_finite_differences(levels_up):
+def test_gradients_of_maps_are_finite_differences(levels_up):
   model = unet((3, 4, 6), classes=2)
   images = normal(2, 8, 8, 1)
   variables = random_variables(model, (8, 8, 1))
@@ -307,7 +315,7 @@ def test_gradients_of_features_are_finite_differences(levels_up):
 
   def loss(params):
     state = {**variables, "params": params}
-    found, _ = model.features(state, images, levels_up=levels_up, train=True)
+    found, _ = decoded(model, state, images, levels_up)
     return jnp.sum(found * target)
 
   gradient = quick_jit(jax.grad(loss))(variables["params"])
@@ -353,7 +361,7 @@ def test_levels_that_a_unet_has_not_are_refused(levels_up):
   model = unet((3, 4, 5), 2)
   message = f"levels_up must be 0 to 2 for a U-Net of 3 levels, got {levels_up}"
   with pytest.raises(ValueError, match=message):
-    model.features({}, jnp.zeros((1, 8, 8, 1)), levels_up=levels_up)
+    model.decode({}, (jnp.zeros((1, 2, 2, 5)), ()), levels_up=levels_up)
   with pytest.raises(ValueError, match=message):
     model.subset({}, levels_up)
 
@@ -361,13 +369,13 @@ def test_levels_that_a_unet_has_not_are_refused(levels_up):
 # -- across devices ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("output", ["segment", "features"])
+@pytest.mark.parametrize("output", ["segment", "decode"])
 def test_batch_statistics_are_of_all_devices(output):
   widths = (2, 3) if output == "segment" else (2, 3, 3)
   model = unet(widths, 2)
   run = {
     "segment": model.segment,
-    "features": functools.partial(model.features, levels_up=1),
+    "decode": functools.partial(decoded, model, levels_up=1),
   }[output]
   # Shards of different brightness, whose own statistics differ a lot.
   images = normal(8, 4, 4, 1) + jnp.arange(8.0)[:, None, None, None]

@@ -48,7 +48,7 @@ def projection(
 
   def apply(variables, features):
     projected = module.apply(variables, features.astype(jnp.float32))
-    return _unit(projected) if unit else projected
+    return unit_length(projected) if unit else projected
 
   return Model(functools.partial(_init, module), apply, out)
 
@@ -78,7 +78,7 @@ def _normalised_projection(hidden, out, unit) -> Model:
       mutable=["batch_stats"] if train else [],
     )
     stats = updated["batch_stats"] if train else variables["batch_stats"]
-    return _unit(projected) if unit else projected, stats
+    return unit_length(projected) if unit else projected, stats
 
   module = _NormalisedProjection(hidden, out)
   return Model(functools.partial(_init, module), apply, out)
@@ -103,8 +103,11 @@ class _NormalisedProjection(nn.Module):
     return _dense(self.out)(nn.relu(norm(hidden(features))))
 
 
-def _unit(vectors):
-  """Vectors divided by their length; zero vectors keep a finite gradient."""
+def unit_length(vectors: jax.Array) -> jax.Array:
+  """Vectors float[..., D] divided by their length.
+
+  Zero vectors stay zero and keep a finite gradient.
+  """
   square = jnp.sum(vectors**2, axis=-1, keepdims=True)
   return vectors * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 

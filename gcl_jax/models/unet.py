@@ -47,14 +47,15 @@ class UNet(NamedTuple):
       W / stride, feature_dim]; skips, one map per upper level, full size first.
     segment: `segment(variables, images, *, train=False, axis_name=None)` ->
       (logits float32[B, H, W, classes], batch_stats).
-    features: `features(variables, images, *, levels_up, train=False,
+    decode: `decode(variables, (bottleneck, skips), *, levels_up, train=False,
       axis_name=None)` -> (map, batch_stats): the decoder's map after
       `levels_up` up-steps, float32[B, H / s, W / s, C] with s = stride /
       2^levels_up and C = widths[-1 - levels_up]. 0 gives the bottleneck,
       levels - 1 the map before the output layer; ValueError beyond. Later
       decoder stages are not computed: the gradients of their parameters are 0,
-      their statistics do not change, and `variables` may lack them.
-    subset: `subset(variables, levels_up)` -> the variables that `features`
+      their statistics do not change, and `variables` may lack them. With
+      `train`, `variables` hold the statistics that `encode` returned.
+    subset: `subset(variables, levels_up)` -> the variables that `decode`
       needs for this `levels_up`: the encoder and the decoder stages "up<k>" and
       "level<k>" up to there. Training only these avoids weight decay on layers
       without a gradient.
@@ -69,7 +70,7 @@ class UNet(NamedTuple):
   init: Callable[..., Any]
   encode: Callable[..., Any]
   segment: Callable[..., Any]
-  features: Callable[..., Any]
+  decode: Callable[..., Any]
   subset: Callable[[Any, int], Any]
   transfer: Callable[[Any, Any], Any]
   feature_dim: int
@@ -89,7 +90,7 @@ def unet(
     classes: channels of the logits, background included.
     dtype: type of convolutions and activations, "float32" (also None) or
       "bfloat16". Parameters, statistics, logits and the maps of `encode` and
-      `features`, skips excepted, stay float32.
+      `decode`, skips excepted, stay float32.
 
   Returns:
     UNet, a NamedTuple of pure functions.
@@ -122,23 +123,21 @@ def unet(
     module = encoder(train=train, axis_name=axis_name)
     return _apply(module, "encoder", variables, train, images)
 
-  def decode(variables, images, train, axis_name, levels_up=None):
-    (bottleneck, skips), stats = encode(
-      variables, images, train=train, axis_name=axis_name
-    )
+  def decode(variables, encoded, *, levels_up, train=False, axis_name=None):
+    _check_levels(levels_up, widths)
     if levels_up == 0:
-      return bottleneck, stats
-    variables = {"params": variables["params"], "batch_stats": stats}
+      return encoded[0], variables["batch_stats"]
+    return run_decoder(variables, encoded, levels_up, train, axis_name)
+
+  def run_decoder(variables, encoded, levels_up, train, axis_name):
     module = decoder(train=train, axis_name=axis_name)
-    inputs = bottleneck, skips, levels_up
+    inputs = *encoded, levels_up
     return _apply(module, "decoder", variables, train, *inputs)
 
   def segment(variables, images, *, train=False, axis_name=None):
-    return decode(variables, images, train, axis_name)
-
-  def features(variables, images, *, levels_up, train=False, axis_name=None):
-    _check_levels(levels_up, widths)
-    return decode(variables, images, train, axis_name, levels_up)
+    encoded, stats = encode(variables, images, train=train, axis_name=axis_name)
+    variables = {"params": variables["params"], "batch_stats": stats}
+    return run_decoder(variables, encoded, None, train, axis_name)
 
   def subset(variables, levels_up):
     _check_levels(levels_up, widths)
@@ -146,7 +145,8 @@ def unet(
     return _subset(variables, [f"{x}{k}" for x in ("up", "level") for k in run])
 
   return UNet(
-    init, encode, segment, features, subset, _transfer, widths[-1], stride
+    *(init, encode, segment, decode, subset, _transfer),
+    *(widths[-1], stride),
   )
 
 

@@ -17,7 +17,7 @@ from gcl_jax.methods.comcl import arms, levels, pools, steps
 from gcl_jax.methods.comcl.boxes import boxes_of, diseased_of
 from gcl_jax.methods.comcl.quality import Quality
 from gcl_jax.methods.comcl.windows import Views, region_side
-from gcl_jax.pipeline import contrast, sampling
+from gcl_jax.pipeline import contrast, monitors, sampling
 from gcl_jax.pipeline.prepared import Prepared
 
 
@@ -171,13 +171,13 @@ def training(
   }
   if section.loss == "simclr":
     step = steps.simclr_step(networks, views, section.temperature)
-    extra = {"rank": steps.ranks({"window": 2})}
+    extra = {"rank": monitors.no_ranks({"window": 2})}
     init = initial(networks, (side, side, channels), extra)
     return Training(step, init, batch)
   rules = rules_of(section, numbers)
   extra = {
     "pace": levels.pace(rules),
-    "rank": steps.ranks(steps.views_of(rules.pairs)),
+    "rank": monitors.no_ranks(steps.views_of(rules.pairs)),
   }
   if section.negatives == "queue":
     step = steps.queue_step(networks, rules, views, section.momentum_encoder)

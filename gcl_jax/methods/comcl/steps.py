@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gcl_jax import losses
 from gcl_jax.collectives import gather, pmean
@@ -18,10 +17,9 @@ from gcl_jax.engine.state import State, follow, update
 from gcl_jax.engine.train import Step
 from gcl_jax.methods.comcl import levels
 from gcl_jax.methods.comcl.windows import Views, batch_views, by_pool
+from gcl_jax.pipeline import monitors
 from gcl_jax.pipeline.contrast import Networks
 from gcl_jax.pipeline.contrast_steps import embed
-
-RANK_EVERY = 10  # steps: a singular value decomposition is slow on accelerators
 
 
 def views_of(pairs: levels.Pairs) -> dict[str, int]:
@@ -154,11 +152,6 @@ def simclr_step(networks: Networks, views: Views, temperature: float) -> Step:
   return step
 
 
-def ranks(counts: dict[str, int]) -> dict[str, np.ndarray]:
-  """`rank` before the first step, for `state.extra`."""
-  return {name: np.zeros((), np.float32) for name in counts}
-
-
 def _encode(networks, params, stats, images, axis_name):
   """Unit vectors float32[rows, D] of images, and new batch statistics."""
   z, stats = embed(
@@ -195,13 +188,8 @@ def _paced(networks, rules, state, objective, axis_name, **extra):
 
 def _monitored(state, metrics, z, axis_name):
   """Adds variance and rank of the vectors of every pool, of all devices."""
-  z = gather(jax.lax.stop_gradient(z), axis_name)
-  rank = jax.lax.cond(
-    (state.step - 1) % RANK_EVERY == 0,
-    lambda: {name: losses.effective_rank(each) for name, each in z.items()},
-    lambda: state.extra["rank"],
-  )
-  for name, each in z.items():
-    metrics[f"variance/{name}"] = losses.spread(each)
+  state, spread, rank = monitors.watched(state, z, axis_name)
+  for name in z:
+    metrics[f"variance/{name}"] = spread[name]
     metrics[f"rank/{name}"] = rank[name]
-  return state.replace(extra={**state.extra, "rank": rank}), metrics
+  return state, metrics
