@@ -18,7 +18,8 @@ from gcl_jax.evaluation.checklist_facts import (
   text,
 )
 
-SYNTHETIC = ("phantom", "heart")  # readers that draw their images
+# Readers that draw their images.
+SYNTHETIC = ("phantom", "fundus_phantom", "heart", "organs")
 _TRAINING = frozenset(
   (
     *("steps", "epochs", "batch_size", "patients_per_batch", "optimizer"),

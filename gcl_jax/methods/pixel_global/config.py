@@ -50,10 +50,10 @@ def _data() -> ConfigDict:
     dict(
       patients=2000,  # of one slice each
       size=(64, 64),
-      # How far from the organs the bar lies that tells them apart: 0 beside
-      # them, 1 so far that a crop often cuts it away.
+      # How far from the organs the bar lies that tells them apart: 0 between
+      # them, 1 so far that one of two crops lacks it for 45 % of their pixels.
       gap=1.0,
-      swapped=0.1,  # share of the pixels with the texture of another place
+      swapped=0.1,  # share of the pixels with the signal of another place
       shading=0.3,  # amplitude of the smooth field that views see differently
       noise=0.04,  # standard deviation, of pixels in [0, 1]
       seed=0,
