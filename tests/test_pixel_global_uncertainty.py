@@ -268,42 +268,54 @@ def metric(value, low=None, high=None, **more):
   return dict(value=value, low=low, high=high, n=9, groups=9) | more
 
 
-def notes_of(found=None, **changes):
+def notes_of(found=None, weighting="exp", **changes):
   """Warnings on stage uncertainty with some metrics replaced."""
   found = cells_of() if found is None else found
   metrics = measure.metrics(found, ALIKE)
   metrics |= {f"pixel/{name}": entry for name, entry in changes.items()}
-  return report_warnings.of_uncertainty(found, metrics)
+  return report_warnings.of_uncertainty(found, metrics, weighting)
 
 
-def test_warnings_on_uncertainty():
-  sound = dict(
-    uncertainty_rank=metric(0.5, 0.4, 0.6),
-    uncertainty_rank_partial=metric(0.4, 0.3, 0.5),
-    border_rank=metric(-0.3, -0.4, -0.2),
-  )
-  assert notes_of(**sound) == []
-  explained = metric(0.02, -0.1, 0.14)
-  (note,) = notes_of(**sound | {"uncertainty_rank_partial": explained})
-  assert "0.500 [0.400, 0.600]" in note and "0.020 [-0.100, 0.140]" in note
-  unknown = metric(0.4)  # too few patients for an interval
-  assert len(notes_of(**sound | {"uncertainty_rank_partial": unknown})) == 1
+SOUND = dict(
+  uncertainty_rank=metric(0.5, 0.4, 0.6),
+  uncertainty_rank_partial=metric(0.4, 0.3, 0.5),
+  border_rank=metric(-0.3, -0.4, -0.2),
+)
+
+
+def test_warnings_on_an_uncertainty_that_misses_the_marker():
+  assert notes_of(**SOUND) == []
+  for partial, words in (
+    (metric(0.02, -0.1, 0.14), "not seen to be higher"),
+    (metric(-0.2, -0.3, -0.1), "lower, not higher,"),
+    (metric(0.4), "too few patients"),
+  ):
+    (note,) = notes_of(**SOUND | {"uncertainty_rank_partial": partial})
+    assert words in note and "0.500 [0.400, 0.600], given" in note
+    assert f"{partial['value']:.3f}" in note
   none = dict.fromkeys(("uncertainty_rank", "uncertainty_rank_partial"))
   none = {name: metric(None) for name in none}
-  assert notes_of(**sound | none) == []
-  (note,) = notes_of(**sound | {"border_rank": metric(-0.8, -0.9, -0.7)})
+  assert notes_of(**SOUND | none) == []
+  (note,) = notes_of(**SOUND | {"border_rank": metric(-0.8, -0.9, -0.7)})
   assert "mirrors" in note and "-0.80" in note
-  (note,) = notes_of(**sound | {"weight_spread": metric(0.01)})
+
+
+def test_warnings_on_equal_weights_and_collapse():
+  equal = SOUND | {"weight_spread": metric(0.01)}
+  (note,) = notes_of(**equal)
   assert "nearly equal" in note
+  # Where all are meant to be equal, or the learned variance weighs instead.
+  assert notes_of(weighting="", **equal) == []
+  assert notes_of(weighting="variance", **equal) == []
   found = cells_of()
   found["collapse"]["deviation"] = np.full(16, 0.024)  # bound 0.1 / 4
-  (note,) = notes_of(found, **sound)
+  (note,) = notes_of(found, **SOUND)
   assert "16 of 16" in note and "0.025" in note
   found["collapse"]["deviation"] = np.repeat([0.024, 0.026], [8, 8])
-  assert len(notes_of(found, **sound)) == 1
+  assert len(notes_of(found, **SOUND)) == 1
   found["collapse"]["deviation"] = np.repeat([0.024, 0.026], [7, 9])
-  assert notes_of(found, **sound) == []
-  assert report_warnings.of_uncertainty({"ids": np.array([])}, {}) == []
+  assert notes_of(found, **SOUND) == []
+  assert report_warnings.of_uncertainty({"ids": np.array([])}, {}, "exp") == []
 
 
 def test_warnings_on_pretraining():

@@ -28,6 +28,7 @@ class View(NamedTuple):
   Attributes:
     projected: float32[B, L, D], P(u), unit vectors.
     moved: float32[B, L, D], the mean direction of S(P), unit vectors.
+    gap: float32[B, L], |S(P) - P| with the mean S(P) of the passes.
     uncertainty: float32[B, L], s.
     weights: float32[B, L], of mean 1.
     index: int32[B, L, K], cells of the other view.
@@ -38,6 +39,7 @@ class View(NamedTuple):
 
   projected: jax.Array
   moved: jax.Array
+  gap: jax.Array
   uncertainty: jax.Array
   weights: jax.Array
   index: jax.Array
@@ -141,9 +143,11 @@ def forward(
     settings, after.uncertainty, branch["mean_uncertainty"], places, keys
   )
   index, found, _ = branches.matched(settings, places)
+  cells = branches.flat(seen.cells)
   every = View(
-    branches.flat(seen.cells),
+    cells,
     after.cells,
+    jnp.linalg.norm(after.mean - cells, axis=-1),
     after.uncertainty,
     weights,
     index,

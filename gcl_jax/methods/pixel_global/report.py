@@ -10,18 +10,30 @@ from gcl_jax.pipeline import gains, report, report_gains, report_volumes
 from gcl_jax.pipeline.prepared import Prepared
 from gcl_jax.report import html
 
-_RANKS = {
-  "uncertainty_rank": "uncertainty with the marker outside the view, cells of"
-  " look-alike classes (Spearman)",
-  "uncertainty_rank_partial": "the same at equal border distance and number of"
-  " matches",
-  "border_rank": "uncertainty with the distance to the view's border",
-  "error_rank": "uncertainty with the distance of matched pairs",
-  "gap": "mean |S(P) - P|, what the stabilizer moves",
-  "weight_spread": "standard deviation of the weights, of mean 1",
-  "unmatched": "share of views without a pair",
-  "spread": "variance of pixel embeddings, 0 to 1",
-  "effective_rank": "effective rank of pixel embeddings",
+# Metric -> what it is in words, and what it counts.
+_FIGURES = {
+  "uncertainty_rank": (
+    "uncertainty with the marker outside the view (Spearman)",
+    "cells of look-alike classes",
+  ),
+  "uncertainty_rank_partial": (
+    "the same given border distance and number of matches",
+    "cells of look-alike classes",
+  ),
+  "border_rank": (
+    "uncertainty with the distance to the view's border",
+    "cells",
+  ),
+  "error_rank": (
+    "uncertainty with the distance of matched pairs",
+    "matched cells",
+  ),
+  "gap": ("mean |S(P) - P|, what the stabilizer moves", "views"),
+  "weight_spread": ("standard deviation of the weights, of mean 1", "views"),
+  "unmatched": ("share of views without a pair", "views"),
+  "spread": ("variance of pixel embeddings, 0 to 1", "slices"),
+  "effective_rank": ("effective rank of pixel embeddings", "slices"),
+  "deviation": ("mean standard deviation of their dimensions", "slices"),
 }
 
 
@@ -58,7 +70,7 @@ def run(context: Context) -> dict[str, Any]:
       ),
       *report_volumes.steps_warning(metrics, names),
       *notes.of_gains(metrics),
-      *notes.of_uncertainty(cells, metrics),
+      *notes.of_uncertainty(cells, metrics, config.pretrain.weighting),
       *notes.of_pretraining(context),
     ],
   )
@@ -88,19 +100,16 @@ def _uncertainty(cells, metrics, alike) -> list[html.Section]:
     text = "The pixel branch of this run has no uncertainty to look at."
     return [html.Section("Uncertainty", [html.Text(text)])]
   rows = [
-    [
-      words,
-      report.words(metrics[f"pixel/{name}"]),
-      metrics[f"pixel/{name}"]["n"],
-    ]
-    for name, words in _RANKS.items()
+    [words, report.words(entry), f"{entry['n']:,} {unit}"]
+    for name, (words, unit) in _FIGURES.items()
+    for entry in [metrics[f"pixel/{name}"]]
   ]
   caption = (
     f"Two views of {len(cells['ids'])} evaluation slices. Intervals leave"
     " patients out. Undefined: the data set has no marker, or no classes were"
     " named in segment.alike."
   )
-  table = html.Table(("figure", "value", "n"), rows, caption, align="lrr")
+  table = html.Table(("figure", "value", "of"), rows, caption, align="lrl")
   return [
     html.Section(
       "Uncertainty", [table, report_pictures.by_border(cells, alike)]

@@ -38,42 +38,54 @@ def of_gains(metrics: Mapping[str, dict]) -> list[str]:
   return notes
 
 
-def of_uncertainty(cells: Mapping, metrics: Mapping[str, dict]) -> list[str]:
+def of_uncertainty(
+  cells: Mapping, metrics: Mapping[str, dict], weighting: str
+) -> list[str]:
   """Collapsed embeddings, equal weights, and an uncertainty that tells nothing
   but the place in the crop.
 
   Args:
     cells: the artifact of stage `uncertainty`.
     metrics: of the run.
+    weighting: `pretrain.weighting`.
   """
   if not len(cells["ids"]):
     return []
   notes = collapsed(np.asarray(cells["collapse"]["deviation"]))
-  value = {
-    name.removeprefix("pixel/"): found["value"]
-    for name, found in metrics.items()
-    if name.startswith("pixel/")
-  }
-  if value["weight_spread"] is not None and value["weight_spread"] < EQUAL:
+  spread = metrics["pixel/weight_spread"]["value"]
+  if weighting not in ("", "variance") and (spread or 0) < EQUAL:
     notes.append(
-      f"The weights of cells are nearly equal (standard deviation"
-      f" {value['weight_spread']:.3g} about 1): the weighting does nothing."
+      f"The weights of cells are nearly equal (standard deviation {spread:.3g}"
+      " about 1): the weighting does nothing."
     )
-  partial = metrics["pixel/uncertainty_rank_partial"]
-  if partial["value"] is not None and not (partial["low"] or 0) > 0:
-    notes.append(
-      "Uncertainty is not told apart from what border distance and number of"
-      " matches explain: its rank correlation with a missing marker is"
-      f" {results.interval(metrics['pixel/uncertainty_rank'])}, given both"
-      f" {results.interval(partial)}."
-    )
-  border = value["border_rank"]
+  notes += _of_marker(metrics)
+  border = metrics["pixel/border_rank"]["value"]
   if border is not None and abs(border) > MIRROR:
     notes.append(
       "Uncertainty mirrors the distance to the border of the view: their rank"
       f" correlation is {border:.2f}."
     )
   return notes
+
+
+def _of_marker(metrics) -> list[str]:
+  """Whether uncertainty is higher where the marker is outside, beyond what the
+  crop explains; nothing without a marker."""
+  partial = metrics["pixel/uncertainty_rank_partial"]
+  if partial["value"] is None:
+    return []
+  low, high = partial["low"], partial["high"]
+  if low is not None and low > 0:
+    return []
+  word = "is not seen to be higher"
+  if high is not None and high < 0:
+    word = "is lower, not higher,"
+  why = "" if low is not None else "; too few patients for an interval"
+  return [
+    f"Uncertainty {word} where the marker is outside the view: rank correlation"
+    f" {results.interval(metrics['pixel/uncertainty_rank'])}, given border"
+    f" distance and number of matches {results.interval(partial)}{why}."
+  ]
 
 
 def collapsed(deviation: np.ndarray) -> list[str]:

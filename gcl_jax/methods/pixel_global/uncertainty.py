@@ -114,7 +114,7 @@ def looks(
   return one_batch
 
 
-def _facts(one) -> dict[str, jax.Array]:
+def _facts(one: pretrain.View) -> dict[str, jax.Array]:
   """What is kept of one view's forward pass."""
   matches = jnp.sum(one.found, axis=-1)
   targets = jax.vmap(lambda table, at: table[at])(one.targets, one.index)
@@ -124,7 +124,7 @@ def _facts(one) -> dict[str, jax.Array]:
   return {
     "uncertainty": one.uncertainty,
     "weight": one.weights,
-    "gap": jnp.linalg.norm(one.moved - one.projected, axis=-1),
+    "gap": one.gap,
     "error": jnp.where(matches > 0, total / jnp.maximum(matches, 1), jnp.nan),
     "matches": matches,
     "embeddings": one.projected[:, sampled],
