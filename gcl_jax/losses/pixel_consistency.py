@@ -21,9 +21,10 @@ from gcl_jax.collectives import pmean
 
 FORMS = ("", "exp", "focus")
 REDUCE = ("image", "pairs")
-_LEAST = (
-  1e-6  # of an uncertainty that is divided by, or of which a log is taken
-)
+# Of an uncertainty that is divided by, or of which a log is taken.
+_LEAST = 1e-6
+# Square of a length below which a vector is taken as zero.
+_SHORTEST = 1e-24
 # A sum of weights that is divided by; far below that of one pair.
 _NONE = 1e-12
 
@@ -31,7 +32,7 @@ _NONE = 1e-12
 def unit(vectors: jax.Array) -> jax.Array:
   """Vectors float[..., D] divided by their length; zero vectors stay zero."""
   square = jnp.sum(vectors**2, axis=-1, keepdims=True)
-  return vectors * lax.rsqrt(jnp.maximum(square, 1e-24))
+  return vectors * lax.rsqrt(jnp.where(square > _SHORTEST, square, 1))
 
 
 def uncertainty(passes: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -8,6 +8,9 @@ import jax.numpy as jnp
 
 from gcl_jax.models.layers import Model
 
+# Square of a length below which a vector is taken as zero: dividing by it would
+# make its gradient enormous.
+_SHORTEST = 1e-24
 # Weights uniform within +-1 / sqrt(inputs), as in PyTorch's linear layers.
 _uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
@@ -106,10 +109,10 @@ class _NormalisedProjection(nn.Module):
 def unit_length(vectors: jax.Array) -> jax.Array:
   """Vectors float[..., D] divided by their length.
 
-  Zero vectors stay zero and keep a finite gradient.
+  Zero vectors stay zero; their gradient is that of the result.
   """
   square = jnp.sum(vectors**2, axis=-1, keepdims=True)
-  return vectors * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+  return vectors * jax.lax.rsqrt(jnp.where(square > _SHORTEST, square, 1))
 
 
 def _dense(features: int) -> nn.Dense:

@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 from gcl_jax import augment
 from gcl_jax.data import slice_geometry
 from gcl_jax.engine.context import Context
-from gcl_jax.losses import collapse
 from gcl_jax.methods.pixel_global import arms, places, pretrain
 from gcl_jax.pipeline.prepared import Prepared
 
@@ -71,11 +70,19 @@ def run(context: Context) -> dict[str, Any]:
     "classes": places.classes_at(images.masks[rows], found["place"]),
     "marker": places.share_inside(grid, markers(images, rows, config)),
     "collapse": {
-      "spread": np.asarray(collapse.spread(embeddings)),
-      "effective_rank": np.asarray(collapse.effective_rank(embeddings)),
+      **jax.device_get(monitors(embeddings)),
       "deviation": embeddings.std(axis=0),
     },
     "pictures": {"at": at, **pictures},
+  }
+
+
+@jax.jit
+def monitors(embeddings: jax.Array) -> dict[str, jax.Array]:
+  """`spread` and `effective_rank` of embeddings float32[N, D]."""
+  return {
+    "spread": collapse.spread(embeddings),
+    "effective_rank": collapse.effective_rank(embeddings),
   }
 
 
