@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from gcl_jax import augment
 from gcl_jax.data import slice_geometry
 from gcl_jax.engine.context import Context
+from gcl_jax.losses import collapse
 from gcl_jax.methods.pixel_global import arms, places, pretrain
 from gcl_jax.pipeline.prepared import Prepared
 
