@@ -55,7 +55,8 @@ def main() -> int:
   out = pathlib.Path(arguments.out)
   if arguments.jobs:
     run_all(arguments, out)
-  found = gathered(out)
+  if not (found := gathered(out)):
+    raise SystemExit(f"{out}: no finished run, see --jobs")
   tables(found)
   if arguments.picture:
     draw(found, pathlib.Path(arguments.picture))

@@ -5,6 +5,9 @@
       --config.data.table=$GCL_DATA/fundus_dr/labels.csv \\
       --config.lesion_data.path=$GCL_DATA/fundus_idrid
 
+  about 45 minutes of one core of a shared machine with detector.steps=300; its
+  800 steps of fine-tuning do not converge (docs/results.md): no figure yet
+
 233 patients, both eyes; boxes come from a detector trained on the class maps of
 IDRiD.
 """
