@@ -92,7 +92,7 @@ def organ_phantom(
 
 
 def read(*, organs: Mapping[str, Any] | None = None) -> Dataset:
-  """The phantom with these arguments of `organ_phantom`, None: its defaults."""
+  """The phantom; `organs` are arguments of `organ_phantom`, None: defaults."""
   return organ_phantom(**(organs or {}))
 
 
