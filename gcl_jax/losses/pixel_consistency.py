@@ -23,8 +23,6 @@ FORMS = ("", "exp", "focus")
 REDUCE = ("image", "pairs")
 # Of an uncertainty that is divided by, or of which a log is taken.
 _LEAST = 1e-6
-# Square of a length below which a vector is taken as zero.
-_SHORTEST = 1e-24
 # A sum of weights that is divided by; far below that of one pair.
 _NONE = 1e-12
 

@@ -8,9 +8,6 @@ import jax.numpy as jnp
 
 from gcl_jax.models.layers import Model
 
-# Square of a length below which a vector is taken as zero: dividing by it would
-# make its gradient enormous.
-_SHORTEST = 1e-24
 # Weights uniform within +-1 / sqrt(inputs), as in PyTorch's linear layers.
 _uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
