@@ -154,9 +154,8 @@ def read(folder: pathlib.Path) -> dict[tuple[str, int], Fit]:
 def fit_of(scores: dict[str, np.ndarray], groups: np.ndarray) -> Fit:
   """Mean over classes of the means over volumes, and without each patient.
 
-  Args:
-    scores: "dice/<class>", "dice/mean", "dice/ambiguous": float64[V].
-    groups: [V], the patients.
+  `scores`: "dice/<class>", "dice/mean", "dice/ambiguous" -> float64[V];
+  `groups`: [V], the patients.
   """
   classes = [
     values
