@@ -29,9 +29,13 @@ _NONE = 1e-12
 
 
 def unit(vectors: jax.Array) -> jax.Array:
-  """Vectors float[..., D] divided by their length; zero vectors stay zero."""
+  """Vectors float[..., D] divided by their length.
+
+  Those shorter than 1e-12 become 0 and get no gradient.
+  """
   square = jnp.sum(vectors**2, axis=-1, keepdims=True)
-  return vectors * lax.rsqrt(jnp.maximum(square, 1e-24))
+  scale = lax.rsqrt(jnp.maximum(square, 1e-24))
+  return vectors * jnp.where(square > 1e-24, scale, 0)
 
 
 def uncertainty(passes: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -106,10 +106,12 @@ class _NormalisedProjection(nn.Module):
 def unit_length(vectors: jax.Array) -> jax.Array:
   """Vectors float[..., D] divided by their length.
 
-  Zero vectors stay zero and keep a finite gradient.
+  Vectors shorter than 1e-12 become 0 and get no gradient: where all hidden
+  units are off, a projection is 0.
   """
   square = jnp.sum(vectors**2, axis=-1, keepdims=True)
-  return vectors * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+  scale = jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+  return vectors * jnp.where(square > 1e-24, scale, 0)
 
 
 def _dense(features: int) -> nn.Dense:
