@@ -49,7 +49,7 @@ def organ_phantom(
   bright, and with it the classes of all organs: "left" lie on the side of the
   bright face. Turned upside down, left of the bar is right in the image, as in
   a patient who lies on the belly, so that a place in the image says nothing
-  about the class (AUROC of the organs' centres by logistic regression 0.50),
+  about the class (AUROC of the organs' centres by logistic regression 0.51),
   and mirrored images keep their classes. The class "bar" is easy to see: where
   it is found and left and right are not told apart, the network sees the bar
   and does not relate it to the organs. A bright and a dark disc without a
@@ -66,7 +66,7 @@ def organ_phantom(
     gap: 0 to 1, how far along the axis the bar lies from the organs: between
       them, or at the upper or lower border. Of the organ pixels in both of two
       random crops of area 0.3 to 1, 1, 20 and 45 % have the bar (half of its
-      box or more) in exactly one of them at gap 0, 0.5 and 1, and 0, 2 and 12 %
+      box or more) in exactly one of them at gap 0, 0.5 and 1, and 0, 2 and 11 %
       in neither.
     swapped: 0 to 1, share of the pixels, in blobs of a few pixels, that show
       the signal of another place of the image. Two crops of an image show the
@@ -92,7 +92,7 @@ def organ_phantom(
 
 
 def read(*, organs: Mapping[str, Any] | None = None) -> Dataset:
-  """The phantom with these arguments of `organ_phantom`, None: its defaults."""
+  """The phantom; `organs` are arguments of `organ_phantom`, None: defaults."""
   return organ_phantom(**(organs or {}))
 
 
