@@ -25,6 +25,7 @@ import collections
 import json
 import pathlib
 import sys
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import launching
@@ -38,6 +39,7 @@ from gcl_jax.evaluation import comparisons, fits, intervals, over_draws
 from gcl_jax.methods.pixel_global import measure, report
 from gcl_jax.methods.pixel_global.arms import ARMS, OWN
 from gcl_jax.pipeline import report_comparisons
+from gcl_jax.report.html import Table
 
 METRICS = {"mean": "Dice", "ambiguous": "Dice of ambiguous pixels"}
 AMBIGUOUS = "dice/ambiguous"
@@ -45,12 +47,8 @@ SHARED = ("data", OWN, "uncertainty", *ARMS)
 
 
 class Fit(NamedTuple):
-  """What one fit scores on all test patients and without each of them.
-
-  Attributes:
-    values: metric of `METRICS` -> float64[1 + G].
-    support: what they rest on.
-  """
+  """Scores of one fit, metric of `METRICS` -> float64[1 + G]: on all test
+  patients and without each of them; and what they rest on."""
 
   values: dict[str, np.ndarray]
   support: intervals.Support
@@ -156,9 +154,8 @@ def read(folder: pathlib.Path) -> dict[tuple[str, int], Fit]:
 def fit_of(scores: dict[str, np.ndarray], groups: np.ndarray) -> Fit:
   """Mean over classes of the means over volumes, and without each patient.
 
-  Args:
-    scores: "dice/<class>", "dice/mean", "dice/ambiguous": float64[V].
-    groups: [V], the patients.
+  `scores`: "dice/<class>", "dice/mean", "dice/ambiguous" -> float64[V];
+  `groups`: [V], the patients.
   """
   classes = [
     values
@@ -185,11 +182,16 @@ def entry_of(values: list[np.ndarray], support, paired=False) -> dict:
   return fits.over_fits(np.stack(values), support, "plain", paired)
 
 
+def counts_of(keys: Iterable[tuple[str, int]]) -> list[int]:
+  """Numbers of labelled patients, fewest first, 0 (all) last."""
+  return sorted({m for _, m in keys}, key=lambda m: m or 10**6)
+
+
 def dice_tables(grid: Grid) -> None:
   """Prints Dice of every arm and number of labels, a table for each gap."""
   for gap, found in grid.items():
     for metric, title in METRICS.items():
-      counts = sorted({m for _, m in found}, key=lambda m: m or 10**6)
+      counts = counts_of(found)
       rows = []
       for arm in dict.fromkeys(arm for arm, _ in found):
         cells = [_cell(found.get((arm, m), {}), metric) for m in counts]
@@ -197,7 +199,8 @@ def dice_tables(grid: Grid) -> None:
           rows.append([arm, *cells])
       if rows:
         headers = ["arm", *(f"M = {m or 'all'}" for m in counts)]
-        _show(f"{title}, gap {gap:g} (in brackets: seeds)", headers, rows)
+        caption = f"{title}, gap {gap:g} (in brackets: seeds)"
+        markdown.show(Table(headers, rows, caption))
 
 
 def _cell(by_seed: dict[int, Fit], metric: str) -> str | None:
@@ -225,7 +228,7 @@ def gain_tables(grid: Grid) -> None:
   grows from the first gap to the last; all of one metric and M are a family."""
   keys = dict.fromkeys(key for found in grid.values() for key in found)
   others = dict.fromkeys(arm for arm, _ in keys if arm != OWN)
-  for labelled in dict.fromkeys(m for _, m in keys):
+  for labelled in counts_of(keys):
     for metric, title in METRICS.items():
       entries = {}
       for other in others:
@@ -240,10 +243,7 @@ def gain_tables(grid: Grid) -> None:
 def by_gap(of_gap: dict, metric: str, words: str) -> dict[str, dict]:
   """Entries of the gains over one arm: at each gap, and their growth.
 
-  Args:
-    of_gap: gap -> what `gains` returns.
-    metric: of `METRICS`.
-    words: what is compared with, before ", gap 0.5".
+  `of_gap`: gap -> what `gains` returns; `words`: what is compared with.
   """
   entries, every = {}, [(gap, found) for gap, found in of_gap.items() if found]
   for gap, found in every:
@@ -292,11 +292,8 @@ def rank_table(out: pathlib.Path) -> None:
         entry = fits.over_fits(values, support, each[0].scale)
         rows.append([f"{gap:g}", name, results.interval(entry), f"{len(each)}"])
   if rows:
-    _show("Uncertainty", ["gap", "figure", "value", "seeds"], rows)
-
-
-def _show(caption: str, headers: list[str], rows: list) -> None:
-  markdown.show(report.html.Table(headers, rows, caption))
+    headers = ["gap", "figure", "value", "seeds"]
+    markdown.show(Table(headers, rows, "Uncertainty"))
 
 
 if __name__ == "__main__":

@@ -330,7 +330,11 @@ def test_warnings_on_pretraining():
   assert "5.5 % of the images had no pair" in second
   logged["unmatched"] = (steps, [0.0] * 6)
   logged["spread/pixel"] = (steps, [0.0, 0.0, 0.0, 0.2, 0.2, 0.2])
+  logged["spread/pooled"] = (steps, [0.005] * 6)
   assert report_warnings.of_history("byol", logged) == []
+  logged["spread/pooled"] = (steps, [0.0005] * 6)
+  (note,) = report_warnings.of_history("byol", logged)
+  assert "pooled embeddings fell together" in note
 
 
 def test_warnings_on_gains():
