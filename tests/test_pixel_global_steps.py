@@ -24,7 +24,8 @@ OPTIMIZER = optax.sgd(RATE)
 TRAINED = [arm for arm in (arms.OWN, *arms.ARMS) if "scratch" not in arm]
 # All that goes over devices in a loss, in one arm that nobody would want.
 MIXED = dict(global_branch="simclr", weighting="shuffled", reduce="pairs")
-MIXED |= dict(gap_weight=1.0, gap_tolerance=0.1)
+MIXED |= dict(gap_weight=1.5, gap_tolerance=0.1)
+MIXED |= dict(global_weight=0.5, pixel_weight=3.0)
 
 
 # Loops over views are long programs: without LLVM's optimiser.
@@ -545,6 +546,14 @@ def test_devices_change_nothing(arm, changes, mode, devices):
   close(many.extra, one.extra, 1e-4)
   for name in said:
     np.testing.assert_allclose(heard[name], said[name], rtol=2e-3, atol=1e-5)
+
+
+def test_every_term_counts_with_its_weight():
+  _, _, metrics = one_step(**MIXED)
+  named = {"global": 0.5, "pixel": 3.0, "gap": 1.5}
+  expected = sum(w * metrics[f"loss/{name}"] for name, w in named.items())
+  assert metrics["loss/gap"] > 1e-3
+  np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
 
 
 def test_the_queue_of_densecl_takes_the_teacher_s_views():
