@@ -19,6 +19,7 @@ from gcl_jax.losses.pixel_consistency import (
   uncertainty,
   weights,
 )
+from gcl_jax.models.heads import unit_length
 from gcl_jax.models.stabilizer import stabilizer
 
 pytestmark = pytest.mark.compiles
@@ -152,6 +153,19 @@ def test_weights_have_mean_one_and_no_gradient(form, scale):
   gradient = jax.grad(lambda s, m: weights(s, form, m)[0, 0], (0, 1))
   for each in gradient(s, jnp.float32(0.1)):
     assert not np.any(each)
+
+
+@pytest.mark.parametrize("function", [pixel_consistency.unit, unit_length])
+def test_vectors_of_no_length_stay_so_and_get_no_gradient(function):
+  """Where all hidden units are off; three in a row made it not finite."""
+
+  def total(vectors):
+    return jnp.sum(function(function(function(vectors))) * jnp.arange(1.0, 3))
+
+  value, gradient = jax.value_and_grad(total)(jnp.zeros((3, 2)))
+  assert value == 0 and not gradient.any()
+  once = function(jnp.array([[3.0, 4.0], [0.0, 1e-9]]))
+  np.testing.assert_allclose(once, [[0.6, 0.8], [0, 1]], rtol=1e-6)
 
 
 # -- the loss of pairs ------------------------------------------------------
