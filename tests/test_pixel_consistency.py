@@ -89,25 +89,25 @@ def test_uncertainty_of_two_vectors_by_hand():
 
 
 def test_uncertainty_equals_the_length_of_the_mean():
-  passes = units(5, B, L, D)
+  passes = units(B, L, 5, D)
   s, direction = uncertainty(jnp.asarray(passes))
-  mean = np.float64(passes).mean(axis=0)
+  mean = np.float64(passes).mean(axis=-2)
   length = np.linalg.norm(mean, axis=-1)
   np.testing.assert_allclose(s, (1 - length**2) * 5 / 4, rtol=1e-5, atol=1e-6)
   np.testing.assert_allclose(direction, mean / length[..., None], atol=1e-5)
 
 
 def test_equal_passes_and_one_pass_have_no_uncertainty_at_all():
-  one = jnp.asarray(units(1, 500, 33))
+  one = jnp.asarray(units(500, 1, 33))
   for count in (1, 3, 7, 8):
-    s, direction = uncertainty(jnp.repeat(one, count, axis=0))
+    s, direction = uncertainty(jnp.repeat(one, count, axis=1))
     assert (np.asarray(s) == 0).all()
-    np.testing.assert_allclose(direction, one[0], atol=1e-6)
+    np.testing.assert_allclose(direction, one[:, 0], atol=1e-6)
 
 
 @pytest.mark.parametrize("count", [2, 4, 8])
 def test_independent_directions_have_uncertainty_one(count):
-  s, _ = uncertainty(jnp.asarray(units(count, 4000, 8)))
+  s, _ = uncertainty(jnp.asarray(units(4000, count, 8)))
   assert np.mean(s) == pytest.approx(1, abs=0.02)
 
 
@@ -374,7 +374,7 @@ def test_the_stabilizer_alone_absorbs_the_gap_of_contexts():
 
   def loss(variables, key):
     cells, targets = shifted_views(key)
-    y = cells if variables is None else model.apply(variables, cells)[0]
+    y = cells if variables is None else model.apply(variables, cells)[..., 0, :]
     y, t = (x.reshape(16, 16, 2) for x in (pixel_consistency.unit(y), targets))
     ones = jnp.ones((16, 16))
     return pixel_loss(y, t, index, index >= 0, ones)[0]

@@ -123,7 +123,9 @@ def test_passes_equal_a_loop_over_passes_and_cells(most):
   assert set(np.unique(masks)) == {0, 1 / 0.6}
   for b, t in np.ndindex(VIEWS, 3):
     expected = slow_stabilizer(variables, CELLS[b], masks[b, t], 1.5, most)
-    np.testing.assert_allclose(found[t, b], expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+      found[b, :, :, t], expected, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_dropout_depends_on_the_view_s_key_alone():
@@ -131,31 +133,33 @@ def test_dropout_depends_on_the_view_s_key_alone():
   apply = jax.jit(model.apply)
   every = apply(variables, CELLS, KEYS)
   alone = apply(variables, CELLS[[1, 1, 1]], KEYS[np.array([1, 2, 2])])
-  np.testing.assert_allclose(alone[:, 0], every[:, 1], atol=1e-6)
+  np.testing.assert_allclose(alone[0], every[1], atol=1e-6)
   same = apply(variables, CELLS[[1, 1, 1]], KEYS)
-  assert np.abs(same[:, 0] - same[:, 1]).max() > 1e-2
-  assert np.abs(every[0] - every[1]).max() > 1e-2
+  assert np.abs(same[0] - same[1]).max() > 1e-2
+  assert np.abs(every[..., 0, :] - every[..., 1, :]).max() > 1e-2
 
 
 def test_without_dropout_all_passes_are_one():
   model, variables = network(passes=8, dropout=0.0)
   found = np.asarray(jax.jit(model.apply)(variables, CELLS))
-  assert found.shape == (8, *CELLS.shape)
-  assert (found == found[:1]).all()
+  assert found.shape == (VIEWS, ROWS, COLUMNS, 8, SIZE)
+  assert (found == found[..., :1, :]).all()
   once, _ = network(passes=1, dropout=0.0)
   np.testing.assert_array_equal(
-    jax.jit(once.apply)(variables, CELLS)[0], found[0]
+    jax.jit(once.apply)(variables, CELLS), found[..., :1, :]
   )
   for b in range(VIEWS):
     expected = slow_stabilizer(variables, CELLS[b], np.ones(HIDDEN))
-    np.testing.assert_allclose(found[0, b], expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+      found[b, :, :, 0], expected, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_a_stabilizer_of_zeros_moves_nothing():
   model, variables = network(passes=2)
   nothing = jax.tree.map(jnp.zeros_like, variables)
   found = model.apply(nothing, CELLS, KEYS)
-  np.testing.assert_array_equal(found, np.stack([CELLS, CELLS]))
+  np.testing.assert_array_equal(found, np.stack([CELLS, CELLS], axis=3))
 
 
 def test_every_parameter_has_a_gradient():
@@ -175,7 +179,7 @@ def test_pixpro_propagates_values_of_length_one(most):
   model = propagation(SIZE, gamma=2.0, context_cells=most)
   variables = model.init(jax.random.key(3), (SIZE,))
   found = jax.jit(model.apply)(variables, CELLS)
-  assert found.shape == (1, *CELLS.shape)
+  assert found.shape == (VIEWS, ROWS, COLUMNS, 1, SIZE)
   for b in range(VIEWS):
     others = slow_average(np.float64(CELLS[b : b + 1]), most).reshape(-1, SIZE)
     values = dense(others, variables["params"])
@@ -184,7 +188,7 @@ def test_pixpro_propagates_values_of_length_one(most):
       expected = slow_mean(CELLS[b, i, j], others, values, 2.0)
       # A cell at 90 degrees or more from all averages has no context.
       expected /= np.linalg.norm(expected) or 1
-      np.testing.assert_allclose(found[0, b, i, j], expected, atol=1e-5)
+      np.testing.assert_allclose(found[b, i, j, 0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("wrong", [dict(passes=0), dict(dropout=1.0)])

@@ -51,19 +51,19 @@ def uncertainty(passes: jax.Array) -> tuple[jax.Array, jax.Array]:
   1.0
 
   Args:
-    passes: float[T, ..., D], unit vectors.
+    passes: float[..., T, D], unit vectors.
 
   Returns:
     s float[...], from 0 to T / (T - 1), exactly 0 where all passes are equal
     and where T is 1; and the mean divided by its length, float[..., D].
   """
-  count = len(passes)
+  count = passes.shape[-2]
   # Distances to one of the passes: what they share leaves no rounding error.
-  apart = passes - passes[:1]
-  square = jnp.mean(jnp.sum(apart**2, axis=-1), axis=0)
-  spread = square - jnp.sum(jnp.mean(apart, axis=0) ** 2, axis=-1)
-  spread = jnp.maximum(spread, 0) * (count / max(count - 1, 1))
-  return spread, unit(passes[0] + jnp.mean(apart, axis=0))
+  apart = passes - passes[..., :1, :]
+  square = jnp.mean(jnp.sum(apart**2, axis=-1), axis=-1)
+  mean = jnp.mean(apart, axis=-2)
+  spread = jnp.maximum(square - jnp.sum(mean**2, axis=-1), 0)
+  return spread * (count / max(count - 1, 1)), unit(passes[..., 0, :] + mean)
 
 
 def weights(

@@ -190,11 +190,11 @@ def moved(
   passes = networks.stabilizer.apply(
     params["stabilizer"], cells, _view_keys(keys, _DROPOUT)
   )
-  passes = passes.reshape(len(passes), *own.shape)
+  passes = passes.reshape(*own.shape[:2], *passes.shape[-2:])
   spread, direction = pixel_consistency.uncertainty(
     pixel_consistency.unit(passes)
   )
-  return Moved(direction, spread, jnp.mean(passes, axis=0))
+  return Moved(direction, spread, jnp.mean(passes, axis=-2))
 
 
 def weighed(

@@ -95,7 +95,7 @@ def _pretrain() -> ConfigDict:
       # Penalty eta mean max(0, |S(P) - P| - kappa)^2 on what the stabilizer
       # explains; 0 = off.
       gap_weight=0.0,
-      gap_tolerance=0.5,
+      gap_tolerance=0.5,  # kappa; of hinge, times the share of the view outside
       stride=4,  # pixels of a view per cell of the pixel branch
       momentum_teacher=0.99,  # at first; 1 at the end, by a cosine
       temperature=0.2,  # of simclr and densecl
