@@ -7,6 +7,7 @@ import pytest
 from gcl_jax import augment
 from gcl_jax.methods.pixel_global import arms, pretrain, uncertainty
 from gcl_jax.methods.pixel_global.config import get_config
+from gcl_jax.methods.pixel_global.networks import networks_of
 
 pytestmark = pytest.mark.compiles
 SHAPE, CELLS = (32, 32, 1), (8, 8)
@@ -47,7 +48,7 @@ def test_error_is_the_mean_distance_of_the_pairs(looked):
   settings = arms.settings_of(config, arms.OWN)
   places = found["place"].reshape(4, 2, *CELLS, 2)
   keys = augment.sample_keys(jax.random.key(config.seed), 0, batch["row"])
-  networks = pretrain.networks_of(config, settings)
+  networks = networks_of(config, settings)
   each = jax.jit(
     lambda *of: pretrain.forward(networks, settings, artifact, *of)
   )(found["views"], places, keys)

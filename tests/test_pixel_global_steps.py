@@ -13,8 +13,9 @@ from gcl_jax import augment
 from gcl_jax.engine import parallel
 from gcl_jax.errors import DataError
 from gcl_jax.methods.pixel_global import arms, branches, pretrain, steps
-from gcl_jax.methods.pixel_global.branches import Seen
+from gcl_jax.methods.pixel_global import networks as nets
 from gcl_jax.methods.pixel_global.config import check, get_config
+from gcl_jax.methods.pixel_global.networks import Seen
 
 pytestmark = pytest.mark.compiles
 
@@ -59,7 +60,7 @@ def batch():
 
 def parts(settings):
   """Networks, step, and first state as a function of a key."""
-  networks = branches.networks_of(configured(), settings)
+  networks = nets.networks_of(configured(), settings)
   step = steps.pretrain_step(
     networks,
     settings,
@@ -273,7 +274,7 @@ def given():
 
 def term(settings, params, mean=0.0):
   """`consistency_term` on what is given."""
-  networks = branches.networks_of(configured(), settings)
+  networks = nets.networks_of(configured(), settings)
   student, teacher, places, keys = given()
 
   @jax.jit
@@ -365,7 +366,7 @@ def test_without_dropout_passes_and_weights_change_nothing():
 
 def test_equal_views_of_an_equal_teacher_lose_nothing():
   settings = settings_of()
-  networks = branches.networks_of(configured(), settings)
+  networks = nets.networks_of(configured(), settings)
   student, _, _, keys = given()
   cells = np.repeat(student[::2], 2, axis=0)
   places = augment.cell_centres((SIDE, SIDE), (8, 8))
@@ -511,7 +512,7 @@ def test_every_parameter_is_trained():
 def test_named_losses_have_gradients_on_what_they_name(name):
   """Penalty: the stabilizer; learned variance: its read-out; PixPro: V."""
   settings = settings_of(name, gap_tolerance=0.01)
-  networks = branches.networks_of(configured(), settings)
+  networks = nets.networks_of(configured(), settings)
   student, teacher, places, keys = given()
   params = begun(settings).params
   part = "variance" if name == "variance" else "stabilizer"

@@ -247,9 +247,13 @@ def test_tiles_that_cannot_be_cut_are_refused(tile):
     check(config)
 
 
-def test_tiles_that_fit_are_taken():
-  for tile in ((), (16, 8), (32, 32)):
-    check(tiny(**{"segment.tile": tile}))
+@pytest.mark.parametrize("tile", [(), (16, 8), (32, 32)])
+def test_tiles_that_fit_are_taken(tile):
+  config = tiny(**{"segment.tile": tile})
+  check(config)
+  found = {program.name: program for program in gcl_stages.programs(config)}
+  seen = found["segment"].batch["image"].shape[1:3]
+  assert seen == (tile or tuple(config.preprocess.size))
 
 
 def test_a_finished_run_predicts_by_tiles_too(tmp_path):

@@ -8,9 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from gcl_jax.engine import feed
 from gcl_jax.engine.context import Context
-from gcl_jax.engine.optim import make_optimizer
 from gcl_jax.engine.state import State, create
 from gcl_jax.engine.train import Training, batch_of
 from gcl_jax.errors import DataError
@@ -22,6 +20,7 @@ from gcl_jax.models.unet import pixel_projection
 from gcl_jax.pipeline import label_draws, sampling
 from gcl_jax.pipeline.prepared import Prepared
 from gcl_jax.pipeline.segmentation import make_unet, views_of
+from gcl_jax.pipeline.slice_pretraining import fit, optimizer_of, pool_of
 
 
 def run(context: Context, arm: str) -> dict[str, Any]:
@@ -40,23 +39,9 @@ def run(context: Context, arm: str) -> dict[str, Any]:
   if settings.permute:
     pool = np.flatnonzero(images.pool(config.protocol))
     arrays, rows_at = permuted(arrays, rows_at, pool, config.seed)
-  state = context.fit(
-    training(
-      config, settings, images.pixels.shape[1:], images.pixel_statistics()
-    ),
-    lambda start: feed.batches_from(
-      arrays,
-      rows_at,
-      start=start,
-      steps=settings.steps,
-      workers=config.workers,
-    ),
-    steps=settings.steps,
-    name=arm,
-    seed=config.seed,
-    ids=images.ids,
-    save_every=max(1, settings.steps // 5),
-  )
+  size = images.pixels.shape[1:]
+  trained = training(config, settings, size, images.pixel_statistics())
+  state = fit(context, trained, images, arrays, rows_at, settings.steps, arm)
   variables = {
     "params": {"encoder": state.params["encoder"]},
     "batch_stats": {"encoder": state.extra["batch_stats"]},
@@ -110,15 +95,7 @@ def training(
     statistics: mean and standard deviation of training pixels in [0, 1].
   """
   contrast = contrast_of(config, settings)
-  optimizer = make_optimizer(
-    settings.optimizer,
-    settings.learning_rate,
-    steps=settings.steps,
-    warmup_steps=int(settings.warmup * settings.steps),
-    schedule=settings.schedule,
-    momentum=settings.momentum,
-    weight_decay=settings.weight_decay,
-  )
+  optimizer = optimizer_of(settings)
   gamma = None
   if settings.pacing:
     first, last = settings.pacing_range
@@ -211,13 +188,8 @@ def sampler(
   Raises:
     DataError: fewer slices or patients than a batch needs.
   """
-  pool = np.flatnonzero(images.pool(protocol))
+  pool = pool_of(images, settings, protocol)
   size, patients = settings.batch_size, settings.patients_per_batch
-  if len(pool) < size:
-    raise DataError(
-      f"the pre-training pool has {len(pool)} slices, fewer than one batch of"
-      f" {size}: lower --config.pretrain.batch_size"
-    )
   if (count := len(set(images.groups[pool].tolist()))) < patients:
     raise DataError(
       f"the pre-training pool has {count} patients, fewer than the {patients}"

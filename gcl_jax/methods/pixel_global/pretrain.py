@@ -8,18 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from gcl_jax.engine import feed
 from gcl_jax.engine.context import Context
-from gcl_jax.engine.optim import make_optimizer
 from gcl_jax.engine.state import State, create
 from gcl_jax.engine.train import Training, batch_of
-from gcl_jax.errors import DataError
 from gcl_jax.losses.pixel_consistency import unit
 from gcl_jax.methods.pixel_global import arms, branches, steps
-from gcl_jax.methods.pixel_global.branches import Networks, networks_of
+from gcl_jax.methods.pixel_global import networks as nets
+from gcl_jax.methods.pixel_global.networks import Networks, networks_of
 from gcl_jax.pipeline import label_draws, monitors, sampling
 from gcl_jax.pipeline.prepared import Prepared
 from gcl_jax.pipeline.segmentation import views_of
+from gcl_jax.pipeline.slice_pretraining import fit, optimizer_of, pool_of
 
 
 class View(NamedTuple):
@@ -61,30 +60,11 @@ def run(context: Context, arm: str) -> dict[str, Any]:
   images, config = Prepared(context), context.config
   label_draws.check_labels(images, config.segment)
   settings = arms.settings_of(config, arm)
-  pool = np.flatnonzero(images.pool(config.protocol))
-  if len(pool) < settings.batch_size:
-    raise DataError(
-      f"the pre-training pool has {len(pool)} slices, fewer than one batch of"
-      f" {settings.batch_size}: lower --config.pretrain.batch_size"
-    )
+  pool = pool_of(images, settings, config.protocol)
   rows_at = sampling.shuffled(pool, settings.batch_size, config.seed)
-  state = context.fit(
-    training(
-      config, settings, images.pixels.shape[1:], images.pixel_statistics()
-    ),
-    lambda start: feed.batches_from(
-      {"image": images.pixels},
-      rows_at,
-      start=start,
-      steps=settings.steps,
-      workers=config.workers,
-    ),
-    steps=settings.steps,
-    name=arm,
-    seed=config.seed,
-    ids=images.ids,
-    save_every=max(1, settings.steps // 5),
-  )
+  arrays, size = {"image": images.pixels}, images.pixels.shape[1:]
+  trained = training(config, settings, size, images.pixel_statistics())
+  state = fit(context, trained, images, arrays, rows_at, settings.steps, arm)
   with_branch = arm == arms.OWN and settings.pixel_branch == "consistency"
   return jax.tree.map(np.asarray, artifact_of(state, with_branch))
 
@@ -136,14 +116,14 @@ def forward(
     for kind in ("params", "batch_stats")
   }
   rows = images.reshape(-1, *images.shape[2:])
-  seen, _ = branches.look(networks, student, rows)
-  taught, _ = branches.look(networks, branch["teacher"], rows)
-  after = branches.moved(networks, student["params"], seen.cells, keys)
+  seen, _ = nets.look(networks, student, rows)
+  taught, _ = nets.look(networks, branch["teacher"], rows)
+  after = nets.moved(networks, student["params"], seen.cells, keys)
   weights = branches.weighed(
     settings, after.uncertainty, branch["mean_uncertainty"], places, keys
   )
   index, found, _ = branches.matched(settings, places)
-  cells = branches.flat(seen.cells)
+  cells = nets.flat(seen.cells)
   every = View(
     cells,
     after.cells,
@@ -152,7 +132,7 @@ def forward(
     weights,
     index,
     found,
-    branches.swapped(branches.flat(taught.cells)),
+    nets.swapped(nets.flat(taught.cells)),
   )
   return tuple(jax.tree.map(lambda x, v=v: x[v::2], every) for v in range(2))
 
@@ -172,15 +152,7 @@ def training(
     statistics: mean and standard deviation of training pixels in [0, 1].
   """
   networks = networks_of(config, settings)
-  optimizer = make_optimizer(
-    settings.optimizer,
-    settings.learning_rate,
-    steps=settings.steps,
-    warmup_steps=int(settings.warmup * settings.steps),
-    schedule=settings.schedule,
-    momentum=settings.momentum,
-    weight_decay=settings.weight_decay,
-  )
+  optimizer = optimizer_of(settings)
   step = steps.pretrain_step(
     networks,
     settings,

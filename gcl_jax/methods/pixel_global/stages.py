@@ -8,12 +8,13 @@ import functools
 
 from ml_collections import ConfigDict
 
-from gcl_jax.engine.compile_ahead import Program, step_of
+from gcl_jax.engine.compile_ahead import Program
 from gcl_jax.engine.context import Stage
 from gcl_jax.methods.pixel_global import arms, pretrain, report, uncertainty
 from gcl_jax.methods.pixel_global.config import check
-from gcl_jax.pipeline import segment, segmentation, slices
+from gcl_jax.pipeline import slice_stages
 from gcl_jax.pipeline.report import LEAVES
+from gcl_jax.pipeline.slice_stages import COMMON
 
 HEADLINE = "segment/dice/mean"  # the figure to compare runs by
 PROMISED = (
@@ -23,10 +24,6 @@ PROMISED = (
 )
 SMOOTH = ("segment",)  # metrics that are alike in every parallel mode
 OWN = arms.OWN
-COMMON = ("protocol", "seed", "unet")
-# Of --compile_only, where only the data would say: classes with background,
-# mean and standard deviation of pixels.
-CLASSES, STATISTICS = 4, (0.5, 0.25)
 
 
 def stages(config: ConfigDict) -> tuple[Stage, ...]:
@@ -46,9 +43,8 @@ def stages(config: ConfigDict) -> tuple[Stage, ...]:
     )
     for arm in trained
   ]
-  reads = ("data", "ood_data", "preprocess")
   return (
-    Stage("data", slices.run, (), reads, host=True),
+    slice_stages.data_stage(),
     *pretraining,
     Stage(
       "uncertainty",
@@ -56,14 +52,7 @@ def stages(config: ConfigDict) -> tuple[Stage, ...]:
       ("data", OWN),
       (*COMMON, "pretrain", "uncertainty"),
     ),
-    Stage(
-      "segment",
-      functools.partial(
-        segment.run, arms=arms.names(config), steps=arms.steps(config)
-      ),
-      ("data", *trained),
-      (*COMMON, "segment", "arms", "report.overlays", "preprocess"),
-    ),
+    slice_stages.segment_stage(arms.names(config), trained, arms.steps(config)),
     Stage(
       "report",
       report.run,
@@ -81,18 +70,6 @@ def batch_sizes(config: ConfigDict) -> tuple[int, ...]:
 
 
 def programs(config: ConfigDict) -> list[Program]:
-  """The programs of a run from shapes alone.
-
-  The number of classes is not known without the data: 4 stands for it (only
-  the last layer depends on it).
-  """
-  shape = (*config.preprocess.size, 1)
-  views = segmentation.views_of(config.segment.views, *STATISTICS)
-  each = [(arm, arms.settings_of(config, arm)) for arm in arms.trained(config)]
-  return [
-    *(
-      step_of(arm, pretrain.training(config, settings, shape, STATISTICS))
-      for arm, settings in each
-    ),
-    *segmentation.programs(config.segment, config.unet, CLASSES, views, shape),
-  ]
+  """The programs of a run from shapes alone."""
+  each = {arm: arms.settings_of(config, arm) for arm in arms.trained(config)}
+  return slice_stages.programs(config, each, pretrain.training)

@@ -20,7 +20,8 @@ from gcl_jax.collectives import gather, pmean
 from gcl_jax.engine.state import State, follow, update
 from gcl_jax.losses.pixel_consistency import unit
 from gcl_jax.methods.pixel_global import branches
-from gcl_jax.methods.pixel_global.branches import Networks, Seen
+from gcl_jax.methods.pixel_global import networks as nets
+from gcl_jax.methods.pixel_global.networks import Networks, Seen
 from gcl_jax.pipeline import monitors
 
 Step = Callable[..., tuple[State, dict[str, jax.Array]]]
@@ -44,7 +45,7 @@ def pretrain_step(
       loss = global_weight L_glob + pixel_weight L_pix + gap_weight L_gap
 
   Args:
-    networks: from `branches.networks_of`.
+    networks: from `networks.networks_of`.
     settings: of the arm.
     optimizer: an optax transformation.
     views: options of `augment.two_turned_crops`.
@@ -124,13 +125,13 @@ def _teach(
     momentum_at(settings, state.step),
   )
   variables = {"params": params, "batch_stats": teacher["batch_stats"]}
-  seen, stats = branches.look(
+  seen, stats = nets.look(
     networks, variables, images, train=True, axis_name=axis_name
   )
   extra = {"teacher": {"params": params, "batch_stats": stats}}
   if settings.pixel_branch == "densecl":
     old = state.extra["queue"]
-    new = unit(jnp.mean(branches.flat(seen.cells), axis=1))
+    new = unit(jnp.mean(nets.flat(seen.cells), axis=1))
     pushed = jnp.concatenate([gather(new, axis_name), old])
     extra["queue"] = pushed[: len(old)]
   return seen, extra
@@ -149,7 +150,7 @@ def _losses(
 ) -> tuple[jax.Array, tuple[dict, dict, dict]]:
   """The loss; what is new in `extra`, the metrics, the vectors to watch."""
   variables = {"params": params, "batch_stats": extra["batch_stats"]}
-  seen, stats = branches.look(
+  seen, stats = nets.look(
     networks, variables, images, train=True, axis_name=axis_name
   )
   total, new, metrics = jnp.zeros(()), {}, {}
@@ -177,7 +178,7 @@ def _watched(seen: Seen) -> dict[str, jax.Array]:
   """Unit vectors of whole views and of some cells."""
   found = {"pooled": unit(seen.pooled)}
   if seen.cells is not None:
-    cells = branches.flat(seen.cells)
+    cells = nets.flat(seen.cells)
     at = np.linspace(0, cells.shape[1] - 1, _WATCHED).astype(int)
     found["pixel"] = cells[:, at].reshape(-1, cells.shape[-1])
   return found

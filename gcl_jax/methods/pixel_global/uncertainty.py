@@ -18,6 +18,7 @@ from gcl_jax.data import slice_geometry
 from gcl_jax.engine.context import Context
 from gcl_jax.losses import collapse
 from gcl_jax.methods.pixel_global import arms, places, pretrain
+from gcl_jax.methods.pixel_global.networks import networks_of
 from gcl_jax.pipeline.prepared import Prepared
 
 BATCH = 16  # slices at once
@@ -104,7 +105,7 @@ def looks(
     cells: (h, w) of the pixel branch's map.
     statistics: mean and standard deviation of the training pixels.
   """
-  networks = pretrain.networks_of(config, settings)
+  networks = networks_of(config, settings)
   options = pretrain.views_of(settings.views, *statistics)
 
   def one_batch(tree, batch):
