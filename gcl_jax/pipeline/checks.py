@@ -38,12 +38,16 @@ POSITIVE = frozenset(
     *("temperature", "width", "head_hidden", "head_out", "folds", "count"),
     *("steps_per_dispatch", "max_skipped", "log_every", "encoder_rate"),
     *("neighbours", "queue", "kernel_width", "patients", "eval_fraction"),
-    "fractions",
+    *("fractions", "widths", "smoothness"),
+    *("crop_scale", "crop_ratio", "scale"),  # of views
   )
 )
+# Two numbers, the lower one first.
+RANGES = ("crop_scale", "crop_ratio", "scale", "elastic")
 SIGNED = ("ct_window",)  # numbers that may be below 0
 SHARES = ("eval_fraction", "validation_fraction", "fractions", "flip")
 SHARES += ("jitter", "grayscale", "blur", "noise")  # probabilities
+SHARES += ("flip_rows", "flip_columns", "probability", "crop_scale")
 
 
 def check(
@@ -55,7 +59,7 @@ def check(
   """Refuses words and numbers that no run can use.
 
   Every number must be finite and, but for `SIGNED`, not negative; those named
-  in `POSITIVE` or `positive` above 0; shares at most 1.
+  in `POSITIVE` or `positive` above 0; shares at most 1; `RANGES` two of them.
 
   Args:
     config: of the run.
@@ -90,9 +94,13 @@ def check(
   check_numbers(config, [*above, *positive], numbers)
   at_most = [n for n in found if n.rsplit(".", 1)[-1] in SHARES]
   check_at_most(config, [*at_most, *shares], 1)
-  for name, window in found.items():
+  for name, value in found.items():
     if name.endswith(".ct_window"):
-      _check_window(name, tuple(window))
+      _check_window(name, tuple(value))
+    if name.rsplit(".", 1)[-1] in RANGES:
+      _check_range(name, tuple(value))
+  if not found.get("data.name", True):
+    raise ConfigError("data.name is empty: which data set is to be read?")
   if "segment" in config:
     _check_fits(config.segment)
   if "spacing" in config.get("preprocess", {}):
@@ -104,6 +112,11 @@ def _check_window(name: str, window: tuple) -> None:
     raise ConfigError(
       f"{name} {window}: two Hounsfield units, the lower one first"
     )
+
+
+def _check_range(name: str, ends: tuple) -> None:
+  if len(ends) != 2 or not ends[0] <= ends[1]:
+    raise ConfigError(f"{name} {ends}: (least, greatest)")
 
 
 def _check_fits(segment: ConfigDict) -> None:
@@ -144,6 +157,10 @@ def _check_fits(segment: ConfigDict) -> None:
 def _check_slices(config: ConfigDict) -> None:
   """Sizes that the U-Net can halve as often as it does, and tiles that fit."""
   size, levels = tuple(config.preprocess.size), len(config.unet.widths)
+  if levels < 2:
+    raise ConfigError(
+      f"unet.widths {tuple(config.unet.widths)}: channels of two or more levels"
+    )
   stride = 2 ** (levels - 1)
   if len(size) != 2 or min(size) < stride or any(s % stride for s in size):
     raise ConfigError(

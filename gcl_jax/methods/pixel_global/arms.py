@@ -21,6 +21,7 @@ _DETERMINISTIC = dict(stabilizer="deterministic", weighting="", passes=1)
 # PixPro (Xie et al. 2021): no global branch in its published settings.
 _PIXPRO = dict(
   global_branch="",
+  pixel_branch="consistency",
   stabilizer="propagation",
   weighting="",
   gap_weight=0.0,
@@ -32,7 +33,7 @@ _PIXPRO = dict(
 ARMS: arms.Arms = {
   **{name: _of() for name in UNTRAINED},
   "simclr": _of(global_branch="simclr", pixel_branch="", **_PLAIN),
-  "byol": _of(pixel_branch="", **_PLAIN),
+  "byol": _of(global_branch="byol", pixel_branch="", **_PLAIN),
   "pixpro": _of(**_PIXPRO),
   # With the global branch that ours has: what is left is the pixel term.
   "pixpro_byol": _of(**_PIXPRO | dict(global_branch="byol")),
@@ -51,6 +52,11 @@ ARMS: arms.Arms = {
   "pairs": _of(reduce="pairs"),
   "no_overlap_test": _of(overlap_only=False),
 }
+# Changes of what is configured that only its matched cells are touched by.
+OF_PIXELS = (
+  *("no_stabilizer", "no_weighting", "deterministic", "border", "shuffled"),
+  *("variance", "focus", "hinge", "gap_penalty", "pairs", "no_overlap_test"),
+)
 BASELINES = (SCRATCH, "pixpro")
 DECIDING = (
   *(SCRATCH, SCRATCH_LONG, "pixpro", "deterministic", "border", "shuffled"),

@@ -203,13 +203,15 @@ CHOICES = {
   "pretrain.weighting": ("", "exp", "variance", "focus", "border", "shuffled"),
   "pretrain.reduce": ("image", "pairs"),
 }
-POSITIVE = tuple(
-  f"pretrain.{name}"
-  for name in ("passes", "distance", "positives", "stride", "context_cells")
+POSITIVE = (
+  "uncertainty.images",
+  *(
+    f"pretrain.{name}"
+    for name in ("passes", "distance", "positives", "stride", "context_cells")
+  ),
 )
 SHARES = tuple(
-  f"pretrain.{name}"
-  for name in ("dropout", "momentum_teacher", "warmup", "views.crop_scale")
+  f"pretrain.{name}" for name in ("dropout", "momentum_teacher", "warmup")
 )
 # Weights that the spread of several passes gives.
 BY_UNCERTAINTY = ("exp", "variance", "focus", "shuffled")
@@ -231,14 +233,24 @@ def check(config: ConfigDict) -> None:
 
 def _check_terms(arm: str, settings: ConfigDict) -> None:
   """Refuses an arm without a loss, and weights without what they are of."""
-  if not (settings.global_branch or settings.pixel_branch):
+  terms = [
+    half
+    for half in ("global", "pixel")
+    if settings[f"{half}_branch"] and settings[f"{half}_weight"]
+  ]
+  if not terms:
     raise ConfigError(
-      f"arm {arm}: pretrain.global_branch and pretrain.pixel_branch are both"
-      " empty, which leaves nothing to train"
+      f"arm {arm}: pretrain.global_branch and pretrain.pixel_branch are empty"
+      " or of weight 0, which leaves nothing to train"
     )
   if settings.dropout >= 1:
     raise ConfigError(f"pretrain.dropout {settings.dropout}: a share below 1")
   consistent = settings.pixel_branch == "consistency"
+  if arm in arms.OF_PIXELS and not consistent:
+    raise ConfigError(
+      f"arm {arm} changes the matched cells, of which there are none with"
+      f" pretrain.pixel_branch {settings.pixel_branch!r}: leave it out of arms"
+    )
   by_passes = consistent and settings.weighting in BY_UNCERTAINTY
   if by_passes and settings.stabilizer != "dropout":
     raise ConfigError(
