@@ -54,7 +54,7 @@ def dense(cells, layer):
   return cells @ np.float64(layer["kernel"]) + np.float64(layer["bias"])
 
 
-def slow_stabilizer(variables, cells, mask, gamma=2.0, most=14):
+def slow_stabilizer(variables, cells, mask, gamma=2.0, most=14, plus=0):
   """S of one view and one pass, cell by cell; `mask` of the hidden units."""
   layers = variables["params"]
   others = slow_average(np.float64(cells)[None], most)[0].reshape(-1, SIZE)
@@ -65,7 +65,8 @@ def slow_stabilizer(variables, cells, mask, gamma=2.0, most=14):
     context = slow_mean(cell, others, values, gamma)
     hidden = dense(np.concatenate([cell, context]), layers["first"])
     hidden = np.maximum(hidden, 0) * mask
-    out.append(cell + hidden @ layers["second_kernel"] + layers["second_bias"])
+    moved = hidden @ layers["second_kernel"] + layers["second_bias"]
+    out.append(moved + plus * cell)
   return np.reshape(out, cells.shape)
 
 
@@ -155,8 +156,19 @@ def test_without_dropout_all_passes_are_one():
     )
 
 
-def test_a_stabilizer_of_zeros_moves_nothing():
-  model, variables = network(passes=2)
+def test_a_residual_stabilizer_adds_the_cell():
+  model, variables = network(passes=3, dropout=0.4, residual=True)
+  found = jax.jit(model.apply)(variables, CELLS, KEYS)
+  masks = masks_of(3, 0.4)
+  for b, t in np.ndindex(VIEWS, 3):
+    expected = slow_stabilizer(variables, CELLS[b], masks[b, t], plus=1)
+    np.testing.assert_allclose(
+      found[b, :, :, t], expected, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_a_residual_stabilizer_of_zeros_moves_nothing():
+  model, variables = network(passes=2, residual=True)
   nothing = jax.tree.map(jnp.zeros_like, variables)
   found = model.apply(nothing, CELLS, KEYS)
   np.testing.assert_array_equal(found, np.stack([CELLS, CELLS], axis=3))

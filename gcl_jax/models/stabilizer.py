@@ -6,10 +6,13 @@ PixPro (Xie et al. 2021). With P(u) the vector of cell u:
 
     a(u, v) = max(cos(P(u), P(v)), 0)^gamma
     C(u) = sum_v a(u, v) V(P(v)) / sum_v a(u, v)        context of the view
-    S(u) = W2 drop(relu(W1 [P(u); C(u)])) + P(u)        context stabilizer
+    S(u) = W2 drop(relu(W1 [P(u); C(u)]))               context stabilizer
 
-The sums run over the cell itself too, and over averages of neighbouring cells
-where the view has many, so that memory is linear in the number of cells.
+A residual S(u) + P(u) begins near the identity, which a student without
+negatives cannot have for its predictor: all cells fall together within 200
+steps (docs/results.md). The sums run over the cell itself too, and over
+averages of neighbouring cells where the view has many, so that memory is linear
+in the number of cells.
 """
 
 import functools
@@ -35,6 +38,7 @@ def stabilizer(
   dropout: float = 0.2,
   gamma: float = 2.0,
   context_cells: int = 14,
+  residual: bool = False,
 ) -> Model:
   """The context stabilizer S, several passes with dropout at once.
 
@@ -56,6 +60,7 @@ def stabilizer(
     dropout: probability of dropping a hidden unit, in [0, 1).
     gamma: exponent of the similarities, at least 0.
     context_cells: rows and columns of the averaged cells, at most.
+    residual: S(u) + P(u) in the place of S(u).
 
   Raises:
     ValueError: passes or dropout out of range.
@@ -65,7 +70,7 @@ def stabilizer(
       "passes must be 1 or more and dropout in [0, 1), got"
       f" {passes} and {dropout}"
     )
-  module = _Stabilizer(size, hidden, gamma, context_cells)
+  module = _Stabilizer(size, hidden, gamma, context_cells, residual)
 
   def init(key, shape):
     masks = jnp.ones((1, 1, hidden))
@@ -176,6 +181,7 @@ class _Stabilizer(nn.Module):
   hidden: int
   gamma: float
   context_cells: int
+  residual: bool
 
   @nn.compact
   def __call__(self, cells, masks):
@@ -196,5 +202,5 @@ class _Stabilizer(nn.Module):
     thinned = thinned.reshape(*thinned.shape[:2], -1)
     moved = jnp.einsum("bnh,bhe->bne", hidden, thinned)
     moved = moved.reshape(*own.shape[:2], -1, self.size)
-    moved += (bias + own)[:, :, None]
+    moved += (bias + own if self.residual else bias)[..., None, :]
     return moved.reshape(*cells.shape[:-1], -1, self.size)

@@ -49,6 +49,7 @@ ARMS: arms.Arms = {
   "focus": _of(weighting="focus"),
   "hinge": _of(**_PLAIN | dict(stabilizer="hinge")),
   "gap_penalty": _of(gap_weight=1.0),
+  "residual": _of(residual=True),
   "pairs": _of(reduce="pairs"),
   "no_overlap_test": _of(overlap_only=False),
 }

@@ -79,6 +79,9 @@ def _pretrain() -> ConfigDict:
       # differences count only above a tolerance predicted from the share of
       # the view outside the other one), or "".
       stabilizer="dropout",
+      # S(u) + P(u) in the place of S(u), of dropout and deterministic: near the
+      # identity at first, so that the cells fall together (docs/results.md).
+      residual=False,
       passes=8,  # T of Monte Carlo dropout
       dropout=0.2,
       gamma=2.0,  # exponent of the similarities of propagation

@@ -114,6 +114,7 @@ def _stabilizer(settings: ConfigDict) -> Model | None:
   drawn = dict(passes=settings.passes, dropout=settings.dropout)
   if kind == "deterministic":
     drawn = dict(passes=1, dropout=0.0)
+  drawn["residual"] = settings.residual
   return stabilizer.stabilizer(size, 2 * size, **drawn, **where)
 
 
