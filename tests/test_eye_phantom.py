@@ -95,7 +95,7 @@ def test_diseases_are_as_frequent_as_their_modality_has_them():
       assert share == pytest.approx(getattr(one, name), abs=0.035)
   shares = np.array([(d.fundus, d.oct) for d in eye_diseases.DISEASES])
   np.testing.assert_allclose(shares.sum(axis=0), 1)
-  assert abs(shares[:, 0] - shares[:, 1]).min() >= 0.04
+  assert abs(shares[:, 0] - shares[:, 1]).min() > 0.035
 
 
 def test_held_out_classes_are_where_they_may_be(fundus, oct_scans):
@@ -147,7 +147,9 @@ def test_three_in_four_lesions_lie_in_the_zone(fundus, oct_scans):
 def test_zone_maps_are_probabilities_of_where_lesions_lie(fundus, oct_scans):
   for dataset, reader in ((fundus, eye_fundus), (oct_scans, eye_oct)):
     density, of_other_eye = [], []
-    rows = rows_of(dataset, "deposits_disc") + rows_of(dataset, "cysts_temporal")
+    rows = rows_of(dataset, "deposits_disc") + rows_of(
+      dataset, "cysts_temporal"
+    )
     for row in rows[:40]:
       one = {name: values[row] for name, values in dataset.table.items()}
       mask = dataset.read_mask(row) > 0
@@ -277,9 +279,7 @@ def test_look_alikes_do_not_depend_on_the_disease():
   ill = eye_fundus_phantom(patients=5, healthy_fraction=0.0).read.__self__
   for row in range(5):
     alike = spots.draw_alike(ill._rng(eye_fundus._ALIKE, row))
-    np.testing.assert_array_equal(
-      well.read(row), ill.photograph(row, (alike,))
-    )
+    np.testing.assert_array_equal(well.read(row), ill.photograph(row, (alike,)))
 
 
 def test_look_alikes_are_alike_and_anywhere():

@@ -62,7 +62,7 @@ def draw_alike(rng: np.random.Generator) -> Spots:
   """Draws look-alikes: each of any look, anywhere, whatever the disease."""
   count = int(rng.integers(_ALIKE[0], _ALIKE[1] + 1))
   looks = rng.integers(len(diseases.LOOKS), size=count)
-  places = zones.draw_places(rng, zones.ANYWHERE, count, apart=_APART)
+  places = zones.draw_places(rng, zones.ANYWHERE, count)
   return _shaped(rng, looks, places)
 
 
@@ -97,8 +97,8 @@ def radii(spots: Spots, u: np.ndarray, v: np.ndarray) -> np.ndarray:
   along = np.cos(angle) * du + np.sin(angle) * dv
   across = np.cos(angle) * dv - np.sin(angle) * du
   stretch = spots.stretch[:, None, None]
-  return np.hypot(along / stretch, across * stretch) / (
-    spots.radius[:, None, None]
+  return (
+    np.hypot(along / stretch, across * stretch) / (spots.radius[:, None, None])
   )
 
 

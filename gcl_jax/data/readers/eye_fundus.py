@@ -79,8 +79,7 @@ def eye_fundus_phantom(
 
 
 def read(*, eyes: Mapping[str, Any] | None = None) -> Dataset:
-  """The phantom; `eyes` are arguments of `eye_fundus_phantom`, None: defaults.
-  """
+  """The phantom; `eyes`: arguments of `eye_fundus_phantom`, None: defaults."""
   return eye_fundus_phantom(**(eyes or {}))
 
 
