@@ -66,6 +66,7 @@ def test_every_reader_keeps_the_convention(name):
     if argument != "path":
       assert parameter.default is not inspect.Parameter.empty, argument
   in_memory = ("phantom", "fundus_phantom", "heart", "organs")
+  in_memory += ("eye_fundus", "eye_oct")
   assert ("path" in signature.parameters) == (name not in in_memory)
 
 

@@ -55,6 +55,11 @@ def test_every_configuration_ships(unpacked):
   assert shipped == ours and "severity/octdl.py" in shipped
 
 
+def test_descriptions_ship(unpacked):
+  words = pathlib.Path("gcl_jax/data/phantoms/eye_words.yaml")
+  assert (unpacked / words).read_bytes() == (ROOT / words).read_bytes()
+
+
 def test_a_preset_of_real_data_is_found_from_any_folder(unpacked, tmp_path):
   done = run(unpacked, tmp_path, "--config=severity:octdl", "--stage=data")
   assert done.returncode == 2

@@ -19,7 +19,10 @@ from gcl_jax.evaluation.checklist_facts import (
 )
 
 # Readers that draw their images.
-SYNTHETIC = ("phantom", "fundus_phantom", "heart", "organs")
+SYNTHETIC = (
+  *("phantom", "fundus_phantom", "heart", "organs"),
+  *("eye_fundus", "eye_oct"),
+)
 _TRAINING = frozenset(
   (
     *("steps", "epochs", "batch_size", "patients_per_batch", "optimizer"),

@@ -17,10 +17,10 @@ COLOURS = np.array(
   [[0.65, 1.0, -0.5], [-0.45, -1.0, -0.7], [0.5, 0.7, 1.0]], np.float32
 )
 _LESIONS, _ALIKE = (4, 6), (2, 4)  # fewest and most of an image
-_RADII = (0.12, 0.15)
+_RADII = (0.115, 0.14)
 # Ratio of the longer half axis to the mean, by look: a membrane is a streak.
 _STRETCH = np.array([[1.0, 1.2], [1.0, 1.2], [1.5, 1.9]])
-_APART = 0.28
+_APART = 0.25
 _SOFT = 0.35  # half width of the edge, as a share of the radius
 
 

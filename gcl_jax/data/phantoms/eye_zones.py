@@ -16,10 +16,10 @@ DISC = (1.0, 0.06)
 FIELD_CENTRE, FIELD_RADIUS = 0.1, 1.25
 # Middle and half width: of the distance from the fovea, of that from the disc,
 # and of u and v.
-_FOVEA, _PARAFOVEA, _ROUND_DISC = (0.0, 0.34), (0.47, 0.10), (0.38, 0.12)
+_FOVEA, _PARAFOVEA, _ROUND_DISC = (0.0, 0.37), (0.47, 0.10), (0.38, 0.12)
 _TEMPORAL = (-0.86, 0.26), (0.0, 0.60)
 _SPARED = 0.26  # distance from the centre of the disc without spots
-_TRIES = 64
+_TRIES = 256
 
 
 def weight(zone: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -101,7 +101,7 @@ def _draw_place(rng, zone, on_site, placed, apart, on_line) -> np.ndarray:
     between = np.hypot(*(tried[:, None] - placed).T)
     chance *= (between > apart).all(axis=0)
     found = tried[rng.random(_TRIES) < chance][:1]
-    apart *= 0.97  # where there is no room
+    apart *= 0.98  # where there is no room
   return found
 
 
