@@ -1,8 +1,8 @@
 """Fundus photographs of the eye phantom: anatomy, gaze, camera and spots.
 
-The anatomy and the camera are those of `fundus_eye`. The eye looks a little
-aside, so that a place in the image is no place in the eye; the fovea (dark) and
-the optic disc (bright) show where that is.
+The anatomy and the camera are those of `fundus_eye`, with half of the variation
+in colour. The eye looks a little aside, so that a place in the image is none in
+the eye; the fovea (dark) and the optic disc (bright) show where that is.
 """
 
 import numpy as np
@@ -12,8 +12,11 @@ from gcl_jax.data.phantoms import eye_zones as zones
 from gcl_jax.data.phantoms import fundus_eye
 
 UNIT = 0.30  # length of (u, v) as a share of the image's height
-CONTRAST = 0.058  # of a spot, of a scale of 1
+# Of a spot, of a scale of 1: the mean over the colours is about the deviation
+# of noise and texture.
+CONTRAST = 0.074
 _NOISE = 0.04
+_COLOUR = np.array([0.72, 0.34, 0.13])  # about that of the retina
 _GAZE = 0.05  # furthest shift of the field's centre, either way
 _VEIL = np.array([0.03, 0.06, 0.14])  # keeps noise and spots from the edges
 
@@ -30,13 +33,15 @@ def draw_eye(
   """
   eye = fundus_eye.draw_eye(patient, patient, side)
   down, right = gaze.uniform(-_GAZE, _GAZE, 2)
-  fovea = np.array([0.5 + down, 0.5 + eye.nasal * (right - 0.1 * UNIT)])
+  right -= UNIT * zones.FIELD_CENTRE
+  fovea = 0.5 + np.array([down, eye.nasal * right])
   u, v = zones.DISC
   nerve = fovea + UNIT * np.array([-v, eye.nasal * u])
   strength, spread = eye.macula
   return eye._replace(
     fovea=fovea,
     nerve_axes=0.85 * eye.nerve_axes,
+    colour=np.sqrt(eye.colour * _COLOUR),
     nerve=nerve + patient.normal(0, 0.006, 2) * (1, eye.nasal),
     macula=np.array([0.75 + 0.4 * strength, 0.9 * spread]),
     texture=tuple(0.5 * values for values in eye.texture),
@@ -49,7 +54,14 @@ def draw_view(
   """Draws a photograph's view, with even noise and a straight grey scale."""
   view = fundus_eye.draw_view(camera, shot)
   veil = view.veil + _VEIL
-  return view._replace(radius=0.49, veil=veil, curve=0.0, noise=_NOISE)
+  return view._replace(
+    radius=0.49,
+    vignetting=0.6 * view.vignetting,
+    gain=np.sqrt(view.gain),
+    veil=veil,
+    curve=0.0,
+    noise=_NOISE,
+  )
 
 
 def places(eye: fundus_eye.Eye, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from gcl_jax.data.phantoms import oct_layers as layers
 from gcl_jax.data.phantoms import oct_lesions
 
 WIDTH = 2.75  # of the scan, in lengths of u
-DEPOSITS, CYSTS, MEMBRANE = range(3)  # of `eye_diseases.LOOKS`
+MEMBRANE = diseases.LOOKS.index("membrane")
 _COUNT = (2, 4)  # fewest and most lesions of a scan
 # Half width over the scan's width and half height over its height, by look.
 _HALF = np.array([[0.032, 0.060], [0.032, 0.045], [0.055, 0.012]])
@@ -148,7 +148,7 @@ def _solid(eye, lesions) -> oct_lesions.Lesions:
   look, size = lesions.look[some], lesions.size[some]
   across, tall = _HALF[look].T * size
   ones = np.ones(len(look))
-  kinds = np.array([oct_lesions.DRUSEN, oct_lesions.FLUID])
+  kinds = np.array([oct_lesions.DRUSEN, oct_lesions.FLUID])  # as `LOOKS`
   x = eye.fovea[0] + eye.nasal * lesions.u[some] / WIDTH
   depth = lesions.depth[some]
   return oct_lesions.Lesions(
