@@ -51,7 +51,9 @@ def pairs_of(views):
   return np.stack([views[v ^ 1] for v in range(len(views))])
 
 
-@pytest.mark.parametrize("arm", [arms.OWN, "deterministic", "pixpro"])
+@pytest.mark.parametrize(
+  "arm", [arms.OWN, "deterministic", "residual", "pixpro"]
+)
 def test_the_stabilizer_of_an_arm_has_its_settings(arm):
   found = nets.networks_of(configured(), settings_of(arm)).stabilizer
   where = dict(gamma=3.0, context_cells=2)
@@ -61,6 +63,7 @@ def test_the_stabilizer_of_an_arm_has_its_settings(arm):
     drawn = dict(passes=3, dropout=0.4)
     if arm == "deterministic":
       drawn = dict(passes=1, dropout=0.0)
+    drawn["residual"] = arm == "residual"
     expected = stabilizer.stabilizer(D, 2 * D, **drawn, **where)
   variables = expected.init(jax.random.key(0), (D,))
   cells = units(B, SIDE, SIDE, D)
