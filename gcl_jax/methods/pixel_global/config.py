@@ -143,10 +143,13 @@ def _views() -> ConfigDict:
 def _demo(config: ConfigDict) -> None:
   """The organ phantom on two CPU cores in under three minutes."""
   config.data.name = "organs"
-  config.data.organs.patients = 300
+  config.data.organs.update(patients=300, size=(48, 48), shading=0.1)
+  config.preprocess.size = (48, 48)
   config.unet.widths = (8, 16, 32, 64)
-  config.pretrain.update(steps=300, passes=4, head_hidden=64, head_out=32)
-  config.segment.update(labelled=(10,), alike=("left", "right"), steps=150)
+  config.pretrain.update(batch_size=16, steps=250, passes=4)
+  config.pretrain.update(head_hidden=64, head_out=32)
+  config.segment.update(labelled=(20,), alike=("left", "right"))
+  config.segment.update(batch_size=8, steps=120, learning_rate=4e-3)
   config.segment.update(draws=(0, 1, 2, 3, 4), seeds=(0,))
   config.arms = ("scratch", "pixpro")
   config.report.bootstrap = 500
