@@ -39,6 +39,7 @@ def test_an_ablation_changes_what_it_is_called_after_and_nothing_else():
   for name in ("border", "shuffled", "variance", "focus"):
     assert changed(name) == dict(weighting=name)
   assert changed("gap_penalty") == dict(gap_weight=1.0)
+  assert changed("residual") == dict(residual=True)
   assert changed("pairs") == dict(reduce="pairs")
   assert changed("no_overlap_test") == dict(overlap_only=False)
 
