@@ -102,6 +102,14 @@ def test_an_arm_of_matched_cells_is_refused_where_there_are_none(arm):
     ({"pretrain.dropout": 1.0}, "pretrain.dropout 1.0: a share below 1"),
     ({"pretrain.passes": 1}, "pretrain.passes 1: 2 or more"),
     ({"pretrain.stabilizer": "propagation"}, "take pretrain.stabilizer=drop"),
+    (
+      {
+        "pretrain.residual": True,
+        "pretrain.stabilizer": "hinge",
+        "pretrain.weighting": "",
+      },
+      "pretrain.residual adds .* which is 'hinge'",
+    ),
     ({"pretrain.stride": 3}, "pretrain.stride 3: one of"),
     ({"pretrain.stride": 8}, "pretrain.stride 8: one of"),
     ({"pretrain.views.size": (18, 16)}, "multiples of 4"),

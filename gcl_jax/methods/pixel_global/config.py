@@ -254,6 +254,12 @@ def _check_terms(arm: str, settings: ConfigDict) -> None:
     )
   if settings.dropout >= 1:
     raise ConfigError(f"pretrain.dropout {settings.dropout}: a share below 1")
+  if arm == arms.OWN and settings.residual and not _adds(settings):
+    raise ConfigError(
+      "pretrain.residual adds the cells to the output of pretrain.stabilizer"
+      f" dropout or deterministic, which is {settings.stabilizer!r} with"
+      f" pretrain.pixel_branch {settings.pixel_branch!r}"
+    )
   consistent = settings.pixel_branch == "consistency"
   if arm in arms.OF_PIXELS and not consistent:
     raise ConfigError(
@@ -272,6 +278,12 @@ def _check_terms(arm: str, settings: ConfigDict) -> None:
       f"pretrain.passes {settings.passes}: 2 or more with pretrain.weighting"
       f" {settings.weighting}"
     )
+
+
+def _adds(settings: ConfigDict) -> bool:
+  """Whether there is a stabilizer that can be residual."""
+  layers = settings.stabilizer in ("dropout", "deterministic")
+  return layers and settings.pixel_branch == "consistency"
 
 
 def _check_stride(config: ConfigDict) -> None:
