@@ -65,6 +65,8 @@ def main() -> int:
   if arguments.jobs:
     run_all(arguments, out)
   grid = gathered(out)
+  if not grid:
+    raise SystemExit(f"{out}: no finished run, see --jobs")
   dice_tables(grid)
   gain_tables(grid)
   rank_table(out)

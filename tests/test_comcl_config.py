@@ -56,6 +56,10 @@ def test_every_arm_can_run_alone(arm):
     ({"pretrain.first_pair": "high-low"}, "did you mean 'high_low'"),
     ({"patches.healthy": "matchd"}, "did you mean 'matched'"),
     ({"diagnosis.loss": "softmaxx"}, "did you mean 'softmax'"),
+    (
+      {"pretrain.loss": "simclr", "pretrain.negatives": "queue"},
+      "takes its negatives from the batch",
+    ),
   ],
 )
 def test_settings_that_cannot_run_are_refused_in_one_line(changes, said):

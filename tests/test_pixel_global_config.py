@@ -39,6 +39,7 @@ def test_an_ablation_changes_what_it_is_called_after_and_nothing_else():
   for name in ("border", "shuffled", "variance", "focus"):
     assert changed(name) == dict(weighting=name)
   assert changed("gap_penalty") == dict(gap_weight=1.0)
+  assert changed("residual") == dict(residual=True)
   assert changed("pairs") == dict(reduce="pairs")
   assert changed("no_overlap_test") == dict(overlap_only=False)
 
@@ -101,6 +102,14 @@ def test_an_arm_of_matched_cells_is_refused_where_there_are_none(arm):
     ({"pretrain.dropout": 1.0}, "pretrain.dropout 1.0: a share below 1"),
     ({"pretrain.passes": 1}, "pretrain.passes 1: 2 or more"),
     ({"pretrain.stabilizer": "propagation"}, "take pretrain.stabilizer=drop"),
+    (
+      {
+        "pretrain.residual": True,
+        "pretrain.stabilizer": "hinge",
+        "pretrain.weighting": "",
+      },
+      "pretrain.residual adds .* which is 'hinge'",
+    ),
     ({"pretrain.stride": 3}, "pretrain.stride 3: one of"),
     ({"pretrain.stride": 8}, "pretrain.stride 8: one of"),
     ({"pretrain.views.size": (18, 16)}, "multiples of 4"),

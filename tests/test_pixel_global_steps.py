@@ -116,7 +116,10 @@ def close(one, other, tolerance=2e-4):
 
 
 def unit(x):
-  return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+  """Of length 1; a constant 0 for a cell whose hidden units are all off."""
+  square = (x**2).sum(-1, keepdims=True)
+  some = square > 0
+  return jnp.where(some, x / jnp.sqrt(jnp.where(some, square, 1)), 0)
 
 
 def fractional(grid, place):
@@ -168,8 +171,7 @@ def slow_passes(params, cells, key, rate, passes):
   out = []
   for t in range(passes):
     dropped = jnp.maximum(hidden, 0) * kept[t] / (1 - rate)
-    moved = dropped @ layers["second_kernel"] + layers["second_bias"]
-    out.append(own + moved)
+    out.append(dropped @ layers["second_kernel"] + layers["second_bias"])
   return jnp.stack(out)
 
 
@@ -364,15 +366,27 @@ def test_without_dropout_passes_and_weights_change_nothing():
     assert kept == 0 == facts["uncertainty"] and facts["weight_spread"] == 0
 
 
-def test_equal_views_of_an_equal_teacher_lose_nothing():
-  settings = settings_of()
+def identity(arm):
+  """Parameters with which the stabilizer of an arm moves nothing."""
+  params = jax.tree.map(np.zeros_like, first_params(arm))
+  if arm == arms.OWN:  # relu(x) - relu(-x) = x
+    layers, eye = params["stabilizer"]["params"], np.eye(D, dtype=np.float32)
+    layers["first"]["kernel"][:D] = np.concatenate([eye, -eye], axis=1)
+    layers["second_kernel"][:] = np.concatenate([eye, -eye])
+  return params
+
+
+@pytest.mark.parametrize("arm", [arms.OWN, "residual"])
+def test_equal_views_of_an_equal_teacher_lose_nothing(arm):
+  # Of units of both signs a dropped one would move the cell.
+  settings = settings_of(arm, **(dict(dropout=0.0) if arm == arms.OWN else {}))
   networks = nets.networks_of(configured(), settings)
   student, _, _, keys = given()
   cells = np.repeat(student[::2], 2, axis=0)
   places = augment.cell_centres((SIDE, SIDE), (8, 8))
   places = np.broadcast_to(places, (B, 2, 8, 8, 2))
   seen = Seen(None, None, cells, None)
-  params = jax.tree.map(np.zeros_like, first_params(arms.OWN))
+  params = identity(arm)
   loss, penalty, _, facts = jax.jit(
     lambda params: branches.consistency_term(
       *(networks, settings, params, seen, seen),

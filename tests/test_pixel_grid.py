@@ -52,6 +52,15 @@ def test_fits_of_all_parts_gaps_and_seeds_are_gathered(tmp_path, monkeypatch):
     gather(tmp_path, monkeypatch, runs | other)
 
 
+def test_a_grid_without_a_finished_run_says_so(tmp_path, monkeypatch):
+  monkeypatch.setattr(
+    "sys.argv",
+    ["pixel_grid", f"--out={tmp_path}", "--arms=scratch", "--jobs=0"],
+  )
+  with pytest.raises(SystemExit, match="no finished run, see --jobs"):
+    pixel_grid.main()
+
+
 def test_dice_is_a_mean_over_classes_and_without_each_patient():
   rng = np.random.default_rng(0)
   groups = np.array(list("abbcd"))

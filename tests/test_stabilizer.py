@@ -5,8 +5,12 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from gcl_jax.engine.state import follow
+from gcl_jax.losses import spread
+from gcl_jax.losses.pixel_consistency import pixel_loss, unit
 from gcl_jax.models import stabilizer
 from gcl_jax.models.stabilizer import averaged, propagate, propagation
 
@@ -207,3 +211,49 @@ def test_pixpro_propagates_values_of_length_one(most):
 def test_settings_out_of_range_are_refused(wrong):
   with pytest.raises(ValueError, match="passes must be 1 or more"):
     stabilizer.stabilizer(SIZE, HIDDEN, **wrong)
+
+
+def spread_after_training(residual, steps=150):
+  """Spread of the cells of a student that matches a teacher's under noise."""
+  model = stabilizer.stabilizer(8, 16, passes=2, residual=residual)
+  keys = jax.random.split(jax.random.key(0), 4)
+  encoder = [
+    jax.random.normal(keys[0], (12, 32)) / 12**0.5,
+    jax.random.normal(keys[1], (32, 8)) / 32**0.5,
+  ]
+  index = jnp.broadcast_to(jnp.arange(9)[:, None], (16, 9, 1))
+  optimizer = optax.adam(3e-3)
+
+  def see(encoder, x):
+    return unit(jax.nn.relu(x @ encoder[0]) @ encoder[1])
+
+  def step(carry, key):
+    (encoder, own), teacher, state = carry
+    first, second, third, draw = jax.random.split(key, 4)
+    x = jax.random.normal(first, (16, 3, 3, 12))
+    views = [x + jax.random.normal(k, x.shape) / 2 for k in (second, third)]
+    targets = see(teacher, views[1]).reshape(16, 9, 8)
+
+    def loss(params):
+      cells, draws = see(params[0], views[0]), jax.random.split(draw, 16)
+      passes = unit(model.apply(params[1], cells, draws))
+      y = unit(passes.mean(axis=-2)).reshape(16, 9, 8)
+      return pixel_loss(y, targets, index, index >= 0, jnp.ones((16, 9)))[0]
+
+    gradient = jax.grad(loss)((encoder, own))
+    change, state = optimizer.update(gradient, state)
+    params = optax.apply_updates((encoder, own), change)
+    return (params, follow(teacher, params[0], 0.9), state), None
+
+  params = encoder, model.init(keys[2], (8,))
+  carry = params, encoder, optimizer.init(params)
+  draws = jax.random.split(keys[3], steps)
+  (params, _, _), _ = jax.jit(lambda c: jax.lax.scan(step, c, draws))(carry)
+  x = jax.random.normal(jax.random.key(1), (500, 12))
+  return float(spread(see(params[0], x)))
+
+
+def test_a_residual_stabilizer_lets_cells_fall_together():
+  """Why the default is not residual."""
+  assert spread_after_training(False) > 0.4
+  assert spread_after_training(True) < 0.3

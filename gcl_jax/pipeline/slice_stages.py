@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -56,7 +55,7 @@ def programs(
     arms: those that are pre-trained -> their settings.
     training: (config, settings, shape, statistics) -> what an arm trains.
   """
-  shape: tuple[Any, ...] = (*config.preprocess.size, 1)
+  shape = (*config.preprocess.size, 1)
   views = segmentation.views_of(config.segment.views, *STATISTICS)
   return [
     *(

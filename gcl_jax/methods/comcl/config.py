@@ -158,7 +158,9 @@ def _pretrain() -> ConfigDict:
     # high_low (lesions of good against those of low quality), low_high,
     # high_healthy_low, or none.
     first_pair="high_low",
-    negatives="batch",  # or queue: a queue of keys for every level
+    # Of levels and lesions: batch, or queue (a queue of keys for every level).
+    # simclr takes those of the batch, moco always a queue.
+    negatives="batch",
     hard_negatives="topk",  # or off (all), hcl (weighted by importance)
     fewest_negatives=0.05,  # of all: K never falls below (literal: to 0)
     pacing="scaled",  # or off, literal
@@ -288,6 +290,11 @@ def check(config: ConfigDict) -> None:
   for name in ("diagnosis.grades", "detector.folds"):
     if value_of(config, name) < 2:
       raise ConfigError(f"{name} {value_of(config, name)}: 2 or more")
+  if (config.pretrain.loss, config.pretrain.negatives) == ("simclr", "queue"):
+    raise ConfigError(
+      "pretrain.negatives queue: pretrain.loss simclr takes its negatives from"
+      " the batch; leave it at batch"
+    )
   if config.pretrain.hcl_tau_plus == 1:
     raise ConfigError("pretrain.hcl_tau_plus 1: a share below 1")
 

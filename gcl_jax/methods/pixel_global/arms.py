@@ -56,7 +56,8 @@ ARMS: arms.Arms = {
 # Changes of what is configured that only its matched cells are touched by.
 OF_PIXELS = (
   *("no_stabilizer", "no_weighting", "deterministic", "border", "shuffled"),
-  *("variance", "focus", "hinge", "gap_penalty", "pairs", "no_overlap_test"),
+  *("variance", "focus", "hinge", "gap_penalty", "residual", "pairs"),
+  "no_overlap_test",
 )
 BASELINES = (SCRATCH, "pixpro")
 DECIDING = (
