@@ -43,16 +43,36 @@ def site_loss(
     A scalar from 0 to 2; 0 if no site counts.
   """
   gathered, centre = lax.stop_gradient((gathered, centre))
+  mean, there = found_mean(
+    gathered, owner=owner, classes=classes, axis_name=axis_name
+  )
+  cosine = jnp.sum(unit(sites - centre) * unit(mean - centre), axis=-1)
+  lost = jnp.where(there, 1 - cosine, 0)
+  return jnp.sum(lost) / jnp.maximum(jnp.sum(there), 1)
+
+
+def found_mean(
+  gathered: jax.Array,
+  *,
+  owner: jax.Array | None = None,
+  classes: jax.Array | None = None,
+  axis_name: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """What is found at every site, mean over the images that it is tied to.
+
+  Args:
+    gathered, owner, classes, axis_name: as of `site_loss`.
+
+  Returns:
+    float[M, D], zeros for a site without an image, and bool[M], those with one.
+  """
   count = jnp.ones(gathered.shape[:2])
   if owner is not None:
     count = (classes[:, None] == owner[None]).astype(gathered.dtype)
   total = jnp.mean(count[..., None] * gathered, axis=0)
   total, share = pmean((total, jnp.mean(count, axis=0)), axis_name)
   there = share > 0
-  mean = total / jnp.where(there, share, 1)[:, None]
-  cosine = jnp.sum(unit(sites - centre) * unit(mean - centre), axis=-1)
-  lost = jnp.where(there, 1 - cosine, 0)
-  return jnp.sum(lost) / jnp.maximum(jnp.sum(there), 1)
+  return total / jnp.where(there, share, 1)[:, None], there
 
 
 def diversity_loss(

@@ -36,12 +36,14 @@ class Sites(NamedTuple):
     lend: `lend(params, tokens float[B, L, D])` -> (Tf' float32[B, L, D], Bf
       float32[B, L, M]), rows of Bf sum to 1.
     owner: int[M], the class that each site is of; None for sites of no class.
+    shape: (M, D).
   """
 
   init: Callable[..., Any]
   gather: Callable[..., Any]
   lend: Callable[..., Any]
   owner: np.ndarray | None
+  shape: tuple[int, int]
 
 
 def sites(
@@ -123,7 +125,7 @@ def sites(
     shares = jax.nn.softmax(logits / np.sqrt(size), axis=-1)
     return tokens + jnp.einsum("blm,md->bld", shares, values), shares
 
-  return Sites(init, gather, lend, owner)
+  return Sites(init, gather, lend, owner, (rows, size))
 
 
 def _shares(logits: jax.Array, compete: str) -> jax.Array:

@@ -15,11 +15,17 @@ from ml_collections import ConfigDict
 from gcl_jax import losses
 from gcl_jax.engine import feed, parallel
 from gcl_jax.engine.context import Context
+from gcl_jax.engine.train import Training
 from gcl_jax.errors import DataError
 from gcl_jax.losses.segmentation import inverse_frequency
 from gcl_jax.models import heads
 from gcl_jax.pipeline import encoders
-from gcl_jax.pipeline.finetune_steps import Transform, outputs, training
+from gcl_jax.pipeline.finetune_steps import (
+  Transform,
+  arguments_of,
+  outputs,
+  training,
+)
 
 
 def fit(
@@ -38,6 +44,7 @@ def fit(
   class_weights: np.ndarray | None = None,
   batch_rows: int | None = None,
   transform: Transform | None = None,
+  shared: Training | None = None,
 ) -> dict[str, Any]:
   """Trains encoder and head on the labelled ones among the rows.
 
@@ -62,6 +69,8 @@ def fit(
       then drawn as often as it takes.
     transform: of the images before their views, as in
       `finetune_steps.classify_step`.
+    shared: from `finetune_steps.training` with this encoder, views and size of
+      a batch; fits that are given the same one take one program. None makes it.
 
   Returns:
     `encoder` (params, batch_stats) and `head` variables, numpy.
@@ -81,19 +90,22 @@ def fit(
   if class_weights is None and config.balanced:
     class_weights = _balanced(targets[rows], labels)
   arrays = {"image": pixels, "target": np.asarray(targets, np.float32)}
-  seed = context.config.seed
-  state = context.fit(
-    training(
+  seed, labels = context.config.seed, labels or targets.shape[1]
+  if shared is None:
+    shared = training(
       config,
       encoder,
       pixels.shape[1:],
-      labels or targets.shape[1],
+      labels,
       views,
-      variables,
-      size,
-      class_weights,
-      transform,
-    ),
+      batch_size=size,
+      transform=transform,
+    )
+  if size != shared.batch["image"].shape[0]:
+    raise ValueError(f"{name}: batches of {size}, not those of the shared step")
+  begin = arguments_of(config, labels, variables, class_weights)
+  state = context.fit(
+    shared._replace(arguments=begin),
     lambda start: feed.batches(
       arrays, size, seed=seed, start=start, steps=config.steps, rows=drawn
     ),

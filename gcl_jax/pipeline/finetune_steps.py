@@ -109,9 +109,6 @@ def training(
   """
   kind = config.loss
   head = heads.linear(outputs(kind, labels))
-  if class_weights is None:
-    class_weights = np.ones((labels, 2) if kind == "sigmoid" else labels)
-  weights = np.asarray(class_weights, np.float32)
   optimizer = make_optimizer(
     config.optimizer,
     config.learning_rate,
@@ -130,8 +127,23 @@ def training(
       image=(np.uint8, *shape),
       target=(np.float32, *([labels] if kind == "sigmoid" else [])),
     ),
-    (weights,) if variables is None else (weights, variables),
+    arguments_of(config, labels, variables, class_weights),
   )
+
+
+def arguments_of(
+  config: ConfigDict,
+  labels: int,
+  variables: Any = None,
+  class_weights: np.ndarray | None = None,
+) -> tuple:
+  """Arguments of the first state of a fit: class weights, and the encoder's
+  start where there is one; see `training`."""
+  if class_weights is None:
+    kinds = (labels, 2) if config.loss == "sigmoid" else labels
+    class_weights = np.ones(kinds)
+  weights = np.asarray(class_weights, np.float32)
+  return (weights,) if variables is None else (weights, variables)
 
 
 def _initial(encoder, head, optimizer, shape) -> Callable[..., State]:

@@ -1,0 +1,1 @@
+"""UOPSL: predilection sites learned from OCT, used by fundus alone."""

@@ -1,0 +1,327 @@
+"""Every setting of UOPSL, with the reason for its default.
+
+`get_config(preset)` returns the whole configuration; any field can be
+overridden on the command line (`--config.pretrain.kind=classes`). The paper's
+formulas are not public to us: every gap is a named switch, and the comment says
+what we read; `methods/uopsl/README.md` lists the gaps.
+"""
+
+from ml_collections import ConfigDict
+
+from gcl_jax.engine.settings import check_each_once, with_preset
+from gcl_jax.errors import ConfigError
+from gcl_jax.methods.uopsl import arms
+from gcl_jax.models import sites
+from gcl_jax.pipeline import checks, settings
+
+POOLS = ("labelled", "rest", "oct")
+
+
+def get_config(preset: str = "demo") -> ConfigDict:
+  """The configuration of a preset; a ConfigError names the nearest one."""
+  config = settings.run("uopsl")
+  config.data = _images()  # fundus photographs
+  config.oct_data = _images()  # OCT scans, not paired with them
+  # What the place of lesions says in the phantom's scans: true, shuffled or
+  # uniform (nothing).
+  config.oct_data.eyes.informative = "true"
+  config.preprocess = ConfigDict(
+    dict(
+      size=(224, 224),  # square
+      disc=True,  # crop to the fundus disc
+    )
+  )
+  config.oct_preprocess = ConfigDict(
+    dict(size=(128, 256), flatten=False, normalise=False, crop=False)
+  )
+  config.text = _text()
+  config.pretrain = _pretrain()
+  config.arms = arms.DECIDING
+  config.fundus = _fundus()
+  config.report = ConfigDict(
+    dict(examples=1, embedding="pca", embedding_points=2000)
+  )
+  return with_preset(config, preset, PRESETS)
+
+
+def _images() -> ConfigDict:
+  section = settings.image_data()
+  section.update(
+    # Column of the class of an image; "" takes the binary label that is 1.
+    class_column="",
+    # Translations of names, such as ("NO=healthy", "DME=dme"); where there are
+    # any, images of other names have no class.
+    class_names=(),
+  )
+  section.eyes = ConfigDict(
+    dict(
+      patients=1500,
+      size=(64, 64),
+      healthy_fraction=0.25,
+      seed=0,
+    )
+  )
+  return section
+
+
+def _text() -> ConfigDict:
+  return ConfigDict(
+    dict(
+      # YAML file of descriptions; "" = those of the eye phantom's classes.
+      file="",
+      # bag (of words) or transformer, trained from scratch; frozen: vectors
+      # that another encoder made, from an npz file with `texts` and `vectors`.
+      encoder="bag",
+      vectors="",
+      width=64,  # of words
+      depth=2,  # of the transformer
+      heads=4,
+      # Columns whose values are put in front of the texts, such as ("eye",).
+      attributes=(),
+      # Words that take each other's place when an image is mirrored. Nasal and
+      # temporal are sides of the eye: a mirrored image is one of the other eye,
+      # in which they stay true. Where all images are turned to one side, add
+      # ("nasal", "temporal").
+      swapped=(("left", "right"), ("od", "os")),
+    )
+  )
+
+
+def _pretrain() -> ConfigDict:
+  section = settings.contrast()
+  for name in (
+    *("head_hidden", "head_out", "epochs", "warmup_epochs", "block_size"),
+    *("queue", "momentum_encoder", "clusters", "batch_size", "temperature"),
+  ):
+    del section[name]
+  section.update(
+    size=64,  # D, length of tokens, sites and texts
+    # Images of a batch: fundus with labels, without, and OCT.
+    batch=ConfigDict(dict(labelled=16, rest=32, oct=32)),
+    steps=1000,
+    warmup=0.05,  # share of the steps
+    optimizer="adamw",
+    learning_rate=1e-3,
+    weight_decay=1e-5,
+    # Views. Mirroring is off: see text.swapped.
+    crop_scale=(0.64, 1.0),
+    flip=0.0,
+    flip_oct=0.0,
+    brightness=0.2,
+    contrast=0.2,
+    oct=True,  # whether OCT takes part
+    places=True,  # texts of labelled images say where lesions lie
+    # Fundus images without a label: without_place (described by the look of
+    # their lesions), or "" (they do not take part).
+    rest="without_place",
+    # Which scans meet which photographs in a step: independent (two shuffles);
+    # class (a scan of the class of each labelled photograph: uses labels); pair
+    # (of the eye of each photograph without a label, by fundus.pair_column).
+    oct_draw="independent",
+    shuffle_classes=False,  # OCT classes permuted among its scans: a control
+    # Where S comes from: oct (learned there), fundus (learned from photographs
+    # alone), random (frozen, with the singular values of this method's own),
+    # means (frozen, mean OCT token of each class), or "" for none.
+    sites="oct",
+    kind="slots",  # or classes (a block each), map (one place map a class)
+    count=16,  # M of slots; sites of each class of classes
+    compete="slots",  # who competes for OCT tokens; or tokens
+    tie="loss",  # or average: S follows what is found at its sites
+    site_momentum=0.99,  # of tie=average
+    centre=True,  # cosines of sites after the mean OCT token is subtracted
+    centre_momentum=0.99,
+    bound=0.5,  # cosine of two sites below which they do not lose
+    fundus_updates=False,  # whether photographs give S a gradient
+    temperature=0.1,  # of across and concept_contrast; that of texts is learned
+    # Weights of the terms; none is stated in the paper.
+    labelled_text=1.0,
+    rest_text=1.0,
+    oct_text=1.0,
+    site=1.0,
+    diversity=0.1,
+    across=0.0,
+    concept_mse=0.0,
+    concept_contrast=0.0,
+    prototype=0.0,
+    pair=0.0,
+  )
+  return section
+
+
+def _fundus() -> ConfigDict:
+  section = settings.finetune()
+  del section["folds"]  # of classes there are no thresholds
+  views = settings.contrast()
+  section.update(
+    loss="softmax",
+    batch_size=32,
+    steps=300,
+    learning_rate=1e-3,
+    labelled=(20, 50, 200),  # patients with labels; 0 = all
+    draw=0,  # which patients
+    headline=50,  # number of labels of the figures that stand for the run
+    pairs=(),  # of classes that look alike and differ in place
+    site_rate=0.0,  # of the sites, as a share of the learning rate; 0 = frozen
+    pair_column="pair",  # of both tables, for arm paired
+  )
+  for name in (
+    *("crop_scale", "brightness", "contrast", "saturation", "hue", "jitter"),
+    *("grayscale", "blur", "noise", "flip"),
+  ):
+    section[name] = views[name]
+  section.update(crop_scale=(0.64, 1.0), brightness=0.2, contrast=0.2, flip=0.0)
+  return section
+
+
+def _demo(config: ConfigDict) -> None:
+  """The embedded eye phantom on two CPU cores in under three minutes."""
+  config.data.update(name="eye_fundus", class_column="disease")
+  config.data.eyes.patients = 900
+  config.oct_data.update(
+    name="eye_oct", class_column="disease", eval_fraction=0.1
+  )
+  config.oct_data.eyes.update(patients=1200, healthy_fraction=0.3)
+  config.preprocess.update(size=(64, 64), disc=False)
+  config.oct_preprocess.size = (64, 64)
+  config.pretrain.update(arch="resnet10", stem="cifar", width=8, steps=150)
+  config.fundus.update(
+    steps=60,
+    pairs=(
+      ("deposits_fovea", "deposits_disc"),
+      ("cysts_fovea", "cysts_temporal"),
+    ),
+    pair_column="disease",
+  )
+  config.arms = (arms.SCRATCH, arms.TEXT)
+
+
+def _tiny(config: ConfigDict) -> None:
+  """The demo in seconds, for tests; its figures mean nothing."""
+  _demo(config)
+  config.data.eyes.update(patients=360, size=(32, 32))
+  config.oct_data.eyes.update(patients=60, size=(32, 32))
+  config.preprocess.size = (32, 32)
+  config.oct_preprocess.size = (32, 32)
+  config.text.width = 8
+  config.pretrain.update(width=2, size=8, count=4, steps=2)
+  config.pretrain.batch.update(labelled=8, rest=8, oct=8)
+  config.fundus.update(batch_size=8, steps=2)
+  config.log_every = 1
+
+
+def _paper(config: ConfigDict) -> None:
+  """28 classes, 224 pixels, ResNet-50, as far as the paper is known to us.
+
+  Its data sets, networks and numbers are not public to us; the rest is FLAIR's:
+  AdamW, 1e-4, weight decay 1e-5, D = 512, a frozen biomedical text encoder.
+  """
+  config.data.name = config.oct_data.name = "folder"
+  config.data.class_column = config.oct_data.class_column = "class"
+  config.text.encoder = "frozen"
+  config.pretrain.update(
+    arch="resnet50",
+    stem="imagenet",
+    size=512,
+    count=64,
+    steps=20_000,
+    learning_rate=1e-4,
+    rest="",
+  )
+  config.pretrain.batch.update(labelled=128, rest=128, oct=128)
+  config.fundus.update(labelled=(0,), headline=0, learning_rate=1e-4)
+
+
+PRESETS = dict(demo=_demo, tiny=_tiny, paper=_paper)
+CHOICES = {
+  "text.encoder": ("bag", "transformer", "frozen"),
+  "pretrain.rest": ("", "without_place"),
+  "pretrain.oct_draw": ("independent", "class", "pair"),
+  "pretrain.sites": ("", "oct", "fundus", "random", "means"),
+  "pretrain.kind": sites.KINDS,
+  "pretrain.compete": sites.COMPETE,
+  "pretrain.tie": ("loss", "average"),
+  "fundus.loss": ("softmax",),
+}
+POSITIVE = (
+  *("pretrain.size", "pretrain.count", "text.width", "text.depth"),
+  *(f"pretrain.batch.{name}" for name in POOLS),
+)
+SHARES = (
+  *("pretrain.site_momentum", "pretrain.centre_momentum", "pretrain.bound"),
+  *("pretrain.flip_oct", "pretrain.warmup", "fundus.site_rate"),
+)
+
+
+def check(config: ConfigDict) -> None:
+  """Refuses settings that cannot run before anything does.
+
+  Raises:
+    ConfigError: names the setting, what it is and what it may be.
+  """
+  checks.check(config, CHOICES, POSITIVE, SHARES)
+  check_each_once("arms", config.arms, tuple(arms.ARMS))
+  if not config.oct_data.name:
+    raise ConfigError("oct_data.name is empty: which OCT data set is it?")
+  size = tuple(config.preprocess.size)
+  if len(size) != 2 or size[0] != size[1]:
+    raise ConfigError(f"preprocess.size {size}: two equal numbers")
+  counts = tuple(config.fundus.labelled)
+  if (
+    not counts
+    or len(set(counts)) < len(counts)
+    or not all(isinstance(n, int) for n in counts)
+  ):
+    raise ConfigError(
+      f"fundus.labelled {counts}: one or more numbers of patients with labels"
+      " (0 = all), each once"
+    )
+  if config.fundus.headline not in counts:
+    raise ConfigError(
+      f"fundus.headline {config.fundus.headline}: one of fundus.labelled,"
+      f" {counts}"
+    )
+  if config.text.encoder == "frozen" and not config.text.vectors:
+    raise ConfigError(
+      "text.encoder frozen: name the file of its vectors with"
+      " --config.text.vectors"
+    )
+  for arm in arms.trained(config):
+    _check_arm(arm, arms.settings_of(config, arm))
+  own = config.pretrain.sites
+  if used := [a for a in config.arms if a in arms.FROM_OWN and own != "oct"]:
+    raise ConfigError(
+      f"arm {used[0]} takes the place of sites of OCT, and pretrain.sites is"
+      f" {own!r}"
+    )
+  if own in ("random", "means"):
+    raise ConfigError(
+      f"pretrain.sites {own}: such sites are made of those of pretrain.sites"
+      f" oct; leave it and add {own!r} to arms"
+    )
+
+
+def _check_arm(arm: str, settings: ConfigDict) -> None:
+  """Refuses terms without what they are of."""
+  if not settings.oct:
+    needing = ("oct_text", "site", "diversity", "across", "concept_mse")
+    needing += ("concept_contrast", "prototype", "pair")
+    if terms := [name for name in needing if settings[name]]:
+      raise ConfigError(
+        f"arm {arm}: pretrain.{terms[0]} needs OCT, and pretrain.oct is False"
+      )
+    if settings.sites == "oct":
+      raise ConfigError(f"arm {arm}: pretrain.sites oct without pretrain.oct")
+  learned = settings.sites == "oct"
+  if terms := [n for n in ("site", "diversity") if settings[n] and not learned]:
+    raise ConfigError(
+      f"arm {arm}: pretrain.{terms[0]} is of sites that OCT teaches, and"
+      f" pretrain.sites is {settings.sites!r}"
+    )
+  if learned and settings.kind == "slots" and settings.count < 2:
+    raise ConfigError("pretrain.count: 2 sites or more")
+  if settings.pair and settings.oct_draw != "pair":
+    raise ConfigError("pretrain.pair needs pretrain.oct_draw=pair")
+  if settings.oct_draw == "pair" and not settings.rest:
+    raise ConfigError(
+      "pretrain.oct_draw pair needs pretrain.rest=without_place"
+    )

@@ -1,0 +1,224 @@
+"""Stages `data` and `oct`: two sets of images that are not paired."""
+
+import dataclasses
+import functools
+import json
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from gcl_jax.data import descriptions, disc, formats, preprocess, splits
+from gcl_jax.data.source import Dataset
+from gcl_jax.engine.context import Context
+from gcl_jax.errors import DataError
+from gcl_jax.methods.uopsl import captions
+from gcl_jax.pipeline import prepare, sources
+from gcl_jax.pipeline.prepared import Prepared
+
+OCT = "oct"  # stage and pool
+
+
+def run(context: Context) -> dict[str, Any]:
+  """Reads, prepares and splits the fundus images (see `pipeline.prepare`).
+
+  Returns:
+    The artifact; `class` str[N] among it, "" where it is not known.
+  """
+  config = context.config
+  found = splits.limited(context.datasets["data"], config.data.limit)
+  found = with_class(found, config.data)
+  read = functools.partial(_read, config.preprocess)
+  source = sources.Source(found, sources.parts(found, config.data))
+  shape = (*config.preprocess.size, 3)
+  return prepare.run(context, [source], read, shape, samples=prepare.SAMPLES)
+
+
+def run_oct(context: Context) -> dict[str, Any]:
+  """Reads, prepares and splits the OCT scans, and describes all classes.
+
+  Scans of patients whose fundus images are kept for evaluation are kept for it
+  too; patients are the same where their names are.
+
+  Returns:
+    The artifact; `classes` (JSON): the names of all classes, and their texts
+    with and without places.
+  """
+  config, fundus = context.config, Prepared(context)
+  found = splits.limited(context.datasets["oct_data"], config.oct_data.limit)
+  found = with_class(found, config.oct_data)
+  part = sources.parts(found, config.oct_data)
+  kept_back = np.isin(found.groups, fundus.groups[fundus.evaluation])
+  part[kept_back] = "eval"
+  if moved := len(set(found.groups[kept_back].tolist())):
+    context.telemetry.say(
+      f"oct: scans of {moved} patients whose fundus images are kept for"
+      " evaluation are kept for it too"
+    )
+  found = sources.apart(found, OCT) if _share_ids(fundus, found) else found
+  read = functools.partial(_read_oct, config.oct_preprocess)
+  shape = (*config.oct_preprocess.size, 1)
+  artifact = prepare.run(context, [sources.Source(found, part)], read, shape)
+  return artifact | {"classes_json": np.array(json.dumps(_described(context)))}
+
+
+def with_class(dataset: Dataset, config: ConfigDict) -> Dataset:
+  """The data set with a column `class`.
+
+  It is `class_column` of the table, or the one binary label that is 1 and
+  "healthy" where the set says so; `class_names` translates ("NO=healthy") and,
+  where it is given, leaves every other name out.
+
+  Args:
+    dataset: any.
+    config: a data section.
+
+  Raises:
+    DataError: no such column, or a row of two labels.
+  """
+  if config.class_column:
+    found = [as_name(v) for v in dataset.column(config.class_column).tolist()]
+  else:
+    found = _from_labels(dataset)
+  names = dict(pair.split("=", 1) for pair in config.class_names)
+  if names:
+    found = [names.get(name, "") for name in found]
+  if not any(found):
+    raise DataError(
+      f"data set {dataset.name!r}: no image has a class; name its column with"
+      " class_column, or translate its names with class_names"
+    )
+  table = {**dataset.table, "class": np.array(found, str)}
+  return dataclasses.replace(dataset, table=table)
+
+
+def as_name(value: Any) -> str:
+  """The name of a class in a table, "" where it is blank.
+
+  >>> as_name(2.0), as_name("NPDR"), as_name(float("nan"))
+  ('2', 'NPDR', '')
+  """
+  if isinstance(value, float):
+    return "" if np.isnan(value) else f"{value:g}"
+  return str(value).strip()
+
+
+def captions_of(context: Context) -> captions.Captions:
+  """The captions of all classes, as stage `oct` found them described."""
+  config = context.config
+  found = json.loads(str(context.load(OCT)["classes_json"]))
+  attributes = [
+    value
+    for stage in ("data", OCT)
+    for value in attributes_of(Prepared(context, stage), config.text).tolist()
+  ]
+  vectors = None
+  if config.text.encoder == "frozen":
+    vectors = dict(zip(found["vector_texts"], found["vectors"], strict=True))
+  return captions.build(
+    {name: tuple(texts) for name, texts in found["with_place"].items()},
+    {name: tuple(texts) for name, texts in found["without_place"].items()},
+    sorted(set(attributes)),
+    config.text.swapped,
+    vectors,
+  )
+
+
+def attributes_of(images: Prepared, config: ConfigDict) -> np.ndarray:
+  """str[N], what is put in front of the texts of each image."""
+  columns = [c for c in config.attributes if c in images.table]
+  if not columns:
+    return np.full(len(images), "")
+  values = [map(as_name, images.table[c].tolist()) for c in columns]
+  return np.array([" ".join(each) for each in zip(*values, strict=True)])
+
+
+def _described(context: Context) -> dict[str, Any]:
+  """Texts of the classes of both sets, and precomputed vectors of texts."""
+  config = context.config
+  seen = {
+    str(name)
+    for section in ("data", "oct_data")
+    for name in with_class(context.datasets[section], config[section]).table[
+      "class"
+    ]
+  }
+  classes = sorted(seen - {""})
+  path = config.text.file or descriptions.EYE_WORDS
+  found = {
+    kind: descriptions.read(path, classes, places=places)
+    for kind, places in (("with_place", True), ("without_place", False))
+  }
+  if config.text.encoder == "frozen":
+    texts, vectors = captions.read_vectors(config.text.vectors)
+    found |= {"vector_texts": texts, "vectors": vectors.tolist()}
+  return found
+
+
+def _from_labels(dataset: Dataset) -> list[str]:
+  """The one label that is 1, or "healthy"."""
+  count = len(dataset)
+  healthy = np.asarray(dataset.table.get("healthy", np.full(count, np.nan)))
+  found = ["healthy" if value == 1 else "" for value in healthy]
+  for label in dataset.labels:
+    for row in np.flatnonzero(np.asarray(dataset.table[label]) == 1):
+      if label == "diseased":
+        continue
+      if found[row]:
+        raise DataError(
+          f"data set {dataset.name!r}, {dataset.ids[row]}: is both"
+          f" {found[row]!r} and {label!r}; name a column of one class each with"
+          " class_column"
+        )
+      found[row] = label
+  return found
+
+
+def _share_ids(fundus: Prepared, oct: Dataset) -> bool:
+  return bool(set(fundus.ids.tolist()) & set(oct.ids.tolist()))
+
+
+def prepared(
+  raw: np.ndarray, config: ConfigDict, mask: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+  """One stored photograph as the networks see it, and its class map.
+
+  Args:
+    raw: [h, w] or [h, w, 3], as stored.
+    config: section `preprocess`.
+    mask: uint8[h, w].
+
+  Returns:
+    uint8[S, S, 3] and uint8[S, S] (None without a map).
+  """
+  image = formats.to_uint8(raw)
+  if image.ndim == 2:
+    image = np.repeat(image[..., None], 3, axis=2)
+  crop = disc.crop_to_disc if config.disc else disc.square
+  pixels, _, mask = crop(image, None, mask, size=config.size[0])
+  return pixels, mask
+
+
+def prepared_oct(raw: np.ndarray, config: ConfigDict) -> np.ndarray:
+  """One stored scan -> uint8[H, W] by section `oct_preprocess`."""
+  if not config.normalise:
+    raw = formats.to_uint8(raw)
+  return preprocess.prepare(
+    raw,
+    size=tuple(config.size),
+    flatten=config.flatten,
+    normalise=config.normalise,
+    crop=config.crop,
+  )
+
+
+def _read(config: ConfigDict, dataset: Dataset, row: int) -> prepare.Row:
+  mask = None
+  if dataset.read_mask is not None:
+    labelled = dataset.table.get("labelled", np.ones(len(dataset)))
+    mask = dataset.read_mask(row) if labelled[row] > 0 else None
+  return prepare.Row(*prepared(dataset.read(row), config, mask))
+
+
+def _read_oct(config: ConfigDict, dataset: Dataset, row: int) -> prepare.Row:
+  return prepare.Row(prepared_oct(dataset.read(row), config))
