@@ -1,4 +1,4 @@
-"""ResNet-10, -18, -34 and -50 encoders for small and large medical images."""
+"""ResNet-8, -10, -18, -34 and -50 encoders for small and large medical images."""
 
 import functools
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from gcl_jax.models.convolution import Conv
 from gcl_jax.models.layers import Model, draw_kernels, max_pool
 
 _BLOCKS = {
+  "resnet8": ((1, 1, 1), False),
   "resnet10": ((1, 1, 1, 1), False),
   "resnet18": ((2, 2, 2, 2), False),
   "resnet34": ((3, 4, 6, 3), False),
@@ -41,17 +42,19 @@ def resnet(
     train: normalises by the statistics of the batch and updates the running
       ones (momentum 0.9).
     axis_name: takes these statistics over the batches of all devices.
-    taps: appends the spatial means after the stem and after each of the four
+    taps: appends the spatial means after the stem and after each of the
       stages, a list of float32[B, channels].
     maps: appends (after the taps, if both are set) the feature maps behind
       those means, a list of float32[B, h, w, channels]; the last is the map
       that `features` averages. A stage after the first halves h and w.
 
   Args:
-    arch: "resnet10" (one block a stage), "resnet18", "resnet34", "resnet50".
+    arch: "resnet8" (three stages of one block, whose last map is twice as
+      large as that of the others), "resnet10" (four of one block), "resnet18",
+      "resnet34", "resnet50".
     stem: "cifar" (3x3, stride 1), "imagenet" (7x7, stride 2, 3x3 max-pool of
       stride 2) or "oct" (7x7, stride 2, no pool).
-    width: channels of the stem; stages have 1, 2, 4 and 8 times as many
+    width: channels of the stem; stages have 1, 2, 4 (and 8) times as many
       (resnet50: 4 times that at their ends). 64 is the published network.
     dtype: type of convolutions and activations, "float32" or "bfloat16".
       Parameters, statistics, features and maps stay float32.
@@ -59,7 +62,7 @@ def resnet(
       pass instead of storing them: less memory, about a third more arithmetic.
 
   Returns:
-    The model; `feature_dim` is 8 width (resnet50: 32 width).
+    The model; `feature_dim` is 8 width (resnet8: 4, resnet50: 32 width).
 
   Raises:
     ValueError: unknown `arch`, `stem` or `dtype`.
@@ -90,7 +93,7 @@ def resnet(
       outputs.append([stage.astype(jnp.float32) for stage in stages])
     return tuple(outputs)
 
-  feature_dim = width * 8 * (4 if bottleneck else 1)
+  feature_dim = (width << len(blocks) - 1) * (4 if bottleneck else 1)
   return Model(functools.partial(_init, module()), apply, feature_dim)
 
 

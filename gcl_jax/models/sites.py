@@ -2,7 +2,8 @@
 
 UOPSL (Zhao et al., arXiv 2509.08624, whose formulas are not public; this is our
 reading). S float[M, D] holds M sites, each a recurring place with an
-appearance. With tokens To of an OCT and Tf of a fundus image:
+appearance; at first they are random, as long as normalised tokens. With tokens
+To of an OCT and Tf of a fundus image:
 
     Bo = softmax((S Wq)(To Wk)^T / sqrt(D))      Zo = Bo To       what is there
     Bf = softmax((Tf Uq)(S Uk)^T / sqrt(D))      Tf' = Tf + Bf (S Uv)
@@ -97,7 +98,7 @@ def sites(
     if kind == "map":
       oct_side = dict(map=0.01 * normal(keys[5], (rows, positions)))
     return {
-      "sites": normal(keys[4], (rows, size)) / np.sqrt(size),
+      "sites": normal(keys[4], (rows, size)),
       "oct": oct_side,
       "fundus": dict(
         query=square[2], key=square[3], value=jnp.zeros((size, size))

@@ -1,10 +1,11 @@
 """Token maps: the last map of an encoder as vectors that know their place.
 
-    t_l = W2 gelu(W1 m_l + p_l)
+    t_l = norm(W2 gelu(W1 m_l + p_l))
 
-for the cell l of the map m and a learned vector p_l of each place. The vector
-of a place stands inside the nonlinearity: added outside, it would be the same
-constant in the mean over all tokens of every image.
+for the cell l of the map m, a learned vector p_l of each place, and a layer
+normalisation. The vector of a place stands inside the nonlinearity: added
+outside, it would be the same constant in the mean over all tokens of every
+image.
 """
 
 import math
@@ -84,4 +85,6 @@ class _Head(nn.Module):
       "places", nn.initializers.normal(0.1), (cells.shape[1], self.size)
     )
     hidden = nn.Dense(self.size, name="cells")(cells) + places
-    return nn.Dense(self.size, name="out")(nn.gelu(hidden))
+    return nn.LayerNorm(name="norm")(
+      nn.Dense(self.size, name="out")(nn.gelu(hidden))
+    )

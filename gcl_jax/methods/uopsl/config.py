@@ -285,18 +285,18 @@ def check(config: ConfigDict) -> None:
       "text.encoder frozen: name the file of its vectors with"
       " --config.text.vectors"
     )
-  for arm in arms.trained(config):
-    _check_arm(arm, arms.settings_of(config, arm))
   own = config.pretrain.sites
-  if used := [a for a in config.arms if a in arms.FROM_OWN and own != "oct"]:
-    raise ConfigError(
-      f"arm {used[0]} takes the place of sites of OCT, and pretrain.sites is"
-      f" {own!r}"
-    )
   if own in ("random", "means"):
     raise ConfigError(
       f"pretrain.sites {own}: such sites are made of those of pretrain.sites"
       f" oct; leave it and add {own!r} to arms"
+    )
+  for arm in arms.trained(config):
+    _check_arm(arm, arms.settings_of(config, arm))
+  if used := [a for a in config.arms if a in arms.FROM_OWN and own != "oct"]:
+    raise ConfigError(
+      f"arm {used[0]} takes the place of sites of OCT, and pretrain.sites is"
+      f" {own!r}"
     )
 
 
