@@ -1,4 +1,4 @@
-"""ResNet-8, -10, -18, -34 and -50 encoders for small and large medical images."""
+"""ResNet encoders, of 8 to 50 layers, for small and large medical images."""
 
 import functools
 from collections.abc import Sequence
