@@ -102,7 +102,7 @@ def run(
     config.parallel,
     data={
       "fingerprint": "".join(
-        [d.fingerprint() for d in datasets.values()] + _hashes_of_boxes(config)
+        [d.fingerprint() for d in datasets.values()] + _hashes_of_files(config)
       ),
       "count": sum(map(len, datasets.values())),
     },
@@ -111,12 +111,13 @@ def run(
   return stages.run_stages(planned, context, only=only)
 
 
-def _hashes_of_boxes(config: ConfigDict) -> list[str]:
-  """Of the files of boxes that settings `boxes.path` or `boxes_path` name: they
-  belong to the data, but no table of a data set holds them."""
+def _hashes_of_files(config: ConfigDict) -> list[str]:
+  """Of the files that settings name and no table of a data set holds, though
+  they belong to the data: of boxes, and of texts and their vectors."""
   found = []
   for name, value in flat(config.to_dict()).items():
-    named = name.replace(".", "_").endswith("boxes_path")
+    of_boxes = name.replace(".", "_").endswith("boxes_path")
+    named = of_boxes or name in ("text.file", "text.vectors")
     if named and value and os.path.isfile(value):
       found.append(file_hash(value))
   return found

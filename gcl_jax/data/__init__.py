@@ -6,7 +6,7 @@ import inspect
 import pkgutil
 from typing import Any
 
-from gcl_jax.data import readers
+from gcl_jax.data import readers, splits
 from gcl_jax.data.files import existing
 from gcl_jax.data.source import Dataset
 from gcl_jax.errors import ConfigError, DataError
@@ -26,8 +26,9 @@ def load(config: Any) -> Dataset:
 
   Args:
     config: the data section of a configuration, or any object with the field
-      `name`, a name out of `reader_names()`. `path` is the file or folder; all
-      further fields are explained in the reader.
+      `name`, a name out of `reader_names()`. `path` is the file or folder,
+      `where` the conditions of `splits.where`; all further fields are explained
+      in the reader.
 
   Returns:
     The data set. Of files on disk, tables and headers have been read, and npz
@@ -51,7 +52,7 @@ def load(config: Any) -> Dataset:
   settings = {name: value for name, value in settings.items() if value}
   if "path" in known:
     _check_path(config.name, settings.get("path"))
-  return read(**settings)
+  return splits.where(read(**settings), getattr(config, "where", ()))
 
 
 def _check_path(name: str, path: Any) -> None:

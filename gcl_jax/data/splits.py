@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from gcl_jax.data.source import Dataset
-from gcl_jax.data.text import one_forms
-from gcl_jax.errors import DataError
+from gcl_jax.data.text import one_form, one_forms
+from gcl_jax.errors import ConfigError, DataError
 
 
 def limited(dataset: Dataset, groups: int) -> Dataset:
@@ -40,6 +40,47 @@ def limited(dataset: Dataset, groups: int) -> Dataset:
     return dataset
   names = sorted(set(dataset.groups.tolist()), key=_name_hash)
   return dataset.select(np.isin(dataset.groups, names[:groups]))
+
+
+def where(dataset: Dataset, conditions: Sequence[str]) -> Dataset:
+  """Keeps the rows that fulfil every condition.
+
+  Args:
+    dataset: the whole data set.
+    conditions: "COLUMN=VALUE" each; numbers are equal as numbers, and a blank
+      value keeps rows whose cell is blank.
+
+  Raises:
+    ConfigError: a condition of another form.
+    DataError: no such column, or no row that fulfils all.
+  """
+  kept = np.ones(len(dataset), bool)
+  for condition in conditions:
+    column, sign, value = condition.partition("=")
+    if not sign:
+      raise ConfigError(f"where {condition!r}: write COLUMN=VALUE")
+    kept &= equals(dataset.column(column), value)
+  if not kept.any():
+    raise DataError(
+      f"data set {dataset.name!r}: no row with {' and '.join(conditions)}"
+    )
+  return dataset if kept.all() else dataset.select(kept)
+
+
+def equals(values: np.ndarray, text: str) -> np.ndarray:
+  """bool[N]: which cells of a column are what is written.
+
+  >>> equals(np.array([1.0, 2.0, np.nan]), "1").tolist()
+  [True, False, False]
+  """
+  if values.dtype.kind not in "fiub":
+    return values.astype(str) == one_form(text)
+  if not text:
+    return np.isnan(values.astype(float))
+  try:
+    return values.astype(float) == float(text)
+  except ValueError:
+    return np.zeros(len(values), bool)
 
 
 def _name_hash(name: object) -> str:

@@ -44,6 +44,7 @@ def _data(**more: Any) -> ConfigDict:
       path="",
       table="",  # a CSV with one row per image (or volume)
       meta_columns=(),  # further columns to keep
+      where=(),  # rows to keep: "COLUMN=VALUE" each, all of them
       # Rows whose column has this value are kept apart for testing out of
       # distribution, such as "scale=uint8" of hippocampus. "" = none.
       ood="",

@@ -8,7 +8,6 @@ from ml_collections import ConfigDict
 
 from gcl_jax.data import splits
 from gcl_jax.data.source import Dataset
-from gcl_jax.data.text import one_form
 from gcl_jax.errors import ConfigError, DataError
 
 PARTS = ("train", "eval", "ood")
@@ -111,7 +110,7 @@ def _own_split(dataset: Dataset) -> np.ndarray:
 
 def _out_of_distribution(dataset: Dataset, wanted: str) -> np.ndarray:
   column, _, value = wanted.partition("=")
-  found = dataset.column(column).astype(str) == one_form(value)
+  found = splits.equals(dataset.column(column), value)
   if not value or not found.any() or found.all():
     raise ConfigError(
       f"data.ood {wanted!r}: write COLUMN=VALUE so that some rows have the"

@@ -22,6 +22,7 @@ def get_config(preset: str = "demo") -> ConfigDict:
   config = settings.run("uopsl")
   config.data = _images()  # fundus photographs
   config.oct_data = _images()  # OCT scans, not paired with them
+  config.more_oct_data = _images()  # a second set of them, "" = none
   # What the place of lesions says in the phantom's scans: true, shuffled or
   # uniform (nothing).
   config.oct_data.eyes.informative = "true"
@@ -47,7 +48,8 @@ def get_config(preset: str = "demo") -> ConfigDict:
 def _images() -> ConfigDict:
   section = settings.image_data()
   section.update(
-    # Column of the class of an image; "" takes the binary label that is 1.
+    # Column of the class of an image, several as "dr+dme"; "" takes the binary
+    # label that is 1.
     class_column="",
     # Translations of names, such as ("NO=healthy", "DME=dme"); where there are
     # any, images of other names have no class.
@@ -67,8 +69,9 @@ def _images() -> ConfigDict:
 def _text() -> ConfigDict:
   return ConfigDict(
     dict(
-      # YAML file of descriptions; "" = those of the eye phantom's classes.
-      file="",
+      # YAML file of descriptions, or those that come with the program: eye (the
+      # phantom's classes), retina (diabetic retinopathy, and OCTDL's classes).
+      file="eye",
       # bag (of words) or transformer, trained from scratch; frozen: vectors
       # that another encoder made, from an npz file with `texts` and `vectors`.
       encoder="bag",
@@ -116,7 +119,7 @@ def _pretrain() -> ConfigDict:
     rest="without_place",
     # Which scans meet which photographs in a step: independent (two shuffles);
     # class (a scan of the class of each labelled photograph: uses labels); pair
-    # (of the eye of each photograph without a label, by fundus.pair_column).
+    # (of the eye of each photograph without a label, by fundus.pair_columns).
     oct_draw="independent",
     shuffle_classes=False,  # OCT classes permuted among its scans: a control
     # Where S comes from: oct (learned there), fundus (learned from photographs
@@ -162,7 +165,9 @@ def _fundus() -> ConfigDict:
     headline=50,  # number of labels of the figures that stand for the run
     pairs=(),  # of classes that look alike and differ in place
     site_rate=0.0,  # of the sites, as a share of the learning rate; 0 = frozen
-    pair_column="pair",  # of both tables, for arm paired
+    # Columns of both tables, whose values say which scan is of which
+    # photograph's eye; for arm paired.
+    pair_columns=(),
   )
   for name in (
     *("crop_scale", "brightness", "contrast", "saturation", "hue", "jitter"),
@@ -190,7 +195,7 @@ def _demo(config: ConfigDict) -> None:
       ("deposits_fovea", "deposits_disc"),
       ("cysts_fovea", "cysts_temporal"),
     ),
-    pair_column="disease",
+    pair_columns=("disease",),
   )
   config.arms = (arms.SCRATCH, arms.TEXT)
 
@@ -292,7 +297,9 @@ def check(config: ConfigDict) -> None:
       f" oct; leave it and add {own!r} to arms"
     )
   for arm in arms.trained(config):
-    _check_arm(arm, arms.settings_of(config, arm))
+    _check_arm(
+      arm, arms.settings_of(config, arm), tuple(config.fundus.pair_columns)
+    )
   if used := [a for a in config.arms if a in arms.FROM_OWN and own != "oct"]:
     raise ConfigError(
       f"arm {used[0]} takes the place of sites of OCT, and pretrain.sites is"
@@ -300,7 +307,7 @@ def check(config: ConfigDict) -> None:
     )
 
 
-def _check_arm(arm: str, settings: ConfigDict) -> None:
+def _check_arm(arm: str, settings: ConfigDict, columns: tuple) -> None:
   """Refuses terms without what they are of."""
   if not settings.oct:
     needing = ("oct_text", "site", "diversity", "across", "concept_mse")
@@ -321,6 +328,11 @@ def _check_arm(arm: str, settings: ConfigDict) -> None:
     raise ConfigError("pretrain.count: 2 sites or more")
   if settings.pair and settings.oct_draw != "pair":
     raise ConfigError("pretrain.pair needs pretrain.oct_draw=pair")
+  if settings.oct_draw == "pair" and not columns:
+    raise ConfigError(
+      f"arm {arm}: name the columns that pair the images of both tables with"
+      " --config.fundus.pair_columns"
+    )
   if settings.oct_draw == "pair" and not settings.rest:
     raise ConfigError(
       "pretrain.oct_draw pair needs pretrain.rest=without_place"

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,12 @@ from gcl_jax.pipeline import prepare, sources
 from gcl_jax.pipeline.prepared import Prepared
 
 OCT = "oct"  # stage and pool
+OCT_SECTIONS = ("oct_data", "more_oct_data")
+# Descriptions that come with the program.
+WORDS = {
+  "eye": descriptions.EYE_WORDS,
+  "retina": pathlib.Path(__file__).with_name("retina_words.yaml"),
+}
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -44,29 +51,40 @@ def run_oct(context: Context) -> dict[str, Any]:
     The artifact; `classes` (JSON): the names of all classes, and their texts
     with and without places.
   """
-  config, fundus = context.config, Prepared(context)
-  found = splits.limited(context.datasets["oct_data"], config.oct_data.limit)
-  found = with_class(found, config.oct_data)
-  part = sources.parts(found, config.oct_data)
+  fundus, found = Prepared(context), []
+  for section in OCT_SECTIONS:
+    if section in context.datasets:
+      found.append(_source_of_oct(context, section, fundus, len(found)))
+  read = functools.partial(_read_oct, context.config.oct_preprocess)
+  shape = (*context.config.oct_preprocess.size, 1)
+  artifact = prepare.run(context, found, read, shape)
+  return artifact | {"classes_json": np.array(json.dumps(_described(context)))}
+
+
+def _source_of_oct(context, section, fundus, number) -> sources.Source:
+  """One set of scans and the parts that they are in."""
+  config = context.config[section]
+  found = splits.limited(context.datasets[section], config.limit)
+  found = with_class(found, config)
+  part = sources.parts(found, config)
   kept_back = np.isin(found.groups, fundus.groups[fundus.evaluation])
   part[kept_back] = "eval"
   if moved := len(set(found.groups[kept_back].tolist())):
     context.telemetry.say(
-      f"oct: scans of {moved} patients whose fundus images are kept for"
+      f"{section}: scans of {moved} patients whose fundus images are kept for"
       " evaluation are kept for it too"
     )
-  found = sources.apart(found, OCT) if _share_ids(fundus, found) else found
-  read = functools.partial(_read_oct, config.oct_preprocess)
-  shape = (*config.oct_preprocess.size, 1)
-  artifact = prepare.run(context, [sources.Source(found, part)], read, shape)
-  return artifact | {"classes_json": np.array(json.dumps(_described(context)))}
+  if number:
+    found = sources.apart(found, section)
+  return sources.Source(found, part)
 
 
 def with_class(dataset: Dataset, config: ConfigDict) -> Dataset:
   """The data set with a column `class`.
 
-  It is `class_column` of the table, or the one binary label that is 1 and
-  "healthy" where the set says so; `class_names` translates ("NO=healthy") and,
+  It is `class_column` of the table (several as "dr+dme", whose values are
+  joined by "+"), or the one binary label that is 1 and "healthy" where the set
+  says so; `class_names` translates ("NO=healthy", "NPDR+1=npdr_oedema") and,
   where it is given, leaves every other name out.
 
   Args:
@@ -77,7 +95,11 @@ def with_class(dataset: Dataset, config: ConfigDict) -> Dataset:
     DataError: no such column, or a row of two labels.
   """
   if config.class_column:
-    found = [as_name(v) for v in dataset.column(config.class_column).tolist()]
+    columns = [
+      map(as_name, dataset.column(name).tolist())
+      for name in config.class_column.split("+")
+    ]
+    found = ["+".join(each) for each in zip(*columns, strict=True)]
   else:
     found = _from_labels(dataset)
   names = dict(pair.split("=", 1) for pair in config.class_names)
@@ -144,7 +166,7 @@ def _described(context: Context) -> dict[str, Any]:
     ]
   }
   classes = sorted(seen - {""})
-  path = config.text.file or descriptions.EYE_WORDS
+  path = WORDS.get(config.text.file, config.text.file)
   found = {
     kind: descriptions.read(path, classes, places=places)
     for kind, places in (("with_place", True), ("without_place", False))
@@ -172,10 +194,6 @@ def _from_labels(dataset: Dataset) -> list[str]:
         )
       found[row] = label
   return found
-
-
-def _share_ids(fundus: Prepared, oct: Dataset) -> bool:
-  return bool(set(fundus.ids.tolist()) & set(oct.ids.tolist()))
 
 
 def prepared(

@@ -15,11 +15,12 @@ from gcl_jax.engine.context import Context
 from gcl_jax.engine.state import State, create
 from gcl_jax.engine.train import Training, batch_of
 from gcl_jax.errors import DataError
-from gcl_jax.methods.uopsl import arms, draws, networks, steps
+from gcl_jax.methods.uopsl import arms, data, draws, networks, steps
 from gcl_jax.methods.uopsl.captions import Table
 from gcl_jax.models.sites import matched_random
 from gcl_jax.pipeline import monitors, sampling, slice_pretraining
 from gcl_jax.pipeline.contrast import views_of
+from gcl_jax.pipeline.prepared import Prepared
 
 WEIGHTS = (
   *("labelled_text", "rest_text", "oct_text", "site", "diversity", "across"),
@@ -338,13 +339,23 @@ def _pair(columns, found, config) -> None:
   """Adds column `pair` to fundus images and OCT scans."""
   if "rest" not in columns:
     raise DataError("arm paired needs pretrain.rest=without_place")
-  name = config.fundus.pair_column
   both = [
-    np.asarray(s.table[name]).astype(str) for s in (found.fundus, found.oct)
+    paired_values(images, config.fundus.pair_columns)
+    for images in (found.fundus, found.oct)
   ]
   codes = {value: k for k, value in enumerate(np.unique(np.concatenate(both)))}
   for pool, values in zip(("rest", "oct"), both, strict=True):
     columns[pool]["pair"] = np.array([codes[v] for v in values], np.int32)
+
+
+def paired_values(images: Prepared, columns: tuple[str, ...]) -> np.ndarray:
+  """str[N], equal for images of one eye; DataError for an unknown column."""
+  if missing := [name for name in columns if name not in images.table]:
+    raise DataError(
+      f"fundus.pair_columns: no column {missing[0]!r} in {images.folder.name}"
+    )
+  values = [map(data.as_name, images.table[name].tolist()) for name in columns]
+  return np.array(["+".join(each) for each in zip(*values, strict=True)])
 
 
 def _drawn_with(

@@ -37,7 +37,7 @@ PROMISED = (
 # Alike in every parallel mode.
 SMOOTH = ("fundus/macro_auroc", "fundus/auroc", "sites")
 COMMON = ("protocol", "seed")
-LABELS = ("fundus.labelled", "fundus.draw", "fundus.pair_column")
+LABELS = ("fundus.labelled", "fundus.draw", "fundus.pair_columns")
 # Of --compile_only, where only the data would say: classes, words of a text,
 # texts of a class, words of the vocabulary, and statistics of pixels.
 CLASSES, LENGTH, TEXTS, WORDS = 28, 16, 5, 200
@@ -60,7 +60,10 @@ def stages(config: ConfigDict) -> tuple[Stage, ...]:
       "oct",
       data.run_oct,
       ("data",),
-      ("data", "oct_data", "oct_preprocess", "text.file", "text.vectors"),
+      (
+        *("data", "oct_data", "more_oct_data", "oct_preprocess"),
+        *("text.file", "text.vectors", "text.encoder"),
+      ),
       host=True,
     ),
     *(
