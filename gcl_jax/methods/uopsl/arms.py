@@ -8,7 +8,9 @@ from ml_collections import ConfigDict
 from gcl_jax.pipeline import arms
 
 OWN = "uopsl"
-SCRATCH = "fundus_only"  # no pre-training: fundus images and their labels alone
+# No pre-training: fundus images and their labels alone. The second is trained
+# for as many steps as pre-training and fine-tuning take together.
+SCRATCH, SCRATCH_LONG = UNTRAINED = ("fundus_only", "fundus_long")
 TEXT = "text_places"  # what decides: text says where lesions lie, too
 
 
@@ -21,9 +23,9 @@ _NO_SITES = dict(sites="", site=0.0, diversity=0.0)
 _FUNDUS = _NO_SITES | dict(oct=False, oct_text=0.0)
 _FROZEN = dict(site=0.0, diversity=0.0)
 
-# Changes of config.pretrain; the first is not pre-trained at all.
+# Changes of config.pretrain; the first two are not pre-trained at all.
 ARMS: arms.Arms = {
-  SCRATCH: _of(),
+  **{name: _of() for name in UNTRAINED},
   "text": _of(**_FUNDUS, places=False),
   TEXT: _of(**_FUNDUS),
   # Sites that only fundus images train.
@@ -50,9 +52,11 @@ ARMS: arms.Arms = {
   # Knows which OCT scan belongs to which fundus image.
   "paired": _of(**_NO_SITES, oct_draw="pair", pair=1.0),
 }
-UNTRAINED = (SCRATCH,)
 FROM_OWN = ("random", "means")  # arms whose sites are made of this method's
-DECIDING = (SCRATCH, "text", TEXT, "no_sites", "random", "shuffled", "means")
+DECIDING = (
+  *(SCRATCH, SCRATCH_LONG, "text", TEXT, "no_sites"),
+  *("random", "shuffled", "means"),
+)
 
 
 def settings_of(config: ConfigDict, arm: str) -> ConfigDict:
@@ -68,3 +72,9 @@ def names(config: ConfigDict) -> tuple[str, ...]:
 def trained(config: ConfigDict) -> list[str]:
   """The arms that are a stage of pre-training."""
   return [arm for arm in names(config) if arm not in UNTRAINED]
+
+
+def steps(config: ConfigDict, arm: str) -> int:
+  """Steps of the classifier of an arm."""
+  more = config.pretrain.steps if arm == SCRATCH_LONG else 0
+  return config.fundus.steps + more

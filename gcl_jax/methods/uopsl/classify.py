@@ -39,8 +39,10 @@ class Task(NamedTuple):
 
 
 class Kind(NamedTuple):
-  """Programs of encoders of one form, with sites or without."""
+  """Programs of encoders of one form, with sites or without, and the section
+  `fundus` that they are trained by."""
 
+  section: ConfigDict
   encoder: Model
   training: Training
   features: Any
@@ -112,6 +114,7 @@ def kind_of(
   shape: tuple[int, ...],
   labels: int,
   statistics: tuple,
+  steps: int = 0,
 ) -> Kind:
   """Programs of an encoder and its classifier, from shapes alone.
 
@@ -121,13 +124,16 @@ def kind_of(
     shape: (H, W, 3) of the images.
     labels: K.
     statistics: mean and standard deviation of training pixels in [0, 1].
+    steps: of the classifier; 0 for those of the configuration.
   """
   # The shapes of OCT and of the texts do not matter here.
   made = networks.make(settings, config.text, shape, 1, 2)
   encoder = networks.fundus_encoder(made, config.fundus.site_rate)
-  section = config.fundus
+  section = ConfigDict(config.fundus.to_dict())
+  section.steps = steps or section.steps
   views = views_of(section, *statistics)
   return Kind(
+    section,
     encoder,
     finetune_steps.training(section, encoder, shape, labels, views),
     encoders.pooled(encoder, *statistics),
@@ -140,19 +146,20 @@ def _kind_of(config, arm, task, kinds) -> Kind:
   settings = arms.settings_of(config, arm)
   if arm in arms.UNTRAINED:
     settings.sites = ""
-  key = bool(settings.sites)
+  steps = arms.steps(config, arm)
+  key = bool(settings.sites), steps
   if key not in kinds:
     shape = task.found.fundus.pixels.shape[1:]
     kinds[key] = kind_of(
-      config, settings, shape, len(task.names), task.statistics
+      config, settings, shape, len(task.names), task.statistics, steps
     )
   return kinds[key]
 
 
 def _of_fit(context, name, kind, task, chosen, stored, describe):
   """Predictions of one arm and number of labels, and what this method keeps."""
-  config, fundus = context.config, task.found.fundus
-  section, variables = config.fundus, None
+  fundus = task.found.fundus
+  section, variables = kind.section, None
   if stored is not None:
     variables = networks.moved(stored["fundus"], section.site_rate)
   trained = finetune.fit(

@@ -188,7 +188,9 @@ def _demo(config: ConfigDict) -> None:
   config.oct_data.eyes.update(patients=1200, healthy_fraction=0.3)
   config.preprocess.update(size=(64, 64), disc=False)
   config.oct_preprocess.size = (64, 64)
-  config.pretrain.update(arch="resnet10", stem="cifar", width=8, steps=150)
+  config.pretrain.update(arch="resnet8", stem="oct", width=16, steps=300)
+  config.pretrain.learning_rate = 3e-3
+  config.pretrain.batch.update(labelled=16, rest=24, oct=24)
   config.fundus.update(
     steps=60,
     pairs=(

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from gcl_jax.methods.uopsl import draws
 from gcl_jax.report import distributions, html, projection, tiles
 
-_SITES = 8  # shown at most, those that tell classes apart best
+_SITES = 6  # shown at most, those that tell classes apart best
 
 
 def sites(
