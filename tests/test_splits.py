@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gcl_jax.data import splits
 from gcl_jax.data.source import Dataset
-from gcl_jax.errors import DataError
+from gcl_jax.errors import ConfigError, DataError
 
 
 def cohort(seed=0, patients=60):
@@ -201,3 +201,23 @@ def test_a_limit_of_none_or_too_many_keeps_all():
   assert splits.limited(dataset, 7).ids.tolist() == dataset.ids.tolist()
   with pytest.raises(DataError, match="limit -1: give a number of patients"):
     splits.limited(dataset, -1)
+
+
+def test_rows_are_kept_where_all_conditions_hold():
+  table = {
+    "id": np.array(list("abcd")),
+    "group": np.array(list("abcd")),
+    "kind": np.array(["oct", "fundus", "fundus", "fundus"]),
+    "graded": np.array([1.0, 1.0, np.nan, 0.0]),
+  }
+  dataset = Dataset("set", table, lambda row: row)
+  found = splits.where(dataset, ("kind=fundus", "graded=1"))
+  assert found.ids.tolist() == ["b"] and found.read(0) == 1
+  assert splits.where(dataset, ("graded=",)).ids.tolist() == ["c"]
+  assert splits.where(dataset, ()) is dataset
+  with pytest.raises(ConfigError, match="write COLUMN=VALUE"):
+    splits.where(dataset, ("kind",))
+  with pytest.raises(DataError, match="no row with kind=ct"):
+    splits.where(dataset, ("kind=ct",))
+  with pytest.raises(DataError, match="did you mean 'graded'"):
+    splits.where(dataset, ("grade=1",))

@@ -1,0 +1,170 @@
+"""What is looked at after a pre-training of UOPSL, and who meets whom in it."""
+
+import types
+
+import numpy as np
+import pytest
+
+from gcl_jax.data.readers import eye_fundus
+from gcl_jax.errors import DataError
+from gcl_jax.methods.uopsl import arms, captions, draws, pretrain, sites_seen
+from gcl_jax.methods.uopsl.config import get_config
+
+CLASSES = ("dots", "sheet")
+TEXTS = {"dots": ("dots here",), "sheet": ("a sheet there",)}
+LOOKS = {"dots": ("dots",), "sheet": ("a sheet",)}
+
+
+class Images:
+  """As much of prepared images as pools and looks need."""
+
+  def __init__(self, classes, part, masks=None, **columns):
+    count = len(classes)
+    self.pixels = np.arange(count * 4, dtype=np.uint8).reshape(count, 2, 2, 1)
+    self.table = {"class": np.array(classes)}
+    self.table |= {name: np.array(v) for name, v in columns.items()}
+    self.groups = np.array([f"p{k}" for k in range(count)])
+    self.train = np.array(part) == "train"
+    self.evaluation = np.array(part) == "eval"
+    self.masks, self.folder = masks, types.SimpleNamespace(name="data")
+
+  def __len__(self):
+    return len(self.groups)
+
+  def pool(self, protocol):
+    return self.train | (protocol == "transductive")
+
+
+def sources(seed=0):
+  rng = np.random.default_rng(seed)
+  names = np.array([*CLASSES, ""])
+  fundus = names[rng.integers(0, 3, 40)]
+  fundus[:2] = CLASSES
+  part = np.where(np.arange(40) < 30, "train", "eval")
+  fundus = Images(fundus, part, eye=rng.integers(0, 9, 40).astype(float))
+  scans = names[rng.integers(0, 3, 50)]
+  scans = Images(
+    scans,
+    np.where(np.arange(50) < 45, "train", "eval"),
+    eye=rng.integers(0, 9, 50).astype(float),
+  )
+  return draws.Sources(fundus, scans, captions.build(TEXTS, LOOKS))
+
+
+def pools(arm=arms.OWN, count=4, found=None, **changes):
+  config = get_config("tiny")
+  config.fundus.pair_columns = ("eye",)
+  config.update_from_flattened_dict(changes)
+  settings = arms.settings_of(config, arm)
+  found = found or sources()
+  return found, *pretrain.pools_of(config, settings, found, count)
+
+
+def drawn(rows_at, name, steps=60):
+  return np.concatenate([rows_at(step)[name] for step in range(steps)])
+
+
+def test_labels_are_in_one_pool_and_no_class_in_the_other():
+  found, columns, rows_at = pools()
+  labelled = draws.labelled(found.fundus, 4, 0)
+  mine, rest = (set(drawn(rows_at, n).tolist()) for n in ("labelled", "rest"))
+  assert mine == set(np.flatnonzero(labelled).tolist()) and len(mine) == 4
+  described = found.fundus.train & (found.fundus.table["class"] != "")
+  assert rest == set(np.flatnonzero(described & ~labelled).tolist())
+  assert (columns["rest"]["class"] == -1).all()
+  # A text without a place, the same one whatever is known.
+  looks = found.captions.of_classes(False)
+  assert set(columns["rest"]["caption"][sorted(rest)]) <= set(looks)
+  places = found.captions.of_classes(True)
+  assert set(columns["labelled"]["caption"][sorted(mine)]) <= set(places)
+  scans = set(drawn(rows_at, "oct").tolist())
+  assert scans == set(np.flatnonzero(draws.known(found.oct)).tolist())
+
+
+def test_no_image_that_is_kept_for_evaluation_is_drawn():
+  for arm in (arms.OWN, "concepts", "paired", "text"):
+    found, _, rows_at = pools(arm)
+    for name in rows_at(0):
+      images = found.oct if name == "oct" else found.fundus
+      assert images.train[drawn(rows_at, name)].all(), (arm, name)
+
+
+def test_two_shuffles_are_not_one():
+  _, _, rows_at = pools(**{"pretrain.batch.rest": 8, "pretrain.batch.oct": 8})
+  pairs = [(rows_at(k)["rest"] == rows_at(k)["oct"]).mean() for k in range(40)]
+  assert np.mean(pairs) < 0.3
+
+
+@pytest.mark.parametrize(
+  ("arm", "pool", "column"),
+  [("concepts", "labelled", "class"), ("paired", "rest", "eye")],
+)
+def test_a_scan_is_of_the_class_or_the_eye_of_its_photograph(arm, pool, column):
+  found, _, rows_at = pools(arm)
+  for step in range(20):
+    rows = rows_at(step)
+    np.testing.assert_array_equal(
+      found.fundus.table[column][rows[pool]],
+      found.oct.table[column][rows["oct"]],
+    )
+  again = pools(arm, found=found)[2]
+  np.testing.assert_array_equal(again(3)["oct"], rows_at(3)["oct"])
+
+
+def test_shuffled_classes_keep_their_numbers_and_lose_their_scans():
+  found, columns, _ = pools("shuffled")
+  _, own, _ = pools()
+  rows = draws.known(found.oct)
+  for name in ("class", "caption"):
+    mixed, true = columns["oct"][name], own["oct"][name]
+    assert sorted(mixed.tolist()) == sorted(true.tolist())
+    assert (mixed[rows] != true[rows]).mean() > 0.2
+    np.testing.assert_array_equal(mixed[~rows], true[~rows])
+
+
+def test_an_unknown_column_of_pairs_is_refused():
+  with pytest.raises(DataError, match="no column 'place' in data"):
+    pools("paired", **{"fundus.pair_columns": ("place",)})
+
+
+def test_a_profile_is_what_a_class_reads_less_the_mean_of_classes():
+  found = sources()
+  rows = np.array([0, 1, 2, 3])
+  classes = np.array(["dots", "dots", "sheet", "sheet"])
+  found.oct.table["class"] = np.concatenate([classes, [""] * 46])
+  alpha = np.array([[1.0, 0], [0.5, 0.5], [0, 1], [0.2, 0.8]])
+  found = sites_seen.profile_of(found, {"rows": rows, "alpha": alpha})
+  np.testing.assert_allclose(found, [[0.325, -0.325], [-0.325, 0.325]])
+
+
+def test_attention_is_that_of_the_sites_of_the_own_class():
+  rng = np.random.default_rng(0)
+  shares, profile = rng.dirichlet(np.ones(3), (4, 5)), rng.normal(size=(2, 3))
+  number = np.array([1, 0, 0, 1])
+  found = sites_seen.attention_maps(shares.swapaxes(1, 2), profile, number)
+  for r in range(4):
+    for k in range(5):
+      expected = shares[r, k] @ profile[number[r]]
+      np.testing.assert_allclose(found[r, k], expected)
+
+
+def test_zones_are_those_of_the_phantom_or_of_lesions():
+  dataset = eye_fundus.eye_fundus_phantom(60, (32, 32))
+  config = get_config("tiny")
+  rows = np.flatnonzero(dataset.table["zone"] == "disc")[:5]
+  fundus = Images([""] * 60, ["eval"] * 60)
+  fundus.table |= dataset.table
+  found = draws.Sources(fundus, None, None)
+  kept, inside = sites_seen.zones(found, config, rows, np.array([4, 4]))
+  assert kept.tolist() == rows.tolist() and inside.shape == (5, 16)
+  for row, cells in zip(kept, inside, strict=True):
+    table = {name: values[row] for name, values in dataset.table.items()}
+    y, x = (int(table[f"disc_{axis}"] // 8) for axis in "yx")
+    assert cells.reshape(4, 4)[y, x]
+  masks = np.zeros((3, 8, 8), np.uint8)
+  masks[0, 0, 7] = 2
+  other = draws.Sources(Images(["a"] * 3, ["eval"] * 3, masks), None, None)
+  kept, inside = sites_seen.zones(other, config, np.arange(3), np.array([2, 2]))
+  assert kept.tolist() == [0] and inside.tolist() == [
+    [False, True, False, False]
+  ]
