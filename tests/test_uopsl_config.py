@@ -1,5 +1,7 @@
 """Settings of UOPSL: presets, arms, and what is refused."""
 
+import types
+
 import numpy as np
 import pytest
 
@@ -118,6 +120,22 @@ def table_of(**columns):
   table = {k: np.array(v) for k, v in columns.items()}
   labels = tuple(name for name in ("amd", "dme", "diseased") if name in table)
   return Dataset("set", table, lambda row: None, labels)
+
+
+def test_classes_of_the_second_set_of_scans_are_described_too():
+  config = tiny()
+  names = {"data": "deposits_disc", "oct_data": "healthy"}
+  names["more_oct_data"] = "cysts_fovea"
+  datasets = {
+    section: table_of(id=["1"], group=["1"], disease=[name])
+    for section, name in names.items()
+  }
+  config.more_oct_data.class_column = "disease"
+  context = types.SimpleNamespace(config=config, datasets=datasets)
+  found = data._described(context)["with_place"]
+  assert list(found) == ["cysts_fovea", "deposits_disc", "healthy"]
+  del datasets["more_oct_data"]
+  assert "cysts_fovea" not in data._described(context)["with_place"]
 
 
 def test_a_class_is_a_column_or_the_one_label():

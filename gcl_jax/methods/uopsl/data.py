@@ -156,11 +156,12 @@ def attributes_of(images: Prepared, config: ConfigDict) -> np.ndarray:
 
 
 def _described(context: Context) -> dict[str, Any]:
-  """Texts of the classes of both sets, and precomputed vectors of texts."""
+  """Texts of the classes of all sets, and precomputed vectors of texts."""
   config = context.config
   seen = {
     str(name)
-    for section in ("data", "oct_data")
+    for section in ("data", *OCT_SECTIONS)
+    if section in context.datasets
     for name in with_class(context.datasets[section], config[section]).table[
       "class"
     ]

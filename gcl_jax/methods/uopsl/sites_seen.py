@@ -48,12 +48,12 @@ def run(context: Context) -> dict[str, Any]:
     ),
     "fundus": _fundus(context, found, made, stored) | {"grid": grids[0]},
   }
-  result = {AUROC: _entry(np.zeros(0), np.zeros(0, str))}
+  result = {AUROC: intervals.interval(*_mean(np.zeros(0), np.zeros(0, str)))}
   if made.oct is not None:
     left["oct"] = _oct(context, found, made, stored) | {"grid": grids[1]}
     if "shares" in left["oct"]:
       left["profile"] = profile_of(found, left["oct"])
-      result[AUROC] = _zone_auroc(config, found, left)
+      result[AUROC] = intervals.interval(*zone_auroc(config, found, left))
   return left | {"metrics": np.array(json.dumps(result))}
 
 
@@ -135,8 +135,20 @@ def _cells(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
   return whole.reshape(rows, height, columns, width).mean((1, 3))
 
 
-def _zone_auroc(config, found, left) -> dict:
-  """Mean over evaluation images of the AUROC of their attention for a zone."""
+def zone_auroc(
+  config: ConfigDict, found: draws.Sources, left: dict[str, Any]
+) -> tuple[np.ndarray, intervals.Support]:
+  """Mean over evaluation images of the AUROC of their attention for a zone.
+
+  Args:
+    config: of the run.
+    found: both sets.
+    left: `fundus`, with `shares`, and `profile` of this stage.
+
+  Returns:
+    float64[1 + G] from `intervals.leave_one_out`, nan without zones, and what
+    it rests on.
+  """
   fundus, profile = left["fundus"], left["profile"]
   rows, inside = zones(found, config, fundus["rows"], fundus["grid"])
   at = np.searchsorted(fundus["rows"], rows)
@@ -148,11 +160,11 @@ def _zone_auroc(config, found, left) -> dict:
     metrics.auroc(of_row.astype(float), values)
     for of_row, values in zip(inside, maps, strict=True)
   ]
-  return _entry(np.array(each, float), found.fundus.groups[rows])
+  return _mean(np.array(each, float), found.fundus.groups[rows])
 
 
-def _entry(values: np.ndarray, groups: np.ndarray) -> dict:
-  """Mean with its interval by patient; undefined without values."""
+def _mean(values: np.ndarray, groups: np.ndarray) -> tuple:
+  """Mean, whole and without each patient; nan without values."""
 
   def mean(weights):
     total = weights.sum(1)
@@ -160,7 +172,7 @@ def _entry(values: np.ndarray, groups: np.ndarray) -> dict:
     return {"mean": np.where(total > 0, weights @ values / some, np.nan)}
 
   found = intervals.leave_one_out(mean, len(values), groups)
-  return intervals.interval(found["mean"], intervals.support_of(groups))
+  return found["mean"], intervals.support_of(groups)
 
 
 def _fundus(context, found, made, stored) -> dict[str, Any]:
