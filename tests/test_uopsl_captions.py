@@ -79,6 +79,7 @@ def test_vectors_of_texts_are_those_of_the_file(tmp_path):
   [
     (dict(texts=["a"]), "needs the arrays texts and vectors"),
     (dict(texts=["a"], vectors=np.zeros((2, 3))), r"got \(1,\) and \(2, 3\)"),
+    (dict(texts="a", vectors=np.zeros((1, 3))), r"got \(\) and \(1, 3\)"),
     (dict(texts=["a"], vectors=np.full((1, 3), np.nan)), "finite"),
   ],
 )

@@ -147,7 +147,7 @@ def read_vectors(path: str) -> tuple[list[str], np.ndarray]:
   if {"texts", "vectors"} - set(found):
     raise DataError(f"{path}: needs the arrays texts and vectors")
   texts, vectors = found["texts"], found["vectors"]
-  if vectors.ndim != 2 or len(texts) != len(vectors):
+  if (texts.ndim, vectors.ndim) != (1, 2) or len(texts) != len(vectors):
     raise DataError(
       f"{path}: texts [T] and vectors [T, E] wanted, got {texts.shape} and"
       f" {vectors.shape}"
