@@ -79,6 +79,7 @@ def test_vectors_of_texts_are_those_of_the_file(tmp_path):
   [
     (dict(texts=["a"]), "needs the arrays texts and vectors"),
     (dict(texts=["a"], vectors=np.zeros((2, 3))), r"got \(1,\) and \(2, 3\)"),
+    (dict(texts="a", vectors=np.zeros((1, 3))), r"got \(\) and \(1, 3\)"),
     (dict(texts=["a"], vectors=np.full((1, 3), np.nan)), "finite"),
   ],
 )
@@ -91,3 +92,30 @@ def test_other_files_of_vectors_are_refused(tmp_path, arrays, message):
 def test_a_text_without_words_is_refused():
   with pytest.raises(DataError, match="has no words"):
     captions.build({"a": ("...",)}, {"a": ("dots",)})
+
+
+SIDES = (("left", "right"), ("od", "os"))
+
+
+@pytest.mark.parametrize(
+  ("text", "other"),
+  [
+    ("OD drusen", "OS drusen"),
+    ("Left half", "Right half"),
+    ("a left-sided one, lower-right", "a right-sided one, lower-left"),
+    ("leftover odd", "leftover odd"),
+  ],
+)
+def test_mirrored_words_keep_their_case_and_may_be_parts(text, other):
+  assert captions.mirrored([text], SIDES) == (other,)
+  assert captions.mirrored([other], SIDES) == (text,)
+
+
+def test_texts_of_any_case_have_a_mirrored_one():
+  """One eye alone, and words that come back in another case."""
+  for text, attributes in (("x", ["OD"]), ("lEFT x", ())):
+    found = captions.build({"a": (text,)}, {"a": ("x",)}, attributes, SIDES)
+    for row, texts in enumerate(found.texts):
+      there = found.table.mirrored[row]
+      assert found.texts[there] == captions.mirrored(texts, SIDES)
+      assert found.table.target[there] == found.table.target[row]

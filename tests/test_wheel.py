@@ -56,8 +56,9 @@ def test_every_configuration_ships(unpacked):
 
 
 def test_descriptions_ship(unpacked):
-  words = pathlib.Path("gcl_jax/data/phantoms/eye_words.yaml")
-  assert (unpacked / words).read_bytes() == (ROOT / words).read_bytes()
+  for name in ("data/phantoms/eye_words", "methods/uopsl/retina_words"):
+    words = pathlib.Path(f"gcl_jax/{name}.yaml")
+    assert (unpacked / words).read_bytes() == (ROOT / words).read_bytes()
 
 
 def test_a_preset_of_real_data_is_found_from_any_folder(unpacked, tmp_path):

@@ -19,6 +19,8 @@ from gcl_jax.errors import DataError
 Texts = Mapping[str, tuple[str, ...]]  # class -> its descriptions
 
 _WORD = re.compile(r"[a-z0-9]+(?:[-'][a-z0-9]+)*")
+_ANY_CASE = re.compile(_WORD.pattern, re.IGNORECASE)
+_PART = re.compile("[a-z0-9]+", re.IGNORECASE)  # of a word such as left-sided
 
 
 class Table(NamedTuple):
@@ -121,9 +123,10 @@ def build(
         rows[name, attribute, places] = row
         meaning[texts] = meant
   for texts in list(found):
-    other = mirrored(texts, swapped)
-    found.setdefault(other, len(found))
-    meaning.setdefault(other, meaning[texts])
+    # Words of mixed case come back in another one.
+    while (other := mirrored(texts, swapped)) not in found:
+      found[other], meaning[other] = len(found), meaning[texts]
+      texts = other
   texts = tuple(found)
   target = [meaning[each] for each in texts]
   turned = [found[mirrored(each, swapped)] for each in texts]
@@ -147,7 +150,7 @@ def read_vectors(path: str) -> tuple[list[str], np.ndarray]:
   if {"texts", "vectors"} - set(found):
     raise DataError(f"{path}: needs the arrays texts and vectors")
   texts, vectors = found["texts"], found["vectors"]
-  if vectors.ndim != 2 or len(texts) != len(vectors):
+  if (texts.ndim, vectors.ndim) != (1, 2) or len(texts) != len(vectors):
     raise DataError(
       f"{path}: texts [T] and vectors [T, E] wanted, got {texts.shape} and"
       f" {vectors.shape}"
@@ -160,19 +163,27 @@ def read_vectors(path: str) -> tuple[list[str], np.ndarray]:
 def mirrored(
   texts: Sequence[str], swapped: Sequence[Sequence[str]]
 ) -> tuple[str, ...]:
-  """Texts of the mirrored image.
+  """Texts of the mirrored image, words in the case of those they replace.
 
-  >>> mirrored(["left eye, nasal"], [("left", "right")])
-  ('right eye, nasal',)
+  >>> mirrored(["Left-sided, nasal; OD"], [("left", "right"), ("od", "os")])
+  ('Right-sided, nasal; OS',)
   """
   other = {a: b for pair in swapped for a, b in (pair, tuple(pair)[::-1])}
 
   def turned(match):
-    return other.get(match[0].lower(), match[0])
+    word = match[0]
+    if (found := other.get(word.lower())) is not None:
+      return _like(word, found)
+    return _PART.sub(turned, word) if _PART.fullmatch(word) is None else word
 
-  return tuple(
-    re.sub(_WORD.pattern, turned, text, flags=re.IGNORECASE) for text in texts
-  )
+  return tuple(_ANY_CASE.sub(turned, text) for text in texts)
+
+
+def _like(word: str, other: str) -> str:
+  """The other word, in capitals or with a first one as the word has them."""
+  if word.isupper():
+    return other.upper()
+  return other[0].upper() + other[1:] if word[0].isupper() else other
 
 
 def _table(texts, vocabulary, target, turned, vectors) -> Table:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -83,9 +84,10 @@ def with_class(dataset: Dataset, config: ConfigDict) -> Dataset:
   """The data set with a column `class`.
 
   It is `class_column` of the table (several as "dr+dme", whose values are
-  joined by "+"), or the one binary label that is 1 and "healthy" where the set
-  says so; `class_names` translates ("NO=healthy", "NPDR+1=npdr_oedema") and,
-  where it is given, leaves every other name out.
+  joined by "+"; none where all of them are blank), or the one binary label that
+  is 1 and "healthy" where the set says so; `class_names` translates
+  ("NO=healthy", "NPDR+1=npdr_oedema") and, where it is given, leaves every
+  other name out.
 
   Args:
     dataset: any.
@@ -102,9 +104,10 @@ def with_class(dataset: Dataset, config: ConfigDict) -> Dataset:
     found = ["+".join(each) for each in zip(*columns, strict=True)]
   else:
     found = _from_labels(dataset)
-  names = dict(pair.split("=", 1) for pair in config.class_names)
-  if names:
+  if names := dict(pair.split("=", 1) for pair in config.class_names):
     found = [names.get(name, "") for name in found]
+  else:
+    found = [name if name.strip("+") else "" for name in found]
   if not any(found):
     raise DataError(
       f"data set {dataset.name!r}: no image has a class; name its column with"
@@ -117,11 +120,11 @@ def with_class(dataset: Dataset, config: ConfigDict) -> Dataset:
 def as_name(value: Any) -> str:
   """The name of a class in a table, "" where it is blank.
 
-  >>> as_name(2.0), as_name("NPDR"), as_name(float("nan"))
-  ('2', 'NPDR', '')
+  >>> as_name(2.0), as_name("NPDR"), as_name(float("nan")), as_name(1234567.0)
+  ('2', 'NPDR', '', '1234567')
   """
   if isinstance(value, float):
-    return "" if np.isnan(value) else f"{value:g}"
+    return "" if np.isnan(value) else repr(value).removesuffix(".0")
   return str(value).strip()
 
 
@@ -129,21 +132,35 @@ def captions_of(context: Context) -> captions.Captions:
   """The captions of all classes, as stage `oct` found them described."""
   config = context.config
   found = json.loads(str(context.load(OCT)["classes_json"]))
-  attributes = [
-    value
-    for stage in ("data", OCT)
-    for value in attributes_of(Prepared(context, stage), config.text).tolist()
-  ]
+  attributes = all_attributes(
+    [Prepared(context, stage) for stage in ("data", OCT)], config.text
+  )
   vectors = None
   if config.text.encoder == "frozen":
     vectors = dict(zip(found["vector_texts"], found["vectors"], strict=True))
   return captions.build(
     {name: tuple(texts) for name, texts in found["with_place"].items()},
     {name: tuple(texts) for name, texts in found["without_place"].items()},
-    sorted(set(attributes)),
+    attributes,
     config.text.swapped,
     vectors,
   )
+
+
+def all_attributes(both: Sequence[Prepared], config: ConfigDict) -> list[str]:
+  """What is put in front of texts of any image of both sets, in order.
+
+  Raises:
+    DataError: a column that neither set has.
+  """
+  for name in config.attributes:
+    if not any(name in images.table for images in both):
+      raise DataError(
+        f"text.attributes: neither set of images has a column {name!r}; keep it"
+        " with meta_columns"
+      )
+  found = [attributes_of(images, config).tolist() for images in both]
+  return sorted({value for values in found for value in values})
 
 
 def attributes_of(images: Prepared, config: ConfigDict) -> np.ndarray:
