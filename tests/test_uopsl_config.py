@@ -50,7 +50,7 @@ def test_every_arm_can_run_and_is_unlike_the_method():
     ({"pretrain.oct": False}, "arm uopsl: pretrain.oct_text needs OCT"),
     (
       {
-        "pretrain.sites": "fundus",
+        "pretrain.sites": "",
         "pretrain.site": 0.0,
         "pretrain.diversity": 0.0,
         "arms": ("random",),
@@ -66,12 +66,74 @@ def test_every_arm_can_run_and_is_unlike_the_method():
     ({"pretrain.batch.oct": 0}, "pretrain.batch.oct must be more than 0"),
     ({"fundus.site_rate": 2.0}, "fundus.site_rate must be 1 or less"),
     ({"arms": ("textt",)}, "did you mean 'text'"),
+    ({"protocol": "transductive"}, "take strict"),
+    ({"oct_preprocess.size": (32,)}, "rows and columns"),
+    ({"oct_preprocess.size": (0, 32)}, "oct_preprocess.size must be more"),
+    ({"data.class_names": ("a",)}, "data.class_names: NAME=CLASS"),
+    ({"more_oct_data.class_names": ("a=b", "a=c")}, "every name once"),
+    ({"text.swapped": (("left",),)}, "pairs of words"),
+    ({"text.swapped": (("left", "Right"),)}, "small letters"),
+    ({"text.swapped": (("a", "b"), ("b", "c"))}, "each once"),
+    (
+      {"text.encoder": "transformer", "text.width": 10},
+      "text.width 10: a multiple of text.heads 4",
+    ),
+    ({"text.heads": 0}, "text.heads must be more than 0"),
+    ({"fundus.pairs": (("a", "b", "c"),)}, "two classes each"),
+    ({"fundus.pairs": (("a", "a"),)}, "two classes each"),
+    ({"pretrain.centre_momentum": 0.0}, "centre_momentum must be more than 0"),
+    ({"pretrain.site_momentum": 0.0}, "site_momentum must be more than 0"),
+    (
+      dict.fromkeys([f"pretrain.{name}" for name in arms.TERMS], 0.0),
+      "the weights of all terms are 0",
+    ),
+    (
+      {
+        "pretrain.sites": "fundus",
+        "pretrain.site": 0.0,
+        "pretrain.diversity": 0.0,
+      },
+      "learned from photographs alone",
+    ),
+    (
+      {f"pretrain.{name}": 0.0 for name in arms.OF_OCT}
+      | {
+        "pretrain.oct": False,
+        "pretrain.sites": "",
+        "pretrain.oct_draw": "class",
+      },
+      "oct_draw class without pretrain.oct",
+    ),
   ],
 )
 def test_settings_that_cannot_run_are_refused(changes, message):
   check(tiny())
   with pytest.raises(ConfigError, match=message):
     check(tiny(**changes))
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {"pretrain.oct_draw": "class"},
+    {"pretrain.oct_draw": "pair", "pretrain.pair": 1.0},
+    {"pretrain.across": 0.5, "pretrain.concept_mse": 1.0},
+    {"pretrain.tie": "average", "pretrain.site": 0.0},
+    {"pretrain.places": False},
+  ],
+)
+def test_arms_are_what_their_names_say_whatever_is_configured(changes):
+  config = tiny(arms=tuple(arms.ARMS), **changes)
+  check(config)
+  for arm in ("text", arms.TEXT, "fundus_sites"):
+    found = arms.settings_of(config, arm)
+    assert not found.oct and found.oct_draw == "independent"
+    assert not any(found[name] for name in arms.OF_OCT)
+  assert arms.settings_of(config, arms.TEXT).places
+  assert not arms.settings_of(config, "text").places
+  for arm in ("concepts", "prototypes"):
+    found = arms.settings_of(config, arm)
+    assert found.oct_draw == "class" and not found.pair
 
 
 def test_labels_are_drawn_one_of_every_class_first_and_nested():

@@ -9,6 +9,7 @@ from gcl_jax.data.readers import eye_fundus
 from gcl_jax.errors import DataError
 from gcl_jax.methods.uopsl import arms, captions, draws, pretrain, sites_seen
 from gcl_jax.methods.uopsl.config import get_config
+from gcl_jax.pipeline import sampling
 
 CLASSES = ("dots", "sheet")
 TEXTS = {"dots": ("dots here",), "sheet": ("a sheet there",)}
@@ -33,6 +34,21 @@ class Images:
 
   def pool(self, protocol):
     return self.train | (protocol == "transductive")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+  """A permutation an epoch: grain needs milliseconds for each of few rows."""
+
+  def shuffled(rows, size, seed):
+    def rows_at(step):
+      epoch, k = divmod(step, len(rows) // size)
+      order = np.random.default_rng((seed, epoch)).permutation(rows)
+      return order[k * size : (k + 1) * size]
+
+    return rows_at
+
+  monkeypatch.setattr(sampling, "shuffled", shuffled)
 
 
 def sources(seed=0):
@@ -60,14 +76,17 @@ def pools(arm=arms.OWN, count=4, found=None, **changes):
   return found, *pretrain.pools_of(config, settings, found, count)
 
 
-def drawn(rows_at, name, steps=60):
-  return np.concatenate([rows_at(step)[name] for step in range(steps)])
+def drawn(rows_at, steps=40):
+  """{pool: all rows of some steps}."""
+  found = [rows_at(step) for step in range(steps)]
+  return {name: np.concatenate([f[name] for f in found]) for name in found[0]}
 
 
 def test_labels_are_in_one_pool_and_no_class_in_the_other():
   found, columns, rows_at = pools()
   labelled = draws.labelled(found.fundus, 4, 0)
-  mine, rest = (set(drawn(rows_at, n).tolist()) for n in ("labelled", "rest"))
+  rows = {name: set(each.tolist()) for name, each in drawn(rows_at).items()}
+  mine, rest, scans = (rows[name] for name in ("labelled", "rest", "oct"))
   assert mine == set(np.flatnonzero(labelled).tolist()) and len(mine) == 4
   described = found.fundus.train & (found.fundus.table["class"] != "")
   assert rest == set(np.flatnonzero(described & ~labelled).tolist())
@@ -77,16 +96,15 @@ def test_labels_are_in_one_pool_and_no_class_in_the_other():
   assert set(columns["rest"]["caption"][sorted(rest)]) <= set(looks)
   places = found.captions.of_classes(True)
   assert set(columns["labelled"]["caption"][sorted(mine)]) <= set(places)
-  scans = set(drawn(rows_at, "oct").tolist())
   assert scans == set(np.flatnonzero(draws.known(found.oct)).tolist())
 
 
 def test_no_image_that_is_kept_for_evaluation_is_drawn():
   for arm in (arms.OWN, "concepts", "paired", "text"):
     found, _, rows_at = pools(arm)
-    for name in rows_at(0):
+    for name, rows in drawn(rows_at, 20).items():
       images = found.oct if name == "oct" else found.fundus
-      assert images.train[drawn(rows_at, name)].all(), (arm, name)
+      assert images.train[rows].all(), (arm, name)
 
 
 def test_two_shuffles_are_not_one():
@@ -109,6 +127,64 @@ def test_a_scan_is_of_the_class_or_the_eye_of_its_photograph(arm, pool, column):
     )
   again = pools(arm, found=found)[2]
   np.testing.assert_array_equal(again(3)["oct"], rows_at(3)["oct"])
+
+
+def test_every_scan_of_a_batch_is_drawn_by_itself():
+  """Where more scans are in a batch than photographs, none is repeated."""
+  size = {"pretrain.batch.labelled": 2, "pretrain.batch.oct": 8}
+  found, _, rows_at = pools("concepts", **size)
+  repeated = []
+  for step in range(20):
+    rows = rows_at(step)
+    wanted = found.fundus.table["class"][np.resize(rows["labelled"], 8)]
+    np.testing.assert_array_equal(found.oct.table["class"][rows["oct"]], wanted)
+    repeated.append((rows["oct"][:2] == rows["oct"][2:4]).mean())
+  assert np.mean(repeated) < 0.3
+
+
+def test_images_whose_eye_is_not_known_have_no_partner():
+  found = sources()
+  for images in (found.fundus, found.oct):
+    images.table["eye"][::2] = np.nan
+  _, columns, rows_at = pools("paired", found=found)
+  rows = drawn(rows_at, 20)
+  for name, images in (("rest", found.fundus), ("oct", found.oct)):
+    blank = np.isnan(images.table["eye"])
+    np.testing.assert_array_equal(columns[name]["pair"] == -1, blank)
+    assert not blank[rows[name]].any()
+  images.table["side"] = np.array(["OD", ""] * 25)
+  values = pretrain.paired_values(images, ("eye", "side"))
+  assert (values[::2] == "").all() and (values[1::2] == "").all()
+
+
+def test_every_fit_has_the_pools_of_its_number_of_labels(monkeypatch):
+  """All patients labelled: none are left for the rest."""
+  found, fits = sources(), []
+  for images, channels in ((found.fundus, 3), (found.oct, 1)):
+    images.pixels = np.zeros((len(images), 16, 16, channels), np.uint8)
+    statistics = (0.5, 0.2) if channels == 1 else ((0.5,) * 3, (0.2,) * 3)
+    images.pixel_statistics = lambda given=statistics: given
+    images.ids = np.arange(len(images)).astype(str)
+  config = get_config("tiny")
+
+  class Context(types.SimpleNamespace):
+    def fit(self, training, batches, **more):
+      fits.append((sorted(next(batches(0))), sorted(training.batch)))
+
+  monkeypatch.setattr(draws, "sources_of", lambda context: found)
+  monkeypatch.setattr(pretrain, "artifact_of", lambda made, state: {})
+  for counts in ((4, 0), (0, 4)):
+    config.fundus.labelled, config.fundus.headline = counts, 4
+    context = Context(config=config, checkpoints=lambda name: None)
+    assert [*pretrain.run(context, arms.OWN)] == [
+      draws.name_of(count) for count in counts
+    ]
+    for count, (held, told) in zip(counts, fits[-2:], strict=True):
+      assert held == told == ["labelled", "oct", *["rest"][:count]]
+  config.fundus.labelled = (4, 99)
+  with pytest.raises(DataError, match="labelled 99: .* patients"):
+    pretrain.run(context, arms.OWN)
+  assert len(fits) == 4  # refused before the first one
 
 
 def test_shuffled_classes_keep_their_numbers_and_lose_their_scans():

@@ -170,7 +170,7 @@ def test_every_arm_takes_a_step_that_moves_what_it_has(arm):
   assert moved(before, after) == names_of(before)
   weights = settings_of(arm)
   for name, value in metrics.items():
-    if name in pretrain.WEIGHTS:
+    if name in arms.TERMS:
       assert weights[name] > 0 and np.isfinite(float(value)), name
 
 
@@ -204,7 +204,7 @@ REACHES = {
 
 @pytest.mark.parametrize("term", REACHES)
 def test_a_term_has_a_gradient_on_what_it_names_and_on_nothing_else(term):
-  changes = dict.fromkeys(pretrain.WEIGHTS, 0.0) | {term: 1.0}
+  changes = dict.fromkeys(arms.TERMS, 0.0) | {term: 1.0}
   if term == "pair":
     changes["oct_draw"] = "pair"
   training = trained(**changes)
@@ -227,7 +227,7 @@ def nearer_oct(batch):
 
 
 def test_photographs_move_sites_where_they_may():
-  weights = dict.fromkeys(pretrain.WEIGHTS, 0.0) | {"labelled_text": 1.0}
+  weights = dict.fromkeys(arms.TERMS, 0.0) | {"labelled_text": 1.0}
   before, after, _ = stepped(fundus_updates=True, **weights)
   assert "sites" in moved(before, after)
 
@@ -256,7 +256,7 @@ def test_the_first_batch_sets_the_centre_and_later_ones_move_it():
 
 
 def test_averaged_sites_follow_what_is_found_there():
-  weights = dict.fromkeys(pretrain.WEIGHTS, 0.0) | {"oct_text": 1.0}
+  weights = dict.fromkeys(arms.TERMS, 0.0) | {"oct_text": 1.0}
   before, after, _ = stepped("average", **weights)
   training = trained("average", **weights)
   batch = batch_for(training)
@@ -343,3 +343,11 @@ def test_devices_take_the_step_of_one(arm, mode):
     np.testing.assert_allclose(
       np.asarray(others[name]), value, rtol=1e-3, atol=2e-5, err_msg=name
     )
+
+
+@pytest.mark.parametrize("arm", ["random", "no_sites", "text"])
+def test_arms_whose_sites_oct_does_not_teach_have_none_to_average(arm):
+  training = trained(arm, tie="average")
+  state = jax.eval_shape(training.init, jax.random.key(0), *training.arguments)
+  after, _ = jax.eval_shape(training.step, state, batch_for(training))
+  assert jax.tree.structure(after) == jax.tree.structure(state)

@@ -12,6 +12,12 @@ OWN = "uopsl"
 # for as many steps as pre-training and fine-tuning take together.
 SCRATCH, SCRATCH_LONG = UNTRAINED = ("fundus_only", "fundus_long")
 TEXT = "text_places"  # what decides: text says where lesions lie, too
+# Terms of a pre-training, and those of them that need OCT.
+OF_OCT = (
+  *("oct_text", "site", "diversity", "across"),
+  *("concept_mse", "concept_contrast", "prototype", "pair"),
+)
+TERMS = ("labelled_text", "rest_text", *OF_OCT)
 
 
 def _of(**changes: Any) -> Callable[[Any], dict]:
@@ -20,14 +26,17 @@ def _of(**changes: Any) -> Callable[[Any], dict]:
 
 # Without sites; with OCT that meets fundus in the text space alone.
 _NO_SITES = dict(sites="", site=0.0, diversity=0.0)
-_FUNDUS = _NO_SITES | dict(oct=False, oct_text=0.0)
+_FUNDUS = dict.fromkeys(OF_OCT, 0.0) | dict(
+  sites="", oct=False, oct_draw="independent"
+)
 _FROZEN = dict(site=0.0, diversity=0.0)
+_BY_CLASS = _NO_SITES | dict(oct_draw="class", pair=0.0)
 
 # Changes of config.pretrain; the first two are not pre-trained at all.
 ARMS: arms.Arms = {
   **{name: _of() for name in UNTRAINED},
   "text": _of(**_FUNDUS, places=False),
-  TEXT: _of(**_FUNDUS),
+  TEXT: _of(**_FUNDUS, places=True),
   # Sites that only fundus images train.
   "fundus_sites": _of(**_FUNDUS | dict(sites="fundus", fundus_updates=True)),
   # Text that OCT helps to train.
@@ -45,10 +54,8 @@ ARMS: arms.Arms = {
   "uncentred": _of(centre=False),
   "across": _of(across=0.5),
   # The known ways to let OCT help, written by us.
-  "concepts": _of(
-    **_NO_SITES, oct_draw="class", concept_mse=0.05, concept_contrast=0.6
-  ),
-  "prototypes": _of(**_NO_SITES, oct_draw="class", prototype=2.0),
+  "concepts": _of(**_BY_CLASS, concept_mse=0.05, concept_contrast=0.6),
+  "prototypes": _of(**_BY_CLASS, prototype=2.0),
   # Knows which OCT scan belongs to which fundus image.
   "paired": _of(**_NO_SITES, oct_draw="pair", pair=1.0),
 }

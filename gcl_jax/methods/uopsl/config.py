@@ -250,7 +250,10 @@ CHOICES = {
   "fundus.loss": ("softmax",),
 }
 POSITIVE = (
-  *("pretrain.size", "pretrain.count", "text.width", "text.depth"),
+  *("pretrain.size", "pretrain.count", "oct_preprocess.size"),
+  *("text.width", "text.depth", "text.heads"),
+  # 0 would be no average at all: pretrain.centre and tie say so.
+  *("pretrain.site_momentum", "pretrain.centre_momentum"),
   *(f"pretrain.batch.{name}" for name in POOLS),
 )
 SHARES = (
@@ -267,31 +270,9 @@ def check(config: ConfigDict) -> None:
   """
   checks.check(config, CHOICES, POSITIVE, SHARES)
   check_each_once("arms", config.arms, tuple(arms.ARMS))
-  if not config.oct_data.name:
-    raise ConfigError("oct_data.name is empty: which OCT data set is it?")
-  size = tuple(config.preprocess.size)
-  if len(size) != 2 or size[0] != size[1]:
-    raise ConfigError(f"preprocess.size {size}: two equal numbers")
-  counts = tuple(config.fundus.labelled)
-  if (
-    not counts
-    or len(set(counts)) < len(counts)
-    or not all(isinstance(n, int) for n in counts)
-  ):
-    raise ConfigError(
-      f"fundus.labelled {counts}: one or more numbers of patients with labels"
-      " (0 = all), each once"
-    )
-  if config.fundus.headline not in counts:
-    raise ConfigError(
-      f"fundus.headline {config.fundus.headline}: one of fundus.labelled,"
-      f" {counts}"
-    )
-  if config.text.encoder == "frozen" and not config.text.vectors:
-    raise ConfigError(
-      "text.encoder frozen: name the file of its vectors with"
-      " --config.text.vectors"
-    )
+  _check_images(config)
+  _check_text(config.text)
+  _check_fundus(config.fundus)
   own = config.pretrain.sites
   if own in ("random", "means"):
     raise ConfigError(
@@ -309,17 +290,89 @@ def check(config: ConfigDict) -> None:
     )
 
 
+def _check_images(config: ConfigDict) -> None:
+  """Refuses sizes and names of classes of another form."""
+  if not config.oct_data.name:
+    raise ConfigError("oct_data.name is empty: which OCT data set is it?")
+  size = tuple(config.preprocess.size)
+  if len(size) != 2 or size[0] != size[1]:
+    raise ConfigError(f"preprocess.size {size}: two equal numbers")
+  size = tuple(config.oct_preprocess.size)
+  if len(size) != 2:
+    raise ConfigError(f"oct_preprocess.size {size}: rows and columns")
+  if config.protocol != "strict":
+    raise ConfigError(
+      f"protocol {config.protocol}: photographs without a label are described"
+      " by the look of their class, which nothing may know of those kept for"
+      " evaluation; take strict"
+    )
+  for section in ("data", "oct_data", "more_oct_data"):
+    names = [name.partition("=") for name in config[section].class_names]
+    first = [name for name, _, _ in names]
+    if not all(sign for _, sign, _ in names) or len({*first}) < len(first):
+      raise ConfigError(
+        f"{section}.class_names: NAME=CLASS each, every name once, got"
+        f" {tuple(config[section].class_names)}"
+      )
+
+
+def _check_text(config: ConfigDict) -> None:
+  """Refuses encoders without what they need, and words that are no pairs."""
+  if config.encoder == "frozen" and not config.vectors:
+    raise ConfigError(
+      "text.encoder frozen: name the file of its vectors with"
+      " --config.text.vectors"
+    )
+  if config.encoder == "transformer" and config.width % config.heads:
+    raise ConfigError(
+      f"text.width {config.width}: a multiple of text.heads {config.heads}"
+    )
+  words = [word for pair in config.swapped for word in pair]
+  if (
+    not all(len(pair) == 2 for pair in config.swapped)
+    or not all(isinstance(word, str) and word for word in words)
+    or any(word != word.lower() for word in words)
+    or len({*words}) < len(words)
+  ):
+    raise ConfigError(
+      f"text.swapped {tuple(config.swapped)}: pairs of words in small letters,"
+      " each once"
+    )
+
+
+def _check_fundus(config: ConfigDict) -> None:
+  """Refuses numbers of labels and pairs of another form."""
+  counts = tuple(config.labelled)
+  if (
+    not counts
+    or len(set(counts)) < len(counts)
+    or not all(isinstance(n, int) for n in counts)
+  ):
+    raise ConfigError(
+      f"fundus.labelled {counts}: one or more numbers of patients with labels"
+      " (0 = all), each once"
+    )
+  if config.headline not in counts:
+    raise ConfigError(
+      f"fundus.headline {config.headline}: one of fundus.labelled, {counts}"
+    )
+  pairs = [tuple(pair) for pair in config.pairs]
+  if any(len(pair) != 2 or len({*pair}) != 2 for pair in pairs):
+    raise ConfigError(f"fundus.pairs {(*pairs,)}: two classes each")
+
+
 def _check_arm(arm: str, settings: ConfigDict, columns: tuple) -> None:
   """Refuses terms without what they are of."""
+  if not any(settings[name] for name in arms.TERMS):
+    raise ConfigError(f"arm {arm}: the weights of all terms are 0")
   if not settings.oct:
-    needing = ("oct_text", "site", "diversity", "across", "concept_mse")
-    needing += ("concept_contrast", "prototype", "pair")
-    if terms := [name for name in needing if settings[name]]:
-      raise ConfigError(
-        f"arm {arm}: pretrain.{terms[0]} needs OCT, and pretrain.oct is False"
-      )
-    if settings.sites == "oct":
-      raise ConfigError(f"arm {arm}: pretrain.sites oct without pretrain.oct")
+    _check_without_oct(arm, settings)
+  alone = not settings.oct and settings.fundus_updates
+  if settings.sites == "fundus" and not alone:
+    raise ConfigError(
+      f"arm {arm}: pretrain.sites fundus is learned from photographs alone and"
+      " needs pretrain.oct=False and pretrain.fundus_updates=True"
+    )
   learned = settings.sites == "oct"
   if terms := [n for n in ("site", "diversity") if settings[n] and not learned]:
     raise ConfigError(
@@ -338,4 +391,17 @@ def _check_arm(arm: str, settings: ConfigDict, columns: tuple) -> None:
   if settings.oct_draw == "pair" and not settings.rest:
     raise ConfigError(
       "pretrain.oct_draw pair needs pretrain.rest=without_place"
+    )
+
+
+def _check_without_oct(arm: str, settings: ConfigDict) -> None:
+  if terms := [name for name in arms.OF_OCT if settings[name]]:
+    raise ConfigError(
+      f"arm {arm}: pretrain.{terms[0]} needs OCT, and pretrain.oct is False"
+    )
+  if settings.sites == "oct":
+    raise ConfigError(f"arm {arm}: pretrain.sites oct without pretrain.oct")
+  if settings.oct_draw != "independent":
+    raise ConfigError(
+      f"arm {arm}: pretrain.oct_draw {settings.oct_draw} without pretrain.oct"
     )

@@ -1,6 +1,6 @@
 """Which fundus images are labelled, and what each image is described by."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -120,12 +120,12 @@ def columns_of(
 
 def partners(
   values: np.ndarray, others: np.ndarray, rows: np.ndarray, pool: np.ndarray
-) -> tuple[np.ndarray, dict[Any, np.ndarray]]:
+) -> tuple[np.ndarray, dict[int, np.ndarray]]:
   """Rows that have a partner of the other kind, and all partners by value.
 
   Args:
-    values: [N] of fundus, such as the eye that an image is of; "" = unknown.
-    others: [M] of OCT.
+    values: int[N] of fundus, such as the eye that an image is of; -1 = unknown.
+    others: int[M] of OCT.
     rows: int[R], fundus images that may be drawn.
     pool: int[P], OCT scans that may be drawn.
 
@@ -135,6 +135,6 @@ def partners(
   by_value = {
     value: pool[others[pool] == value]
     for value in np.unique(others[pool]).tolist()
-    if value != ""
+    if value >= 0
   }
   return rows[np.isin(values[rows], list(by_value))], by_value

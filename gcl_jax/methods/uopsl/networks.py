@@ -50,7 +50,8 @@ def make(
   """
   size, encoder = settings.size, encoders.make(settings)
   image = tokens.tokens(encoder, size)
-  kind = "slots" if settings.sites in ("random", "fundus") else settings.kind
+  # Photographs know neither classes nor places of scans.
+  kind = "slots" if settings.sites == "fundus" else settings.kind
   number = settings.count
   if settings.sites == "means":
     kind, number = "classes", 1

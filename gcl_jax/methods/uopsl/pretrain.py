@@ -22,10 +22,6 @@ from gcl_jax.pipeline import monitors, sampling, slice_pretraining
 from gcl_jax.pipeline.contrast import views_of
 from gcl_jax.pipeline.prepared import Prepared
 
-WEIGHTS = (
-  *("labelled_text", "rest_text", "oct_text", "site", "diversity", "across"),
-  *("concept_mse", "concept_contrast", "prototype", "pair"),
-)
 SCALE = 1 / 0.07  # at first, as in CLIP
 
 
@@ -45,24 +41,28 @@ def run(context: Context, arm: str) -> dict[str, Any]:
   made = networks_of(config, settings, found)
   own = context.load(arms.OWN) if arm in arms.FROM_OWN else {}
   statistics = [s.pixel_statistics() for s in (found.fundus, found.oct)]
-  trained, left = None, {}
-  for name, count in draws.labelled_counts(config).items():
+  trained, left, counts = {}, {}, draws.labelled_counts(config)
+  for count in counts.values():  # too many are refused before the first fit
+    draws.labelled(found.fundus, count, config.fundus.draw)
+  for name, count in counts.items():
     columns, rows_at = pools_of(config, settings, found, count)
+    has_rest = "rest" in columns  # not where all patients have labels
     arguments = ()
     if arm in arms.FROM_OWN:
       arguments = (frozen_sites(context, arm, found, made, own[name]),)
-    trained = trained or training(
-      config,
-      settings,
-      made,
-      found.captions.table,
-      found.captions.of_classes(settings.places),
-      shapes_of(found),
-      statistics,
-      has_rest="rest" in columns,
-    )
+    if has_rest not in trained:
+      trained[has_rest] = training(
+        config,
+        settings,
+        made,
+        found.captions.table,
+        found.captions.of_classes(settings.places),
+        shapes_of(found),
+        statistics,
+        has_rest,
+      )
     state = context.fit(
-      trained._replace(arguments=arguments),
+      trained[has_rest]._replace(arguments=arguments),
       lambda start, columns=columns, rows_at=rows_at: feed.batches_from(
         columns,
         rows_at,
@@ -181,12 +181,13 @@ def training(
   pools = ["labelled", *(["rest"] if has_rest else [])]
   pools += ["oct"] if settings.oct else []
   absent = {f"{name}_text" for name in steps.POOLS if name not in pools}
-  weights = {n: 0.0 if n in absent else settings[n] for n in WEIGHTS}
+  averaged = settings.tie == "average" and settings.sites == "oct"
+  weights = {n: 0.0 if n in absent else settings[n] for n in arms.TERMS}
   rules = steps.Rules(
     weights,
     classes,
     settings.fundus_updates,
-    settings.site_momentum if settings.tie == "average" else 0.0,
+    settings.site_momentum if averaged else 0.0,
     settings.centre_momentum if settings.centre else 0.0,
     settings.bound,
     settings.flip,
@@ -336,26 +337,35 @@ def _columns_of_oct(config, settings, scans, captions) -> dict[str, np.ndarray]:
 
 
 def _pair(columns, found, config) -> None:
-  """Adds column `pair` to fundus images and OCT scans."""
+  """Adds column `pair` to fundus images and OCT scans; -1 = not known."""
   if "rest" not in columns:
-    raise DataError("arm paired needs pretrain.rest=without_place")
+    raise DataError(
+      "scans are drawn for photographs without a label, and all have one: leave"
+      " out the numbers of fundus.labelled that label every patient"
+    )
   both = [
     paired_values(images, config.fundus.pair_columns)
     for images in (found.fundus, found.oct)
   ]
   codes = {value: k for k, value in enumerate(np.unique(np.concatenate(both)))}
+  codes[""] = -1
   for pool, values in zip(("rest", "oct"), both, strict=True):
     columns[pool]["pair"] = np.array([codes[v] for v in values], np.int32)
 
 
 def paired_values(images: Prepared, columns: tuple[str, ...]) -> np.ndarray:
-  """str[N], equal for images of one eye; DataError for an unknown column."""
+  """str[N], equal for images of one eye, "" where a column is blank.
+
+  Raises:
+    DataError: an unknown column.
+  """
   if missing := [name for name in columns if name not in images.table]:
     raise DataError(
       f"fundus.pair_columns: no column {missing[0]!r} in {images.folder.name}"
     )
   values = [map(data.as_name, images.table[name].tolist()) for name in columns]
-  return np.array(["+".join(each) for each in zip(*values, strict=True)])
+  rows = zip(*values, strict=True)
+  return np.array(["+".join(each) if all(each) else "" for each in rows])
 
 
 def _drawn_with(
@@ -375,7 +385,7 @@ def _drawn_with(
 
   def theirs(step: int) -> np.ndarray:
     rng = np.random.default_rng((seed, step))
-    drawn = [rng.choice(by_value[values[row]]) for row in ours(step)]
-    return np.resize(np.array(drawn), settings.batch["oct"])
+    photographs = np.resize(ours(step), settings.batch["oct"])
+    return np.array([rng.choice(by_value[values[k]]) for k in photographs])
 
   samplers["oct"] = theirs
