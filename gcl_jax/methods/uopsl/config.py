@@ -220,6 +220,7 @@ def _tiny(config: ConfigDict) -> None:
   config.pretrain.update(width=2, size=8, count=4, steps=2)
   config.pretrain.batch.update(labelled=8, rest=8, oct=8)
   config.fundus.update(batch_size=8, steps=2)
+  config.arms = (arms.TEXT,)
   config.log_every = 1
 
 
