@@ -281,7 +281,7 @@ def _write_tables(context: Context, found: draws.Sources, tested: dict) -> None:
   report.write_table(context, "scores.csv", columns | labelled)
   rows = tested["rows"]
   columns = {name: values[rows] for name, values in columns.items()}
-  most = list(draws.labelled_counts(context.config))[-1]
+  most = draws.most(context.config)
   for arm in arms.names(context.config):
     values = tested["probabilities"][arm][most]
     for k, name in enumerate(tested["names"]):
