@@ -237,6 +237,29 @@ def test_zones_are_those_of_the_phantom_or_of_lesions():
     table = {name: values[row] for name, values in dataset.table.items()}
     y, x = (int(table[f"disc_{axis}"] // 8) for axis in "yx")
     assert cells.reshape(4, 4)[y, x]
+    density = eye_fundus.zone_map(table, "disc", 32).reshape(4, 8, 4, 8)
+    density = density.mean((1, 3)).ravel()
+    np.testing.assert_array_equal(cells, density >= density.max() / 2)
+  # The same eyes, photographed and prepared at other sizes.
+  for size, grid in ((32, (5, 5)), (48, (6, 6))):
+    config.preprocess.size = (size, size)
+    of_size = eye_fundus.eye_fundus_phantom(60, (size, size)).table
+    cases = ((32, dataset.table), (size, of_size))
+    maps = []
+    for stored, table in cases:
+      config.data.eyes.size = (stored, stored)
+      fundus.table |= table
+      maps.append(sites_seen.zones(found, config, rows, np.array(grid))[1])
+    np.testing.assert_array_equal(*maps)
+    y, x = (of_size[f"disc_{axis}"][rows] * grid[0] // size for axis in "yx")
+    flat = (y * grid[0] + x).astype(int)
+    assert maps[0][range(len(rows)), flat].all()
+  # Cropped to the disc, a zone is no longer where the table has it.
+  config.preprocess.disc = True
+  fundus.masks = np.zeros((60, 8, 8), np.uint8)
+  fundus.masks[:, 7, 0] = 1
+  _, inside = sites_seen.zones(found, config, rows, np.array([2, 2]))
+  assert inside.tolist() == [[False, False, True, False]] * len(rows)
   masks = np.zeros((3, 8, 8), np.uint8)
   masks[0, 0, 7] = 2
   other = draws.Sources(Images(["a"] * 3, ["eval"] * 3, masks), None, None)
