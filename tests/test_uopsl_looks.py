@@ -113,6 +113,17 @@ def test_two_shuffles_are_not_one():
   assert np.mean(pairs) < 0.3
 
 
+@pytest.mark.parametrize("arm", [arms.OWN, "text", "concepts", "paired"])
+def test_every_pool_has_a_seed_of_its_own(arm, monkeypatch):
+  seeds = []
+  monkeypatch.setattr(
+    sampling, "shuffled", lambda rows, size, seed: seeds.append(seed)
+  )
+  for seed in (0, 1):
+    pools(arm, seed=seed)
+  assert len(seeds) == len({*seeds}) >= 4
+
+
 @pytest.mark.parametrize(
   ("arm", "pool", "column"),
   [("concepts", "labelled", "class"), ("paired", "rest", "eye")],
@@ -201,6 +212,56 @@ def test_shuffled_classes_keep_their_numbers_and_lose_their_scans():
 def test_an_unknown_column_of_pairs_is_refused():
   with pytest.raises(DataError, match="no column 'place' in data"):
     pools("paired", **{"fundus.pair_columns": ("place",)})
+
+
+class Seen:
+  """A context that notes which rows are looked at."""
+
+  def __init__(self, values=None):
+    self.config, self.values, self.rows = get_config("tiny"), values, []
+
+  def map(self, function, tree, arrays, **more):
+    self.rows.append(arrays["image"].rows)
+    return {} if self.values is None else self.values[self.rows[-1]]
+
+
+def looked_at():
+  found = sources()
+  for images in (found.fundus, found.oct):
+    images.pixel_statistics = lambda: (0.5, 0.2)
+    images.part = lambda name, own=images: own.train == (name == "train")
+  return found
+
+
+def test_frozen_means_are_of_training_scans_of_each_class():
+  found, values = looked_at(), np.random.default_rng(2).normal(size=(50, 3))
+  found = found._replace(
+    captions=captions.build(
+      TEXTS | {"unscanned": ("x",)}, LOOKS | {"unscanned": ("x",)}
+    )
+  )
+  own = {"fundus": {"batch_stats": {"sites": None}}, "oct": None}
+  matrix = pretrain.frozen_sites(Seen(values), "means", found, None, own)
+  classes, rows = found.oct.table["class"], draws.known(found.oct)
+  wanted = [values[rows & (classes == name)].mean(0) for name in CLASSES]
+  np.testing.assert_allclose(matrix, [*wanted, values[rows].mean(0)])
+
+
+def test_sites_are_looked_at_in_training_scans_and_tested_photographs():
+  found, context = looked_at(), Seen()
+  made = types.SimpleNamespace(sites=None, oct=None, fundus=None)
+  made.fundus = types.SimpleNamespace(feature_dim=3)
+  stored = {"oct": {}, "fundus": {}}
+  scans = sites_seen._oct(context, found, made, stored)["rows"]
+  photographs = sites_seen._fundus(context, found, made, stored)["rows"]
+  for rows, images, part in (
+    (scans, found.oct, found.oct.train),
+    (photographs, found.fundus, found.fundus.evaluation),
+  ):
+    wanted = np.flatnonzero(part & (images.table["class"] != ""))
+    np.testing.assert_array_equal(rows, wanted)
+  for rows, looked in zip((scans, photographs), context.rows, strict=True):
+    np.testing.assert_array_equal(rows, looked)
 
 
 def test_a_profile_is_what_a_class_reads_less_the_mean_of_classes():
