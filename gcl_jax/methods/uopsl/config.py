@@ -115,7 +115,8 @@ def _pretrain() -> ConfigDict:
     oct=True,  # whether OCT takes part
     places=True,  # texts of labelled images say where lesions lie
     # Fundus images without a label: without_place (described by the look of
-    # their lesions), or "" (they do not take part).
+    # their lesions, which tells the class where no two share a look), or ""
+    # (they do not take part).
     rest="without_place",
     # Which scans meet which photographs in a step: independent (two shuffles);
     # class (a scan of the class of each labelled photograph: uses labels); pair
@@ -197,6 +198,7 @@ def _demo(config: ConfigDict) -> None:
       ("deposits_fovea", "deposits_disc"),
       ("cysts_fovea", "cysts_temporal"),
     ),
+    # No patient of the phantom has both kinds: arm paired is told the disease.
     pair_columns=("disease",),
   )
   config.arms = (arms.SCRATCH, arms.TEXT)
@@ -222,8 +224,8 @@ def _paper(config: ConfigDict) -> None:
   Its data sets, networks and numbers are not public to us; the rest is FLAIR's:
   AdamW, 1e-4, weight decay 1e-5, D = 512, a frozen biomedical text encoder.
   """
-  config.data.name = config.oct_data.name = "folder"
-  config.data.class_column = config.oct_data.class_column = "class"
+  for section in (config.data, config.oct_data):
+    section.update(name="folder", class_column="class", meta_columns=("class",))
   config.text.encoder = "frozen"
   config.pretrain.update(
     arch="resnet50",

@@ -44,6 +44,7 @@ def run(context: Context) -> dict[str, Any]:
     warnings=[
       *report.data_warnings(context, found.fundus),
       *diagnosis_warnings(config, metrics),
+      *text_warnings(config, found),
       *pretraining_warnings(context),
     ],
   )
@@ -208,6 +209,26 @@ def diagnosis_warnings(config, metrics: Metrics) -> list[str]:
       " photographs."
     )
   return notes
+
+
+def text_warnings(config, found: draws.Sources) -> list[str]:
+  """Where texts of photographs without a label tell their classes."""
+  images, captions = found.fundus, found.captions
+  there = set(images.table["class"][draws.known(images)].tolist())
+  rows = captions.of_classes(places=False)
+  looks = {
+    int(captions.table.target[row])
+    for name, row in zip(captions.classes, rows, strict=True)
+    if name in there
+  }
+  if not config.pretrain.rest or len(looks) < len(there):
+    return []
+  return [
+    "Texts without a place (pretrain.rest) tell all classes of the training"
+    " photographs apart: pre-training knows the classes of all of them, and the"
+    " numbers of labels are those of the fine-tune. Arms without pre-training"
+    " know fewer."
+  ]
 
 
 def _by_class(config, arm: str) -> bool:
