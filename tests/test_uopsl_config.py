@@ -61,6 +61,10 @@ def test_every_arm_can_run_and_is_unlike_the_method():
       {"pretrain.rest": "", "arms": ("paired",)},
       "needs pretrain.rest=without_place",
     ),
+    (
+      {"fundus.labelled": (50, 0), "arms": ("paired",)},
+      r"arm paired: .* without a label, .* there are none",
+    ),
     ({"pretrain.batch.oct": 0}, "pretrain.batch.oct must be more than 0"),
     ({"fundus.site_rate": 2.0}, "fundus.site_rate must be 1 or less"),
     ({"arms": ("textt",)}, "did you mean 'text'"),

@@ -282,9 +282,7 @@ def check(config: ConfigDict) -> None:
       f" oct; leave it and add {own!r} to arms"
     )
   for arm in arms.trained(config):
-    _check_arm(
-      arm, arms.settings_of(config, arm), tuple(config.fundus.pair_columns)
-    )
+    _check_arm(arm, arms.settings_of(config, arm), config.fundus)
   if used := [a for a in config.arms if a in arms.FROM_OWN and own != "oct"]:
     raise ConfigError(
       f"arm {used[0]} takes the place of sites of OCT, and pretrain.sites is"
@@ -363,7 +361,7 @@ def _check_fundus(config: ConfigDict) -> None:
     raise ConfigError(f"fundus.pairs {(*pairs,)}: two classes each")
 
 
-def _check_arm(arm: str, settings: ConfigDict, columns: tuple) -> None:
+def _check_arm(arm: str, settings: ConfigDict, fundus: ConfigDict) -> None:
   """Refuses terms without what they are of."""
   if not any(settings[name] for name in arms.TERMS):
     raise ConfigError(f"arm {arm}: the weights of all terms are 0")
@@ -385,14 +383,24 @@ def _check_arm(arm: str, settings: ConfigDict, columns: tuple) -> None:
     raise ConfigError("pretrain.count: 2 sites or more")
   if settings.pair and settings.oct_draw != "pair":
     raise ConfigError("pretrain.pair needs pretrain.oct_draw=pair")
-  if settings.oct_draw == "pair" and not columns:
+  if settings.oct_draw == "pair":
+    _check_pair(arm, settings, fundus)
+
+
+def _check_pair(arm: str, settings: ConfigDict, fundus: ConfigDict) -> None:
+  if not fundus.pair_columns:
     raise ConfigError(
       f"arm {arm}: name the columns that pair the images of both tables with"
       " --config.fundus.pair_columns"
     )
-  if settings.oct_draw == "pair" and not settings.rest:
+  if not settings.rest:
     raise ConfigError(
       "pretrain.oct_draw pair needs pretrain.rest=without_place"
+    )
+  if 0 in fundus.labelled:
+    raise ConfigError(
+      f"arm {arm}: scans are drawn for photographs without a label, and with"
+      " fundus.labelled 0 (all) there are none"
     )
 
 
