@@ -392,3 +392,80 @@ def test_distance_from_classes_is_a_mean_cross_entropy():
   wanted = -np.mean(np.log(odds[range(4), classes] / odds.sum(1)))
   found = steps.far_from_classes(jnp.float32(cosines), classes, 3.0)
   np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_pools_are_drawn_by_keys_of_their_own():
+  training = trained()
+  state, pool = begun(training), batch_for(training)["labelled"]
+  views = {"fundus": statistics_of("fundus")}
+  first, again, other = (
+    steps.draw(
+      state, k, "rest", pool, CAPTIONS.table, steps.Rules({}, None), views
+    ).images
+    for k in (0, 0, 1)
+  )
+  np.testing.assert_array_equal(first, again)
+  assert np.abs(np.array(first) - other).mean() > 0.05
+
+
+def test_scans_are_mirrored_by_a_rate_of_their_own():
+  training = trained()
+  state, batch = begun(training), batch_for(training)
+  for of_fundus, of_oct in ((0.0, 1.0), (1.0, 0.0)):
+    rules = steps.Rules({}, None, flip=of_fundus, flip_oct=of_oct)
+    for k, (name, rate) in enumerate(
+      (("labelled", of_fundus), ("oct", of_oct))
+    ):
+      kind = "oct" if name == "oct" else "fundus"
+      found = steps.draw(
+        state,
+        k,
+        name,
+        batch[name],
+        CAPTIONS.table,
+        rules,
+        {kind: statistics_of(kind)},
+      )
+      own = batch[name]["caption"]
+      wanted = CAPTIONS.table.mirrored[own] if rate else own
+      np.testing.assert_array_equal(found.caption, wanted)
+
+
+def test_given_sites_are_those_of_the_arm_and_stay():
+  training = trained("random")
+  (given,) = training.arguments
+  state = training.init(jax.random.key(0), given)
+  assert "sites" not in state.params
+  np.testing.assert_array_equal(state.extra["sites"], given)
+  after, _ = jax.jit(training.step)(state, batch_for(training))
+  np.testing.assert_array_equal(after.extra["sites"], given)
+
+
+def test_descriptions_of_classes_are_means_of_the_texts_they_have():
+  settings = settings_of("text", places=True)
+  made, training = made_of(settings), trained("text", places=True)
+  state, batch = begun(training), batch_for(training)
+  rules = steps.Rules({}, CAPTIONS.of_classes(True))
+  drawn = {
+    "labelled": steps.draw(
+      state,
+      0,
+      "labelled",
+      batch["labelled"],
+      CAPTIONS.table,
+      rules,
+      {"fundus": statistics_of("fundus")},
+    )
+  }
+  vectors, _ = steps.look(
+    made, CAPTIONS.table, rules, state, state.params, drawn, None
+  )
+  texts = made.text.apply(state.params["text"], *CAPTIONS.table.inputs())
+  for k, name in enumerate(CAPTIONS.classes):
+    own = np.array(texts[rules.classes[k], : len(WITH[name])]).mean(0)
+    np.testing.assert_allclose(
+      vectors.classes[k], own / np.linalg.norm(own), atol=1e-5
+    )
+  for row in range(ROWS):
+    own = texts[drawn["labelled"].caption[row], drawn["labelled"].text[row]]
+    np.testing.assert_allclose(vectors.texts["labelled"][row], own, atol=1e-6)
