@@ -73,6 +73,7 @@ def test_nothing_to_score_is_undefined():
   [
     ([0, 2], np.ones((2, 2)), (), "class 2 is not one of 0 to 1"),
     ([0, 1], np.ones((2, 2)), [(0, 5)], "class 5 is not"),
+    ([0, 1], np.ones((2, 2)), [(0, -1)], "class -1 is not"),
     ([0, 1], np.full((2, 2), np.inf), (), "infinite"),
     ([0], np.ones((2, 2)), (), "classes must be int"),
     ([0, 1], np.ones((2, 1)), (), "2 classes or more"),

@@ -63,6 +63,10 @@ def test_every_arm_can_run_and_is_unlike_the_method():
       {"pretrain.rest": "", "arms": ("paired",)},
       "needs pretrain.rest=without_place",
     ),
+    (
+      {"fundus.labelled": (50, 0), "arms": ("paired",)},
+      r"arm paired: .* without a label, .* there are none",
+    ),
     ({"pretrain.batch.oct": 0}, "pretrain.batch.oct must be more than 0"),
     ({"fundus.site_rate": 2.0}, "fundus.site_rate must be 1 or less"),
     ({"arms": ("textt",)}, "did you mean 'text'"),
@@ -160,9 +164,11 @@ class Images:
 
 
 def test_more_labels_than_patients_are_refused():
-  images = Images(["a", "b", "", "a"], ["p", "q", "r", "p"])
-  assert draws.labelled(images, 0, 0).tolist() == [True, True, False, True]
-  assert draws.labelled(images, 2, 0).sum() == 3  # all images of a patient
+  images = Images(["a", "b", "", "a", ""], ["p", "q", "r", "p", "p"])
+  known = [True, True, False, True, False]
+  assert draws.labelled(images, 0, 0).tolist() == known
+  # All images of a patient, but for those of unknown class.
+  assert draws.labelled(images, 2, 0).tolist() == known
   with pytest.raises(DataError, match="has 2 patients whose class is known"):
     draws.labelled(images, 3, 0)
 

@@ -113,6 +113,17 @@ def test_two_shuffles_are_not_one():
   assert np.mean(pairs) < 0.3
 
 
+@pytest.mark.parametrize("arm", [arms.OWN, "text", "concepts", "paired"])
+def test_every_pool_has_a_seed_of_its_own(arm, monkeypatch):
+  seeds = []
+  monkeypatch.setattr(
+    sampling, "shuffled", lambda rows, size, seed: seeds.append(seed)
+  )
+  for seed in (0, 1):
+    pools(arm, seed=seed)
+  assert len(seeds) == len({*seeds}) >= 4
+
+
 @pytest.mark.parametrize(
   ("arm", "pool", "column"),
   [("concepts", "labelled", "class"), ("paired", "rest", "eye")],
@@ -203,6 +214,56 @@ def test_an_unknown_column_of_pairs_is_refused():
     pools("paired", **{"fundus.pair_columns": ("place",)})
 
 
+class Seen:
+  """A context that notes which rows are looked at."""
+
+  def __init__(self, values=None):
+    self.config, self.values, self.rows = get_config("tiny"), values, []
+
+  def map(self, function, tree, arrays, **more):
+    self.rows.append(arrays["image"].rows)
+    return {} if self.values is None else self.values[self.rows[-1]]
+
+
+def looked_at():
+  found = sources()
+  for images in (found.fundus, found.oct):
+    images.pixel_statistics = lambda: (0.5, 0.2)
+    images.part = lambda name, own=images: own.train == (name == "train")
+  return found
+
+
+def test_frozen_means_are_of_training_scans_of_each_class():
+  found, values = looked_at(), np.random.default_rng(2).normal(size=(50, 3))
+  found = found._replace(
+    captions=captions.build(
+      TEXTS | {"unscanned": ("x",)}, LOOKS | {"unscanned": ("x",)}
+    )
+  )
+  own = {"fundus": {"batch_stats": {"sites": None}}, "oct": None}
+  matrix = pretrain.frozen_sites(Seen(values), "means", found, None, own)
+  classes, rows = found.oct.table["class"], draws.known(found.oct)
+  wanted = [values[rows & (classes == name)].mean(0) for name in CLASSES]
+  np.testing.assert_allclose(matrix, [*wanted, values[rows].mean(0)])
+
+
+def test_sites_are_looked_at_in_training_scans_and_tested_photographs():
+  found, context = looked_at(), Seen()
+  made = types.SimpleNamespace(sites=None, oct=None, fundus=None)
+  made.fundus = types.SimpleNamespace(feature_dim=3)
+  stored = {"oct": {}, "fundus": {}}
+  scans = sites_seen._oct(context, found, made, stored)["rows"]
+  photographs = sites_seen._fundus(context, found, made, stored)["rows"]
+  for rows, images, part in (
+    (scans, found.oct, found.oct.train),
+    (photographs, found.fundus, found.fundus.evaluation),
+  ):
+    wanted = np.flatnonzero(part & (images.table["class"] != ""))
+    np.testing.assert_array_equal(rows, wanted)
+  for rows, looked in zip((scans, photographs), context.rows, strict=True):
+    np.testing.assert_array_equal(rows, looked)
+
+
 def test_a_profile_is_what_a_class_reads_less_the_mean_of_classes():
   found = sources()
   rows = np.array([0, 1, 2, 3])
@@ -237,6 +298,29 @@ def test_zones_are_those_of_the_phantom_or_of_lesions():
     table = {name: values[row] for name, values in dataset.table.items()}
     y, x = (int(table[f"disc_{axis}"] // 8) for axis in "yx")
     assert cells.reshape(4, 4)[y, x]
+    density = eye_fundus.zone_map(table, "disc", 32).reshape(4, 8, 4, 8)
+    density = density.mean((1, 3)).ravel()
+    np.testing.assert_array_equal(cells, density >= density.max() / 2)
+  # The same eyes, photographed and prepared at other sizes.
+  for size, grid in ((32, (5, 5)), (48, (6, 6))):
+    config.preprocess.size = (size, size)
+    of_size = eye_fundus.eye_fundus_phantom(60, (size, size)).table
+    cases = ((32, dataset.table), (size, of_size))
+    maps = []
+    for stored, table in cases:
+      config.data.eyes.size = (stored, stored)
+      fundus.table |= table
+      maps.append(sites_seen.zones(found, config, rows, np.array(grid))[1])
+    np.testing.assert_array_equal(*maps)
+    y, x = (of_size[f"disc_{axis}"][rows] * grid[0] // size for axis in "yx")
+    flat = (y * grid[0] + x).astype(int)
+    assert maps[0][range(len(rows)), flat].all()
+  # Cropped to the disc, a zone is no longer where the table has it.
+  config.preprocess.disc = True
+  fundus.masks = np.zeros((60, 8, 8), np.uint8)
+  fundus.masks[:, 7, 0] = 1
+  _, inside = sites_seen.zones(found, config, rows, np.array([2, 2]))
+  assert inside.tolist() == [[False, False, True, False]] * len(rows)
   masks = np.zeros((3, 8, 8), np.uint8)
   masks[0, 0, 7] = 2
   other = draws.Sources(Images(["a"] * 3, ["eval"] * 3, masks), None, None)

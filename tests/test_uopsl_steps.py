@@ -325,12 +325,18 @@ def test_draws_of_texts_depend_on_the_image_and_stay_within_its_caption():
   assert set(np.array(drawn.text)[counts == 2].tolist()) == {0, 1}
 
 
-@pytest.mark.parametrize("arm", [arms.OWN, "concepts", "paired", "average"])
+@pytest.mark.parametrize(
+  "arm", [arms.OWN, "concepts", "prototypes", "paired", "average", "classes"]
+)
 @pytest.mark.parametrize("mode", ["shard_map", "pmap"])
 def test_devices_take_the_step_of_one(arm, mode):
   training = trained(arm)
   state, batch = begun(training), batch_for(training)
+  if arm in ("concepts", "prototypes"):
+    batch = nearer_oct(batch)
   expected, metrics = jax.jit(training.step)(state, batch)
+  for name, value in metrics.items():
+    assert float(value) != 0 or name not in arms.TERMS, name
   mesh = parallel.make_mesh(jax.devices()[:4])
   first = parallel.init_replicated(lambda key: state, mesh, jax.random.key(0))
   compiled = parallel.compile_step(training.step, mesh, mode)
@@ -351,3 +357,115 @@ def test_arms_whose_sites_oct_does_not_teach_have_none_to_average(arm):
   state = jax.eval_shape(training.init, jax.random.key(0), *training.arguments)
   after, _ = jax.eval_shape(training.step, state, batch_for(training))
   assert jax.tree.structure(after) == jax.tree.structure(state)
+
+
+def test_oct_teaches_while_it_is_nearer_to_its_classes_however_many_scans():
+  random = np.random.default_rng(3)
+  texts = np.linalg.qr(random.normal(size=(D, D)))[0][:CLASSES]
+  classes = (np.arange(24) % CLASSES).astype(np.int32)
+
+  def distilled(noise):
+    """Of 8 photographs and 24 scans; noise: of each."""
+    images, batch = {}, {}
+    for name, rows in (("labelled", ROWS), ("oct", 24)):
+      drawn = random.normal(size=(rows, D)) * noise[name]
+      own = texts[classes[:rows]] + drawn
+      own /= np.linalg.norm(own, axis=1, keepdims=True)
+      images[name] = jnp.float32(own)
+      batch[name] = {"class": classes[:rows]}
+    vectors = steps.Vectors(images, {}, jnp.float32(texts))
+    rules = steps.Rules({}, None)
+    found = steps._distilled(vectors, batch, rules, jnp.float32(14), None)
+    return {name: float(value) for name, value in found.items()}
+
+  open_, shut = (
+    distilled(dict(labelled=a, oct=b)) for a, b in ((0.1, 0.01), (0.01, 0.1))
+  )
+  assert all(value > 0 for value in open_.values()), open_
+  assert not any(shut.values()), shut
+
+
+def test_distance_from_classes_is_a_mean_cross_entropy():
+  cosines = np.random.default_rng(4).normal(size=(4, CLASSES))
+  classes = np.array([0, 2, 1, 2])
+  odds = np.exp(3 * cosines)
+  wanted = -np.mean(np.log(odds[range(4), classes] / odds.sum(1)))
+  found = steps.far_from_classes(jnp.float32(cosines), classes, 3.0)
+  np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_pools_are_drawn_by_keys_of_their_own():
+  training = trained()
+  state, pool = begun(training), batch_for(training)["labelled"]
+  views = {"fundus": statistics_of("fundus")}
+  first, again, other = (
+    steps.draw(
+      state, k, "rest", pool, CAPTIONS.table, steps.Rules({}, None), views
+    ).images
+    for k in (0, 0, 1)
+  )
+  np.testing.assert_array_equal(first, again)
+  assert np.abs(np.array(first) - other).mean() > 0.05
+
+
+def test_scans_are_mirrored_by_a_rate_of_their_own():
+  training = trained()
+  state, batch = begun(training), batch_for(training)
+  for of_fundus, of_oct in ((0.0, 1.0), (1.0, 0.0)):
+    rules = steps.Rules({}, None, flip=of_fundus, flip_oct=of_oct)
+    for k, (name, rate) in enumerate(
+      (("labelled", of_fundus), ("oct", of_oct))
+    ):
+      kind = "oct" if name == "oct" else "fundus"
+      found = steps.draw(
+        state,
+        k,
+        name,
+        batch[name],
+        CAPTIONS.table,
+        rules,
+        {kind: statistics_of(kind)},
+      )
+      own = batch[name]["caption"]
+      wanted = CAPTIONS.table.mirrored[own] if rate else own
+      np.testing.assert_array_equal(found.caption, wanted)
+
+
+def test_given_sites_are_those_of_the_arm_and_stay():
+  training = trained("random")
+  (given,) = training.arguments
+  state = training.init(jax.random.key(0), given)
+  assert "sites" not in state.params
+  np.testing.assert_array_equal(state.extra["sites"], given)
+  after, _ = jax.jit(training.step)(state, batch_for(training))
+  np.testing.assert_array_equal(after.extra["sites"], given)
+
+
+def test_descriptions_of_classes_are_means_of_the_texts_they_have():
+  settings = settings_of("text", places=True)
+  made, training = made_of(settings), trained("text", places=True)
+  state, batch = begun(training), batch_for(training)
+  rules = steps.Rules({}, CAPTIONS.of_classes(True))
+  drawn = {
+    "labelled": steps.draw(
+      state,
+      0,
+      "labelled",
+      batch["labelled"],
+      CAPTIONS.table,
+      rules,
+      {"fundus": statistics_of("fundus")},
+    )
+  }
+  vectors, _ = steps.look(
+    made, CAPTIONS.table, rules, state, state.params, drawn, None
+  )
+  texts = made.text.apply(state.params["text"], *CAPTIONS.table.inputs())
+  for k, name in enumerate(CAPTIONS.classes):
+    own = np.array(texts[rules.classes[k], : len(WITH[name])]).mean(0)
+    np.testing.assert_allclose(
+      vectors.classes[k], own / np.linalg.norm(own), atol=1e-5
+    )
+  for row in range(ROWS):
+    own = texts[drawn["labelled"].caption[row], drawn["labelled"].text[row]]
+    np.testing.assert_allclose(vectors.texts["labelled"][row], own, atol=1e-6)

@@ -133,8 +133,8 @@ def _checked(truth, probabilities, pairs) -> tuple[np.ndarray, np.ndarray]:
       f" {truth.dtype} {truth.shape}"
     )
   count = probabilities.shape[1]
-  used = [*truth.tolist(), *(k for pair in pairs for k in pair)]
-  if odd := [k for k in used if not -1 <= k < count]:
+  odd = [k for k in truth.tolist() if not -1 <= k < count]
+  if odd := [*odd, *(k for pair in pairs for k in pair if not 0 <= k < count)]:
     raise DataError(f"class {odd[0]} is not one of 0 to {count - 1}")
   if not np.isfinite(probabilities[truth >= 0]).all():
     raise DataError("a row of known class has a NaN or infinite probability")

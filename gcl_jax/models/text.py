@@ -20,6 +20,8 @@ import jax.numpy as jnp
 from gcl_jax.models.heads import unit_length
 from gcl_jax.models.layers import Model
 
+LONGEST = 64  # words of a description of a transformer, where none is given
+
 
 def bag(words: int, out: int = 64, width: int = 64) -> Model:
   """A bag of words.
@@ -42,7 +44,7 @@ def transformer(
   *,
   depth: int = 2,
   heads: int = 4,
-  longest: int = 64,
+  longest: int = LONGEST,
 ) -> Model:
   """A small transformer encoder (Vaswani et al. 2017), normalised before each
   layer, without dropout.

@@ -63,8 +63,12 @@ def run(context: Context) -> dict[str, Any]:
     their descriptions; `labelled` {m20: str[], ids}; `features` float32[N, D]
     of this method's encoder with the most labels, before the fine-tune, and its
     `classifier` after it.
+
+  Raises:
+    DataError: `fundus.pairs` names a class that there is not.
   """
   found, config = draws.sources_of(context), context.config
+  figures.check_pairs(config, found.captions.classes)
   task, kinds = task_of(found), {}
   left = {"probabilities": {}, "probe": {}, "zeroshot": {}, "labelled": {}}
   counts = draws.labelled_counts(config)
@@ -80,7 +84,7 @@ def run(context: Context) -> dict[str, Any]:
       )
       for key, values in of_arm.items():
         left[key].setdefault(arm, {})[name] = values
-      if arm == arms.OWN:
+      if arm == arms.OWN and name == draws.most(config):
         left |= kept
   metrics = figures.metrics(found, config, task.names, task.rows, left)
   for line in figures.lines(config, metrics):

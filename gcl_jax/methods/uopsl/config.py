@@ -121,7 +121,8 @@ def _pretrain() -> ConfigDict:
     oct=True,  # whether OCT takes part
     places=True,  # texts of labelled images say where lesions lie
     # Fundus images without a label: without_place (described by the look of
-    # their lesions), or "" (they do not take part).
+    # their lesions, which tells the class where no two share a look), or ""
+    # (they do not take part).
     rest="without_place",
     # Which scans meet which photographs in a step: independent (two shuffles);
     # class (a scan of the class of each labelled photograph: uses labels); pair
@@ -203,6 +204,7 @@ def _demo(config: ConfigDict) -> None:
       ("deposits_fovea", "deposits_disc"),
       ("cysts_fovea", "cysts_temporal"),
     ),
+    # No patient of the phantom has both kinds: arm paired is told the disease.
     pair_columns=("disease",),
   )
   config.arms = (arms.SCRATCH, arms.TEXT)
@@ -230,8 +232,8 @@ def _paper(config: ConfigDict) -> None:
   Its data sets, networks and numbers are not public to us; the rest is FLAIR's:
   AdamW, 1e-4, weight decay 1e-5, D = 512, a frozen biomedical text encoder.
   """
-  config.data.name = config.oct_data.name = "folder"
-  config.data.class_column = config.oct_data.class_column = "class"
+  for section in (config.data, config.oct_data):
+    section.update(name="folder", class_column="class", meta_columns=("class",))
   config.text.encoder = "frozen"
   config.pretrain.update(
     arch="resnet50",
@@ -288,9 +290,7 @@ def check(config: ConfigDict) -> None:
       f" oct; leave it and add {own!r} to arms"
     )
   for arm in arms.trained(config):
-    _check_arm(
-      arm, arms.settings_of(config, arm), tuple(config.fundus.pair_columns)
-    )
+    _check_arm(arm, arms.settings_of(config, arm), config.fundus)
   if used := [a for a in config.arms if a in arms.FROM_OWN and own != "oct"]:
     raise ConfigError(
       f"arm {used[0]} takes the place of sites of OCT, and pretrain.sites is"
@@ -369,7 +369,7 @@ def _check_fundus(config: ConfigDict) -> None:
     raise ConfigError(f"fundus.pairs {(*pairs,)}: two classes each")
 
 
-def _check_arm(arm: str, settings: ConfigDict, columns: tuple) -> None:
+def _check_arm(arm: str, settings: ConfigDict, fundus: ConfigDict) -> None:
   """Refuses terms without what they are of."""
   if not any(settings[name] for name in arms.TERMS):
     raise ConfigError(f"arm {arm}: the weights of all terms are 0")
@@ -391,14 +391,24 @@ def _check_arm(arm: str, settings: ConfigDict, columns: tuple) -> None:
     raise ConfigError("pretrain.count: 2 sites or more")
   if settings.pair and settings.oct_draw != "pair":
     raise ConfigError("pretrain.pair needs pretrain.oct_draw=pair")
-  if settings.oct_draw == "pair" and not columns:
+  if settings.oct_draw == "pair":
+    _check_pair(arm, settings, fundus)
+
+
+def _check_pair(arm: str, settings: ConfigDict, fundus: ConfigDict) -> None:
+  if not fundus.pair_columns:
     raise ConfigError(
       f"arm {arm}: name the columns that pair the images of both tables with"
       " --config.fundus.pair_columns"
     )
-  if settings.oct_draw == "pair" and not settings.rest:
+  if not settings.rest:
     raise ConfigError(
       "pretrain.oct_draw pair needs pretrain.rest=without_place"
+    )
+  if 0 in fundus.labelled:
+    raise ConfigError(
+      f"arm {arm}: scans are drawn for photographs without a label, and with"
+      " fundus.labelled 0 (all) there are none"
     )
 
 

@@ -44,6 +44,16 @@ def name_of(count: int) -> str:
   return f"m{count}" if count else "all"
 
 
+def most(config: ConfigDict) -> str:
+  """The name of the largest number of labels, wherever it stands.
+
+  >>> most(ConfigDict({"fundus": {"labelled": (200, 20)}}))
+  'm200'
+  """
+  counts = tuple(config.fundus.labelled)
+  return name_of(0 if 0 in counts else max(counts))
+
+
 def labelled(images: Prepared, count: int, draw: int) -> np.ndarray:
   """bool[N]: the training images with labels.
 

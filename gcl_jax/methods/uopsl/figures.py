@@ -1,11 +1,13 @@
 """Figures of the classifiers of all arms, and their paired differences."""
 
+import difflib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from gcl_jax.errors import DataError
 from gcl_jax.evaluation import by_class, by_label, comparisons, intervals
 from gcl_jax.methods.uopsl import arms, draws
 from gcl_jax.pipeline import report_comparisons
@@ -62,6 +64,22 @@ def metrics(
     result |= _differences(tables, prefix)
   result |= _headline(config, result, made["probabilities"], groups)
   return result | zero_shot(found, config, names, rows, left["zeroshot"])
+
+
+def check_pairs(config: ConfigDict, classes: Sequence[str]) -> None:
+  """Refuses pairs of classes that neither kind of images has.
+
+  Raises:
+    DataError: names the first of them.
+  """
+  names = [name for pair in config.fundus.pairs for name in pair]
+  if odd := [name for name in names if name not in classes]:
+    near = difflib.get_close_matches(odd[0], classes, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise DataError(
+      f"fundus.pairs: no image has class {odd[0]!r}{hint} (classes:"
+      f" {', '.join(classes)})"
+    )
 
 
 def zero_shot(found, config, names, rows, by_arm) -> dict[str, dict]:

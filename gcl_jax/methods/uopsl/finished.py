@@ -20,8 +20,7 @@ class Run(finished.Finished):
 
   def embed(self, images: Sequence[np.ndarray]) -> np.ndarray:
     """Frozen features of the pre-training with most labels, float32[N, D]."""
-    name = list(draws.labelled_counts(self.config))[-1]
-    stored = self.artifact(arms.OWN)[name]["fundus"]
+    stored = self.artifact(arms.OWN)[draws.most(self.config)]["fundus"]
     rate = self.config.fundus.site_rate
     return finished.by_batches(
       self._kind().features, networks.moved(stored, rate), self.prepare(images)

@@ -17,6 +17,7 @@ from gcl_jax.engine.train import Training, batch_of
 from gcl_jax.errors import DataError
 from gcl_jax.methods.uopsl import arms, data, draws, networks, steps
 from gcl_jax.methods.uopsl.captions import Table
+from gcl_jax.models import text
 from gcl_jax.models.sites import matched_random
 from gcl_jax.pipeline import monitors, sampling, slice_pretraining
 from gcl_jax.pipeline.contrast import views_of
@@ -87,7 +88,17 @@ def run(context: Context, arm: str) -> dict[str, Any]:
 def networks_of(
   config: ConfigDict, settings: ConfigDict, found: draws.Sources
 ) -> networks.Networks:
-  """The networks of an arm."""
+  """The networks of an arm.
+
+  Raises:
+    DataError: a description that the text encoder cannot hold.
+  """
+  longest = found.captions.table.ids.shape[2]
+  if config.text.encoder == "transformer" and longest > text.LONGEST:
+    raise DataError(
+      f"a description has {longest} words, more than the {text.LONGEST} of"
+      " text.encoder transformer: shorten it or take bag"
+    )
   return networks.make(
     settings,
     config.text,

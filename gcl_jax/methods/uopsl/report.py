@@ -44,6 +44,7 @@ def run(context: Context) -> dict[str, Any]:
     warnings=[
       *report.data_warnings(context, found.fundus),
       *diagnosis_warnings(config, metrics),
+      *text_warnings(config, found),
       *pretraining_warnings(context),
     ],
   )
@@ -210,6 +211,26 @@ def diagnosis_warnings(config, metrics: Metrics) -> list[str]:
   return notes
 
 
+def text_warnings(config, found: draws.Sources) -> list[str]:
+  """Where texts of photographs without a label tell their classes."""
+  images, captions = found.fundus, found.captions
+  there = set(images.table["class"][draws.known(images)].tolist())
+  rows = captions.of_classes(places=False)
+  looks = {
+    int(captions.table.target[row])
+    for name, row in zip(captions.classes, rows, strict=True)
+    if name in there
+  }
+  if not config.pretrain.rest or len(looks) < len(there):
+    return []
+  return [
+    "Texts without a place (pretrain.rest) tell all classes of the training"
+    " photographs apart: pre-training knows the classes of all of them, and the"
+    " numbers of labels are those of the fine-tune. Arms without pre-training"
+    " know fewer."
+  ]
+
+
 def _by_class(config, arm: str) -> bool:
   settings = arms.settings_of(config, arm)
   return arm not in arms.UNTRAINED and settings.oct_draw == "class"
@@ -281,7 +302,7 @@ def _write_tables(context: Context, found: draws.Sources, tested: dict) -> None:
   report.write_table(context, "scores.csv", columns | labelled)
   rows = tested["rows"]
   columns = {name: values[rows] for name, values in columns.items()}
-  most = list(draws.labelled_counts(context.config))[-1]
+  most = draws.most(context.config)
   for arm in arms.names(context.config):
     values = tested["probabilities"][arm][most]
     for k, name in enumerate(tested["names"]):

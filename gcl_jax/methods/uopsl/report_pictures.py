@@ -106,9 +106,8 @@ def pairs(
 ) -> list[html.Section]:
   """Photographs of classes that look alike, and what each arm calls them."""
   names = [str(name) for name in tested["names"]]
-  counts = list(draws.labelled_counts(config))
   called = {
-    arm: by_count[counts[-1]].argmax(1)
+    arm: by_count[draws.most(config)].argmax(1)
     for arm, by_count in tested["probabilities"].items()
   }
   rows, classes = tested["rows"], found.fundus.table["class"]

@@ -93,7 +93,8 @@ def zones(
   """Which tokens lie where lesions of each image's class are to be expected.
 
   Of the eye phantom they are those of at least half the largest probability of
-  the class's zone; of images with class maps, those with a lesion.
+  the class's zone; of images with class maps, and of the phantom's where they
+  are cropped to the disc, those with a lesion.
 
   Args:
     found: both sets.
@@ -104,12 +105,12 @@ def zones(
   Returns:
     int[S], the rows that have such tokens and others, and bool[S, L].
   """
-  table = found.fundus.table
-  inside = []
+  table, inside = found.fundus.table, []
+  known = all(name in table for name in _PLACES) and not config.preprocess.disc
   for row in rows:
-    if all(name in table for name in _PLACES):
+    if known:
       of_row = {name: table[name][row] for name in _PLACES}
-      inside.append(_zone(of_row, config.data.eyes.size[0], grid))
+      inside.append(_zone(of_row, config, grid))
     elif found.fundus.masks is not None:
       inside.append(_cells(found.fundus.masks[row] > 0, grid) > 0)
     else:
@@ -119,20 +120,23 @@ def zones(
   return rows[some], flat[some]
 
 
-def _zone(of_row, size, grid) -> np.ndarray:
+def _zone(of_row, config, grid) -> np.ndarray:
+  """bool[grid]: of the phantom's photographs, prepared to another size."""
   if of_row["zone"] == "none":
     return np.zeros(tuple(grid), bool)
+  size = config.preprocess.size[0]
+  for name in ("fovea_y", "fovea_x"):
+    of_row[name] = of_row[name] * size / config.data.eyes.size[0]
   found = _cells(eye_fundus.zone_map(of_row, of_row["zone"], size), grid)
   return found >= _INSIDE * found.max()
 
 
 def _cells(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
-  """Means of float[H, W] over the cells of a grid that divides it."""
+  """Means of float[H, W] over the cells of a grid, up to a pixel alike."""
   rows, columns = (int(n) for n in grid)
-  values = np.asarray(values, float)
-  height, width = (s // n for s, n in zip(values.shape, grid, strict=True))
-  whole = values[: rows * height, : columns * width]
-  return whole.reshape(rows, height, columns, width).mean((1, 3))
+  bands = np.array_split(np.asarray(values, float), rows)
+  cut = [np.array_split(band, columns, axis=1) for band in bands]
+  return np.array([[cell.mean() for cell in band] for band in cut])
 
 
 def zone_auroc(

@@ -292,7 +292,7 @@ def terms(
   if "across" in wanted:
     found["across"] = _across(vectors, batch, rules.temperature, axis_name)
   if wanted & {"concept_mse", "concept_contrast", "prototype"}:
-    found |= _distilled(vectors, batch, rules, found, scale, axis_name)
+    found |= _distilled(vectors, batch, rules, scale, axis_name)
   if "pair" in wanted:
     found["pair"] = alignment.soft_clip(
       vectors.images["rest"],
@@ -315,12 +315,15 @@ def _across(vectors, batch, temperature, axis_name, rows=None):
   )
 
 
-def _distilled(vectors, batch, rules, found, scale, axis_name):
-  """Terms of distillation from OCT, while OCT is nearer to its texts."""
-  ours, theirs = pmean((found["labelled_text"], found["oct_text"]), axis_name)
-  gate = lax.stop_gradient((theirs < ours).astype(jnp.float32))
+def _distilled(vectors, batch, rules, scale, axis_name):
+  """Terms of distillation from OCT, while OCT is nearer to its classes."""
   concepts = lax.stop_gradient(vectors.classes)
   rows = {n: vectors.images[n] @ concepts.T for n in ("labelled", "oct")}
+  ours, theirs = (
+    far_from_classes(rows[name], batch[name]["class"], scale, axis_name)
+    for name in ("labelled", "oct")
+  )
+  gate = lax.stop_gradient((theirs < ours).astype(jnp.float32))
   sides = (
     *(rows["labelled"], rows["oct"]),
     *(batch["labelled"]["class"], batch["oct"]["class"]),
@@ -337,6 +340,27 @@ def _distilled(vectors, batch, rules, found, scale, axis_name):
       scale * sides[0], scale * sides[1], *sides[2:], count, axis_name
     ),
   }
+
+
+def far_from_classes(
+  cosines: jax.Array,
+  classes: jax.Array,
+  scale: jax.Array,
+  axis_name: str | None = None,
+) -> jax.Array:
+  """Mean cross-entropy of images called by the descriptions of all classes.
+
+  Unlike a contrast within a batch it does not grow with the number of images.
+
+  Args:
+    cosines: float[B, C], of images with descriptions.
+    classes: int[B].
+    scale: s.
+    axis_name: mapped axis over which the images are split.
+  """
+  log_share = jax.nn.log_softmax(scale * cosines, axis=1)
+  own = jnp.take_along_axis(log_share, classes[:, None], axis=1)
+  return pmean(-jnp.mean(own), axis_name)
 
 
 def _scale(params) -> jax.Array:
