@@ -1,11 +1,20 @@
 """The fundus network of UOPSL: what it reads, and that nothing is of OCT."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gcl_jax.methods.uopsl import arms, classify, networks, pretrain
+from gcl_jax.methods.uopsl import (
+  arms,
+  captions,
+  classify,
+  draws,
+  networks,
+  pretrain,
+)
 from gcl_jax.methods.uopsl.config import get_config
 
 pytestmark = pytest.mark.compiles
@@ -177,3 +186,26 @@ def test_zero_shot_is_a_softmax_of_scaled_cosines():
   np.testing.assert_allclose(
     most, odds / odds.sum(1, keepdims=True), rtol=1e-4, atol=1e-6
   )
+
+
+def test_arms_share_programs_where_their_sites_are_as_many():
+  config, texts = tiny(), {"a": ("x",), "b": ("y",)}
+  images = [
+    types.SimpleNamespace(pixels=np.zeros((1, *shape), np.uint8))
+    for shape in (SHAPE, (8, 8, 1))
+  ]
+  found = draws.Sources(*images, captions.build(texts, texts))
+  statistics = (0.5,) * 3, (0.25,) * 3
+  task, kinds = classify.Task(found, ("a", "b"), None, None, statistics), {}
+  names = (*arms.ARMS, arms.OWN)
+  made = {n: classify._kind_of(config, n, task, kinds) for n in names}
+  like = {
+    name: {other for other in names if made[other] is made[name]}
+    for name in (arms.OWN, "means", "fundus_only", "fundus_long")
+  }
+  assert {"random", "shuffled", "tokens", "open"} <= like[arms.OWN]
+  # Three sites, and one of each of two classes.
+  assert not like[arms.OWN] & {"means", "classes", "map", "text"}
+  assert like["means"] == {"means", "map"}
+  assert {arms.TEXT, "no_sites", "paired"} <= like["fundus_only"]
+  assert like["fundus_long"] == {"fundus_long"}

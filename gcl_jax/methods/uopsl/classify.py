@@ -146,12 +146,14 @@ def kind_of(
 
 
 def _kind_of(config, arm, task, kinds) -> Kind:
-  """The programs of an arm, the same for all arms that can share them."""
+  """The programs of an arm, the same for all arms that can share them: those
+  of as many sites and steps."""
   settings = arms.settings_of(config, arm)
   if arm in arms.UNTRAINED:
     settings.sites = ""
   steps = arms.steps(config, arm)
-  key = bool(settings.sites), steps
+  sites = pretrain.networks_of(config, settings, task.found).sites
+  key = sites and sites.shape, steps
   if key not in kinds:
     shape = task.found.fundus.pixels.shape[1:]
     kinds[key] = kind_of(
